@@ -86,6 +86,13 @@ class IngestConfig:
         _require(self.min_date < self.max_date, "ingest.min_date: must be before ingest.max_date")
         _require(self.min_rating <= self.max_rating, "ingest.min_rating: must not be above ingest.max_rating")
 
+    def time_range(self) -> tuple[int, int]:
+        """Plausible timestamps as [first, last) in milliseconds since 1970 UTC."""
+        first, last = (
+            datetime.datetime.combine(day, datetime.time(), datetime.UTC) for day in (self.min_date, self.max_date)
+        )
+        return int(first.timestamp()) * 1000, int(last.timestamp()) * 1000
+
 
 @dataclass(frozen=True)
 class SessionizeConfig:

@@ -1,0 +1,237 @@
+"""Raw review files as Arrow streams of their rows, numbered, with nothing lost on the way.
+
+Every row reaches the caller, also those that no parser likes: JSON lines come as bytes (so that invalid
+UTF-8 is a bad row, not the end of the file), CSV rows of a wrong width with the text that they hold.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from tapestry.errors import TapestryError
+
+_BLOCK_BYTES = 1 << 24
+_SNIFFED_LINES = 1000
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Column names of one release and the unit of its timestamps."""
+
+    name: str
+    user: str
+    item: str
+    timestamp: str
+    rating: str
+    unit: Literal["s", "ms"]
+
+    @property
+    def needed(self) -> tuple[str, str, str]:
+        return self.user, self.item, self.timestamp
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.needed)}[, {self.rating}] ({self.name}, timestamps in {self.unit})"
+
+
+LAYOUTS = (
+    Layout("amazon-2014 and amazon-2018", "reviewerID", "asin", "unixReviewTime", "overall", "s"),
+    Layout("amazon-2023", "user_id", "parent_asin", "timestamp", "rating", "ms"),
+    Layout("plain", "user_id", "item_id", "timestamp", "rating", "s"),
+)
+
+LINES_SCHEMA = pa.schema([("row", pa.int64()), ("line", pa.binary())])
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A raw file that exists, is not empty, and whose compression is what its name says."""
+
+    path: Path
+    format: Literal["json", "csv", "parquet"]
+    gzipped: bool
+
+    @classmethod
+    def open(cls, path: Path) -> RawFile:
+        """Look at a file's name and first bytes.
+
+        Raises:
+            TapestryError: no such file, empty, or gzipped by name only.
+        """
+        if not path.is_file():
+            raise TapestryError(f"{path}: no such file")
+        suffixes = [suffix.lower() for suffix in path.suffixes]
+        gzipped = suffixes[-1:] == [".gz"]
+        suffix = (suffixes[:-1] if gzipped else suffixes)[-1:]
+        formats: dict[str, Literal["json", "csv", "parquet"]] = {
+            ".json": "json",
+            ".jsonl": "json",
+            ".csv": "csv",
+            ".parquet": "parquet",
+        }
+        if not suffix or suffix[0] not in formats:
+            raise TapestryError(f"{path}: unknown kind of file; known are {', '.join(formats)}, also with .gz")
+        with path.open("rb") as file:
+            magic = file.read(2)
+        if not magic:
+            raise TapestryError(f"{path}: the file is empty; fetch or copy it again")
+        if gzipped and magic != b"\x1f\x8b":
+            raise TapestryError(
+                f"{path}: named .gz but not gzipped (first bytes {magic!r}); an interrupted download or an "
+                "error page saved as a file looks like this: fetch it again, or drop .gz from its name"
+            )
+        return cls(path, formats[suffix[0]], gzipped or magic == b"\x1f\x8b")
+
+    def layout(self) -> Layout:
+        """The release whose column names the file has.
+
+        Raises:
+            TapestryError: a needed column is missing; lists what was found and what is accepted.
+        """
+        found = self.columns()
+        for layout in LAYOUTS:
+            if all(name in found for name in layout.needed):
+                return layout
+        accepted = "\n  ".join(map(str, LAYOUTS))
+        raise TapestryError(
+            f"{self.path}: no known set of columns. Found: {', '.join(found) or 'none'}. "
+            f"Accepted:\n  {accepted}"
+        )
+
+    def read_lines(self) -> pa.RecordBatchReader:
+        """Lines of a text file as (row int64, line binary), rows counted from 1."""
+        return pa.RecordBatchReader.from_batches(LINES_SCHEMA, self._line_batches())
+
+    def read_csv(self, columns: list[str]) -> pa.RecordBatchReader:
+        """Rows of a CSV file with a header as (row int64, malformed binary, *columns binary).
+
+        Rows are counted from 1 below the header. A row with too few or too many fields comes with its
+        text in `malformed` and nulls elsewhere; `malformed` is null in the others.
+        """
+        schema = pa.schema([("row", pa.int64())] + [(name, pa.binary()) for name in ["malformed", *columns]])
+        return pa.RecordBatchReader.from_batches(schema, self._csv_batches(schema, columns))
+
+    def _open(self) -> IO[bytes]:
+        return gzip.open(self.path, "rb") if self.gzipped else self.path.open("rb")
+
+    def _read_blocks(self, block_bytes: int = _BLOCK_BYTES) -> Iterator[bytes]:
+        with self._open() as file:
+            while block := self._guarded_read(file, block_bytes):
+                yield block
+
+    def _guarded_read(self, file: IO[bytes], count: int) -> bytes:
+        try:
+            return file.read(count)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise TapestryError(
+                f"{self.path}: the gzip stream is truncated or damaged ({error}); fetch or copy it again"
+            ) from error
+
+    def _line_batches(self) -> Iterator[pa.RecordBatch]:
+        rows = 0
+        tail = b""
+        for block in itertools.chain(self._read_blocks(), [b""]):
+            is_last = not block
+            data = tail + block
+            if is_last and data and not data.endswith(b"\n"):
+                data += b"\n"
+            ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+            tail = data[ends[-1] + 1 :] if len(ends) else data
+            if len(ends):
+                batch = _split_lines(data, ends, rows)
+                rows += len(ends)
+                yield batch
+
+    def _csv_batches(self, schema: pa.Schema, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        malformed: dict[int, bytes] = {}
+
+        def keep_malformed(row: Any) -> Literal["skip"]:
+            malformed[row.number - 1] = row.text.encode("utf-8", "surrogateescape")
+            return "skip"
+
+        numbered = 0
+        with self._open() as file:
+            for batch in self._parse_csv(file, columns, keep_malformed):
+                # Arrow reports malformed rows no later than the batch that follows them.
+                candidates = np.arange(numbered + 1, numbered + 1 + len(batch) + len(malformed))
+                rows = np.setdiff1d(candidates, np.fromiter(malformed, np.int64))[: len(batch)]
+                numbered = int(rows[-1]) if len(rows) else numbered
+                arrays = [pa.array(rows), pa.nulls(len(batch), pa.binary())]
+                yield pa.RecordBatch.from_arrays(arrays + [batch.column(name) for name in columns], schema=schema)
+        arrays = [pa.array(list(malformed), pa.int64()), pa.array(list(malformed.values()), pa.binary())]
+        nulls = pa.nulls(len(malformed), pa.binary())
+        yield pa.RecordBatch.from_arrays(arrays + [nulls] * len(columns), schema=schema)
+
+    def _parse_csv(self, file: IO[bytes], columns: list[str], keep_malformed: Any) -> Iterator[pa.RecordBatch]:
+        binary = {name: pa.binary() for name in columns}
+        try:
+            yield from pa.csv.open_csv(
+                _GuardedFile(self, file),
+                read_options=pa.csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
+                parse_options=pa.csv.ParseOptions(
+                    newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=keep_malformed
+                ),
+                convert_options=pa.csv.ConvertOptions(
+                    include_columns=columns, column_types=binary, strings_can_be_null=False
+                ),
+            )
+        except pa.ArrowInvalid as error:
+            raise TapestryError(f"{self.path}: not readable as CSV: {error}") from error
+
+    def columns(self) -> list[str]:
+        if self.format == "parquet":
+            try:
+                return list(pa.parquet.read_schema(self.path).names)
+            except pa.ArrowInvalid as error:
+                raise TapestryError(f"{self.path}: not a Parquet file: {error}") from error
+        head = next(self._read_blocks(1 << 20), b"").splitlines()[:_SNIFFED_LINES]
+        if not head:
+            raise TapestryError(f"{self.path}: the file holds no rows; fetch or copy it again")
+        if self.format == "csv":
+            header = head[0].removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
+            return [name.strip().strip('"') for name in header.split(",")]
+        names: dict[str, None] = {}
+        for line in head:
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict):
+                names |= dict.fromkeys(value)
+        return list(names)
+
+
+class _GuardedFile:
+    """A readable file for Arrow whose gzip errors are the user's to read."""
+
+    def __init__(self, raw: RawFile, file: IO[bytes]) -> None:
+        self._raw = raw
+        self._file = file
+        self.closed = False
+
+    def read(self, count: int = -1) -> bytes:
+        return self._raw._guarded_read(self._file, count)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _split_lines(data: bytes, ends: np.ndarray[Any, Any], rows_before: int) -> pa.RecordBatch:
+    """Zero-copy: the block itself is the value buffer, line ends become offsets (newline cut in SQL)."""
+    offsets = np.concatenate([[0], ends + 1]).astype(np.int32)
+    lines = pa.Array.from_buffers(
+        pa.binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    )
+    rows = pa.array(np.arange(rows_before + 1, rows_before + 1 + len(ends)), pa.int64())
+    return pa.RecordBatch.from_arrays([rows, lines], schema=LINES_SCHEMA)

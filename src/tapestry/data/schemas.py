@@ -1,0 +1,138 @@
+"""What interactions and sequences must be, as Pandera schemas checked in DuckDB by SQL.
+
+Pandera's `Column(unique=True)` lets duplicates through on Ibis tables and `coerce` does nothing there, so
+uniqueness is a schema-level rule and types are compared as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import duckdb
+import ibis
+import ibis.expr.datatypes as dt
+import pandera.ibis as pa
+from pandera.errors import SchemaErrors
+
+from tapestry.config import IngestConfig
+from tapestry.errors import TapestryError
+
+_SHOWN_FAILURES = 5
+
+
+def check_interactions(connection: duckdb.DuckDBPyConnection, domain: str, config: IngestConfig) -> None:
+    """Check table `interactions` of one domain.
+
+    Raises:
+        TapestryError: a rule is broken; lists each broken rule with some of the values that break it.
+    """
+    first, last = config.time_range()
+    schema = pa.DataFrameSchema(
+        {
+            "user_id": pa.Column(dt.String, _holds("not blank", lambda column: column.strip() != "")),
+            "item_id": pa.Column(dt.String, _holds("not blank", lambda column: column.strip() != "")),
+            "timestamp": pa.Column(dt.Int64, pa.Check.in_range(first, last, include_max=False)),
+            "rating": pa.Column(
+                dt.Float32, pa.Check.in_range(config.min_rating, config.max_rating), nullable=True
+            ),
+            "domain": pa.Column(dt.String, pa.Check.equal_to(domain)),
+            "row": pa.Column(dt.Int64, pa.Check.ge(1)),
+        },
+        strict=True,
+        unique=["user_id", "item_id", "timestamp"],
+    )
+    _validate(connection, "interactions", schema)
+
+
+def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int) -> None:
+    """Check tables `sequences`, `users` and `items` against themselves and each other.
+
+    Each rule about neighbours (sorted by time, test after training) is a comparison of two columns of a
+    view that puts the neighbour's value beside the row's own.
+
+    Raises:
+        TapestryError: a rule is broken.
+    """
+    connection.execute(
+        """CREATE OR REPLACE TEMP VIEW sequences_with_neighbours AS
+        SELECT s.*, i.domain AS item_domain, u.length, u."offset" + s.position AS place,
+            row_number() OVER (ORDER BY s."user", s.position) - 1 AS expected_place,
+            lag(s.timestamp) OVER user_order AS previous_timestamp,
+            lag(s.split) OVER user_order AS previous_split
+        FROM sequences s LEFT JOIN items i USING (item) LEFT JOIN users u USING ("user")
+        WINDOW user_order AS (PARTITION BY s."user" ORDER BY s.position)"""
+    )
+    connection.execute(
+        """CREATE OR REPLACE TEMP VIEW items_with_neighbours AS
+        SELECT *, row_number() OVER (ORDER BY item) - 1 AS expected_item,
+            lag(domain) OVER (ORDER BY item) AS previous_domain
+        FROM items"""
+    )
+    sequences = pa.DataFrameSchema(
+        {
+            "user": pa.Column(dt.Int32, pa.Check.ge(0)),
+            "position": pa.Column(dt.Int32, pa.Check.ge(0)),
+            "item": pa.Column(dt.Int32, pa.Check.ge(0)),
+            "domain": pa.Column(dt.Int16, pa.Check.in_range(0, domains, include_max=False)),
+            "timestamp": pa.Column(dt.Int64),
+            "split": pa.Column(dt.Int8, pa.Check.isin([0, 1, 2])),
+            "item_domain": pa.Column(dt.Int16),
+            "length": pa.Column(dt.Int32, pa.Check.ge(1)),
+        },
+        checks=[
+            _compares("item of its domain", lambda t: t.domain == t.item_domain),
+            _compares("sorted by time", lambda t: (t.timestamp >= t.previous_timestamp).fill_null(True)),
+            _compares("test after training", lambda t: (t.split >= t.previous_split).fill_null(True)),
+            _compares("position within length", lambda t: t.position < t.length),
+            _compares("offsets consistent", lambda t: t.place == t.expected_place),
+        ],
+        unique=["user", "position"],
+    )
+    users = pa.DataFrameSchema(
+        {
+            "user": pa.Column(dt.Int32, pa.Check.ge(0)),
+            "user_id": pa.Column(dt.String),
+            "offset": pa.Column(dt.Int64, pa.Check.ge(0)),
+            "length": pa.Column(dt.Int32, pa.Check.ge(1)),
+        },
+        strict=True,
+        unique=["user_id"],
+    )
+    items = pa.DataFrameSchema(
+        {
+            "item": pa.Column(dt.Int32, pa.Check.ge(0)),
+            "item_id": pa.Column(dt.String),
+            "domain": pa.Column(dt.Int16, pa.Check.in_range(0, domains, include_max=False)),
+            "train_count": pa.Column(dt.Int64, pa.Check.ge(0)),
+        },
+        checks=[
+            _compares("ids contiguous", lambda t: t.item == t.expected_item),
+            _compares("contiguous by domain", lambda t: (t.domain >= t.previous_domain).fill_null(True)),
+        ],
+        unique=["item_id"],
+    )
+    _validate(connection, "sequences_with_neighbours", sequences)
+    _validate(connection, "users", users)
+    _validate(connection, "items_with_neighbours", items)
+
+
+def _holds(name: str, rule: Any) -> pa.Check:
+    return pa.Check(lambda data: rule(data.table[data.key]), name=name, n_failure_cases=_SHOWN_FAILURES)
+
+
+def _compares(name: str, rule: Any) -> pa.Check:
+    return pa.Check(lambda data: rule(data.table), name=name, n_failure_cases=_SHOWN_FAILURES)
+
+
+def _validate(connection: duckdb.DuckDBPyConnection, table: str, schema: pa.DataFrameSchema) -> None:
+    try:
+        schema.validate(ibis.duckdb.from_connection(connection).table(table), lazy=True)
+    except SchemaErrors as errors:
+        found = [f"  {error['check']}: {error['error']}" for kind in _groups(errors) for error in kind]
+        raise TapestryError(f"table {table} breaks its schema:\n" + "\n".join(found)) from errors
+
+
+def _groups(errors: SchemaErrors) -> list[list[dict[str, Any]]]:
+    return [rows for part in json.loads(str(errors)).values() for rows in part.values()]
+
