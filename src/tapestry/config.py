@@ -30,9 +30,7 @@ class SourceConfig:
     path: str | None
 
     def __post_init__(self) -> None:
-        _require(
-            len(self.domains) >= 2, "source.domains: at least 2 domains are needed, cross-domain as this is"
-        )
+        _require(len(self.domains) >= 2, "source.domains: at least 2 domains are needed, cross-domain as this is")
         _require(len(set(self.domains)) == len(self.domains), "source.domains: a domain is named twice")
         for domain in self.domains:
             _require(
@@ -114,8 +112,7 @@ class SessionizeConfig:
         if self.split == "leave_one_out":
             _require(
                 self.min_user_interactions >= 3,
-                "sessionize.min_user_interactions: leave_one_out needs at least 3 "
-                "(training, validation and test item)",
+                "sessionize.min_user_interactions: leave_one_out needs at least 3 (training, validation and test item)",
             )
         _at_least("sessionize", self, 1, "min_user_interactions")
         _fraction("sessionize", self, "validation_share", "test_share")

@@ -51,9 +51,7 @@ def ingest(
         summary["interactions"] = scalar(connection, "SELECT count(*) FROM interactions")
         summary["rows_duplicate"] = scalar(connection, "SELECT count(*) FROM usable") - summary["interactions"]
         check_interactions(connection, domain, config)
-        write_parquet(
-            connection, "SELECT * FROM interactions ORDER BY user_id, timestamp, item_id", interactions
-        )
+        write_parquet(connection, "SELECT * FROM interactions ORDER BY user_id, timestamp, item_id", interactions)
         write_parquet(
             connection,
             f"""SELECT '{quote(raw.name)}' AS file, row, reason, text FROM quarantine ORDER BY row""",
@@ -73,7 +71,7 @@ def _read_fields(connection: duckdb.DuckDBPyConnection, file: RawFile, layout: L
     cut = f"[:{_QUARANTINED_CHARACTERS}]"
     if file.format == "json":
         paths = ", ".join(f"'$.\"{quote(name)}\"'" for name in names)
-        source = file.read_lines()  # noqa: F841  (DuckDB finds it by name)
+        source = file.read_lines()
         query = f"""
             WITH decoded AS (SELECT row, line, TRY(rtrim(decode(line), chr(13) || chr(10))) AS text FROM source),
             valid AS (SELECT *, json_valid(text) AND json_type(text) = 'OBJECT' AS is_object FROM decoded),
@@ -96,8 +94,7 @@ def _read_fields(connection: duckdb.DuckDBPyConnection, file: RawFile, layout: L
             invalid = " OR ".join(f'("{name}" IS NOT NULL AND TRY(decode("{name}")) IS NULL)' for name in kept)
             shown = " || ',' || ".join(f"coalesce(decode(\"{name}\", 'replace'), '')" for name in kept)
             problem = (
-                "CASE WHEN malformed IS NOT NULL THEN 'wrong number of fields' "
-                f"WHEN {invalid} THEN 'invalid UTF-8' END"
+                f"CASE WHEN malformed IS NOT NULL THEN 'wrong number of fields' WHEN {invalid} THEN 'invalid UTF-8' END"
             )
             text = f"coalesce(decode(malformed, 'replace'), {shown})"
             origin, row = "source", "row"
@@ -133,7 +130,8 @@ def _classify(connection: duckdb.DuckDBPyConnection, config: IngestConfig, layou
                 WHEN user_id IS NULL OR user_id = '' THEN 'missing user'
                 WHEN item_id IS NULL OR item_id = '' THEN 'missing item'
                 WHEN "timestamp" IS NULL OR trim("timestamp") = '' THEN 'missing timestamp'
-                WHEN time IS NULL OR isnan(time) OR isinf(time) OR time <> floor(time) THEN 'timestamp is not a whole number'
+                WHEN time IS NULL OR NOT isfinite(time) OR time <> floor(time)
+                    THEN 'timestamp is not a whole number'
                 WHEN time * {scale} >= {first} AND time * {scale} < {last} THEN
                     CASE
                         WHEN nullif(trim(rating), '') IS NULL THEN NULL
@@ -146,9 +144,7 @@ def _classify(connection: duckdb.DuckDBPyConnection, config: IngestConfig, layou
         FROM typed"""
     )
     connection.execute("DROP TABLE fields")
-    connection.execute(
-        "CREATE TABLE quarantine AS SELECT row, reason, text FROM classified WHERE reason IS NOT NULL"
-    )
+    connection.execute("CREATE TABLE quarantine AS SELECT row, reason, text FROM classified WHERE reason IS NOT NULL")
     connection.execute(
         """CREATE TABLE usable AS SELECT row, user_id, item_id, ms AS timestamp, stars AS rating
         FROM classified WHERE reason IS NULL"""
@@ -156,9 +152,7 @@ def _classify(connection: duckdb.DuckDBPyConnection, config: IngestConfig, layou
 
 
 def _count(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
-    reasons = connection.execute(
-        "SELECT reason, count(*) FROM quarantine GROUP BY reason ORDER BY reason"
-    ).fetchall()
+    reasons = connection.execute("SELECT reason, count(*) FROM quarantine GROUP BY reason ORDER BY reason").fetchall()
     return {
         "rows_in": scalar(connection, "SELECT count(*) FROM classified"),
         "rows_quarantined": sum(rows for _, rows in reasons),
@@ -176,12 +170,9 @@ def _check_quarantine_share(
         raise TapestryError(f"{file.path}: the file holds no rows; fetch or copy it again")
     if bad <= allowed * rows and bad < rows:
         return
-    first = connection.execute(
-        f"SELECT row, reason, text FROM quarantine ORDER BY row LIMIT {_SHOWN_ROWS}"
-    ).fetchall()
+    first = connection.execute(f"SELECT row, reason, text FROM quarantine ORDER BY row LIMIT {_SHOWN_ROWS}").fetchall()
     shown = "\n".join(f"  row {row}: {reason}: {text}" for row, reason, text in first)
     raise TapestryError(
         f"{file.path}: {bad} of {rows} rows can't be used ({bad / rows:.1%}; ingest.max_quarantine_share "
         f"allows {allowed:.1%}). The first:\n{shown}\nMend the file, or raise ingest.max_quarantine_share."
     )
-

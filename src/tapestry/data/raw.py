@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -105,8 +105,7 @@ class RawFile:
                 return layout
         accepted = "\n  ".join(map(str, LAYOUTS))
         raise TapestryError(
-            f"{self.path}: no known set of columns. Found: {', '.join(found) or 'none'}. "
-            f"Accepted:\n  {accepted}"
+            f"{self.path}: no known set of columns. Found: {', '.join(found) or 'none'}. Accepted:\n  {accepted}"
         )
 
     def read_lines(self) -> pa.RecordBatchReader:
@@ -122,15 +121,16 @@ class RawFile:
         schema = pa.schema([("row", pa.int64())] + [(name, pa.binary()) for name in ["malformed", *columns]])
         return pa.RecordBatchReader.from_batches(schema, self._csv_batches(schema, columns))
 
-    def _open(self) -> IO[bytes]:
-        return gzip.open(self.path, "rb") if self.gzipped else self.path.open("rb")
+    def _open(self) -> BinaryIO:
+        opened = gzip.open(self.path, "rb") if self.gzipped else self.path.open("rb")
+        return cast(BinaryIO, opened)
 
     def _read_blocks(self, block_bytes: int = _BLOCK_BYTES) -> Iterator[bytes]:
         with self._open() as file:
             while block := self._guarded_read(file, block_bytes):
                 yield block
 
-    def _guarded_read(self, file: IO[bytes], count: int) -> bytes:
+    def _guarded_read(self, file: BinaryIO, count: int) -> bytes:
         try:
             return file.read(count)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -173,7 +173,7 @@ class RawFile:
         nulls = pa.nulls(len(malformed), pa.binary())
         yield pa.RecordBatch.from_arrays(arrays + [nulls] * len(columns), schema=schema)
 
-    def _parse_csv(self, file: IO[bytes], columns: list[str], keep_malformed: Any) -> Iterator[pa.RecordBatch]:
+    def _parse_csv(self, file: BinaryIO, columns: list[str], keep_malformed: Any) -> Iterator[pa.RecordBatch]:
         binary = {name: pa.binary() for name in columns}
         try:
             yield from pa.csv.open_csv(
@@ -215,7 +215,7 @@ class RawFile:
 class _GuardedFile:
     """A readable file for Arrow whose gzip errors are the user's to read."""
 
-    def __init__(self, raw: RawFile, file: IO[bytes]) -> None:
+    def __init__(self, raw: RawFile, file: BinaryIO) -> None:
         self._raw = raw
         self._file = file
         self.closed = False
@@ -230,8 +230,6 @@ class _GuardedFile:
 def _split_lines(data: bytes, ends: np.ndarray[Any, Any], rows_before: int) -> pa.RecordBatch:
     """Zero-copy: the block itself is the value buffer, line ends become offsets (newline cut in SQL)."""
     offsets = np.concatenate([[0], ends + 1]).astype(np.int32)
-    lines = pa.Array.from_buffers(
-        pa.binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-    )
+    lines = pa.Array.from_buffers(pa.binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
     rows = pa.array(np.arange(rows_before + 1, rows_before + 1 + len(ends)), pa.int64())
     return pa.RecordBatch.from_arrays([rows, lines], schema=LINES_SCHEMA)

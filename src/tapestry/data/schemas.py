@@ -33,9 +33,7 @@ def check_interactions(connection: duckdb.DuckDBPyConnection, domain: str, confi
             "user_id": pa.Column(dt.String, _holds("not blank", lambda column: column.strip() != "")),
             "item_id": pa.Column(dt.String, _holds("not blank", lambda column: column.strip() != "")),
             "timestamp": pa.Column(dt.Int64, pa.Check.in_range(first, last, include_max=False)),
-            "rating": pa.Column(
-                dt.Float32, pa.Check.in_range(config.min_rating, config.max_rating), nullable=True
-            ),
+            "rating": pa.Column(dt.Float32, pa.Check.in_range(config.min_rating, config.max_rating), nullable=True),
             "domain": pa.Column(dt.String, pa.Check.equal_to(domain)),
             "row": pa.Column(dt.Int64, pa.Check.ge(1)),
         },
@@ -135,4 +133,3 @@ def _validate(connection: duckdb.DuckDBPyConnection, table: str, schema: pa.Data
 
 def _groups(errors: SchemaErrors) -> list[list[dict[str, Any]]]:
     return [rows for part in json.loads(str(errors)).values() for rows in part.values()]
-

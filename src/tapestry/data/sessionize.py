@@ -154,9 +154,7 @@ def _order(connection: duckdb.DuckDBPyConnection, config: SessionizeConfig) -> N
     )
 
 
-def _keep_recent(
-    connection: duckdb.DuckDBPyConnection, config: SessionizeConfig, domains: list[str]
-) -> dict[str, int]:
+def _keep_recent(connection: duckdb.DuckDBPyConnection, config: SessionizeConfig, domains: list[str]) -> dict[str, int]:
     return _keep(
         connection,
         domains,
@@ -166,9 +164,7 @@ def _keep_recent(
     )
 
 
-def _split(
-    connection: duckdb.DuckDBPyConnection, config: SessionizeConfig, boundaries: tuple[int, int] | None
-) -> None:
+def _split(connection: duckdb.DuckDBPyConnection, config: SessionizeConfig, boundaries: tuple[int, int] | None) -> None:
     if boundaries:
         rule = f"CASE WHEN timestamp >= {boundaries[1]} THEN 2 WHEN timestamp >= {boundaries[0]} THEN 1 ELSE 0 END"
     else:

@@ -1,0 +1,159 @@
+"""Everything that knows MLflow: one store for every way of running, one row a trained model.
+
+The store is the main checkout's `mlflow.db`, also from DVC's temporary checkouts, unless
+MLFLOW_TRACKING_URI names another. Runs are tied together by content: evaluation finds the row of the
+model it read by the hash of its files.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from tapestry.checkout import checkout_root
+from tapestry.errors import TapestryError
+from tapestry.provenance import dvc_experiment, git_commit
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "tapestry"
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Run:
+    """An MLflow run that a stage logs to."""
+
+    client: MlflowClient
+    run_id: str
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters; each may be logged once with one value."""
+        from mlflow.entities import Param
+
+        entities = [Param(key, str(value)) for key, value in params.items()]
+        for first in range(0, len(entities), 100):
+            self.client.log_batch(self.run_id, params=entities[first : first + 100])
+
+    def log_metrics(self, metrics: Mapping[str, Any], prefix: str, step: int = 0) -> None:
+        """Log nested figures as `prefix/outer/inner`; what is no number is left out."""
+        from mlflow.entities import Metric
+        from mlflow.utils.time import get_current_time_millis
+
+        now = get_current_time_millis()
+        entities = [Metric(key, value, now, step) for key, value in flatten_metrics(metrics, prefix).items()]
+        for first in range(0, len(entities), _BATCH):
+            self.client.log_batch(self.run_id, metrics=entities[first : first + _BATCH])
+
+    def tag(self, **tags: str) -> None:
+        for key, value in tags.items():
+            self.client.set_tag(self.run_id, key, value)
+
+
+@contextmanager
+def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
+    """A new run of a stage, finished, or failed if the body raises. A TapestryError ends the process.
+
+    Args:
+        stage: the stage's name in dvc.yaml, such as `ingest@Books`.
+        params: what the stage reads, as {"ingest.threads": 2, …}.
+    """
+    with reported_errors(stage):
+        client, experiment_id = _open_store()
+        run = client.create_run(experiment_id, run_name=os.environ.get("DVC_EXP_NAME") or stage)
+        started = Run(client, run.info.run_id)
+        started.tag(stage=stage.partition("@")[0], git_commit=git_commit(), dvc_exp=dvc_experiment())
+        if "@" in stage:
+            started.tag(domain=stage.partition("@")[2])
+        started.log_params(params)
+        with _terminated(started):
+            yield started
+
+
+@contextmanager
+def model_run(model_hash: str, params: Mapping[str, Any]) -> Iterator[Run]:
+    """The row of the trained model with this hash, to log its test figures to.
+
+    Where the store has none (the model came from DVC's cache), a row is made from `params`, the model's
+    own, and tagged `restored`.
+    """
+    with reported_errors("evaluate"):
+        client, experiment_id = _open_store()
+        found = client.search_runs(
+            [experiment_id],
+            filter_string=f"tags.model_hash = '{model_hash}' AND tags.stage = 'train'",
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+        )
+        if found:
+            yield Run(client, found[0].info.run_id)
+            return
+        run = client.create_run(experiment_id, run_name=os.environ.get("DVC_EXP_NAME") or "train")
+        restored = Run(client, run.info.run_id)
+        restored.tag(stage="train", model_hash=model_hash, restored="true")
+        restored.tag(git_commit=git_commit(), dvc_exp=dvc_experiment())
+        restored.log_params(params)
+        with _terminated(restored):
+            yield restored
+
+
+@contextmanager
+def reported_errors(stage: str) -> Iterator[None]:
+    """Print a TapestryError without a traceback and exit with 1."""
+    try:
+        yield
+    except TapestryError as error:
+        print(f"{stage}: error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def flatten_metrics(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """{"all": {"hr_10": 0.1}} with prefix `test` → {"test/all/hr_10": 0.1}."""
+    flat: dict[str, float] = {}
+    for key, value in metrics.items():
+        # MLflow allows no "@" and the like in names; ours are words, digits and _ - . / and space.
+        name = f"{prefix}/{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten_metrics(value, name)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            flat[name] = float(value)
+    return flat
+
+
+def store_uri() -> str:
+    """MLFLOW_TRACKING_URI, or the SQLite store of the main checkout."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{checkout_root() / 'mlflow.db'}"
+
+
+@contextmanager
+def _terminated(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        run.tag(error=f"{type(error).__name__}: {error}"[:5000])
+        run.client.set_terminated(run.run_id, "FAILED")
+        raise
+    run.client.set_terminated(run.run_id, "FINISHED")
+
+
+def _open_store() -> tuple[MlflowClient, str]:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    from mlflow import MlflowClient
+
+    root = checkout_root()
+    # Two processes that create the tables of a fresh SQLite store at once break it.
+    with FileLock(root / "mlflow.db.lock"):
+        client = MlflowClient(store_uri())
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is not None:
+            return client, str(experiment.experiment_id)
+        artifacts = None if "MLFLOW_TRACKING_URI" in os.environ else (root / "mlartifacts").as_uri()
+        return client, str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))

@@ -1,0 +1,26 @@
+"""Simulate, or copy from the user's folder, one domain's raw file: python stages/fetch.py DOMAIN"""
+
+import sys
+from pathlib import Path
+
+from tapestry.config import flatten, load_parameters
+from tapestry.data.source import fetch
+from tapestry.provenance import content_hash
+from tapestry.tracking import reported_errors, stage_run
+
+
+def main(domain: str) -> None:
+    parameters = load_parameters()
+    folder = Path("data/raw", domain)
+    params = flatten(parameters.source, "source")
+    if parameters.source.release == "synthetic":
+        params |= flatten(parameters.synthetic, "synthetic")
+    with stage_run(f"fetch@{domain}", params) as run:
+        file = fetch(parameters.source, parameters.synthetic, domain, folder)
+        run.tag(data_hash=content_hash(folder))
+        run.log_metrics({"bytes": file.stat().st_size}, "raw")
+
+
+if __name__ == "__main__":
+    with reported_errors(f"fetch@{sys.argv[1]}"):
+        main(sys.argv[1])

@@ -1,0 +1,30 @@
+"""Validate one domain's raw rows and quarantine what can't be used: python stages/ingest.py DOMAIN"""
+
+import sys
+from pathlib import Path
+
+from tapestry.config import flatten, load_parameters
+from tapestry.data.ingest import ingest
+from tapestry.provenance import content_hash
+from tapestry.tracking import reported_errors, stage_run
+
+
+def main(domain: str) -> None:
+    parameters = load_parameters()
+    (raw,) = Path("data/raw", domain).iterdir()
+    interactions = Path(f"data/interactions/{domain}.parquet")
+    quarantine = Path(f"data/quarantine/{domain}.parquet")
+    counts = Path(f"data/counts/{domain}.json")
+    with stage_run(f"ingest@{domain}", flatten(parameters.ingest, "ingest")) as run:
+        summary = ingest(raw, domain, parameters.ingest, interactions, quarantine, counts)
+        run.tag(input_hash=content_hash(raw.parent), data_hash=content_hash(interactions))
+        run.log_metrics(summary, "ingest")
+        print(
+            f"{domain}: {summary['rows_in']} rows in, {summary['interactions']} interactions, "
+            f"{summary['rows_duplicate']} duplicates, {summary['rows_quarantined']} quarantined"
+        )
+
+
+if __name__ == "__main__":
+    with reported_errors(f"ingest@{sys.argv[1]}"):
+        main(sys.argv[1])

@@ -1,0 +1,31 @@
+"""Join the domains' interactions into per-user, time-ordered sequences with a split."""
+
+from pathlib import Path
+
+from tapestry.atomic import write_json
+from tapestry.config import flatten, load_parameters
+from tapestry.data.sessionize import DomainInput, sessionize
+from tapestry.provenance import content_hash
+from tapestry.tracking import reported_errors, stage_run
+
+
+def main() -> None:
+    parameters = load_parameters()
+    inputs = {
+        domain: DomainInput(Path(f"data/interactions/{domain}.parquet"), Path(f"data/counts/{domain}.json"))
+        for domain in parameters.source.domains
+    }
+    folder = Path("data/sequences")
+    params = flatten(parameters.sessionize, "sessionize") | {"source.domains": parameters.source.domains}
+    with stage_run("sessionize", params) as run:
+        metrics = sessionize(inputs, parameters.sessionize, folder)
+        write_json(Path("metrics/data.json"), metrics)
+        run.tag(input_hash=content_hash(Path("data/interactions")), data_hash=content_hash(folder))
+        run.log_metrics(metrics, "data")
+        whole = metrics["all"]
+        print(f"{whole['users']} users, {whole['items']} items, {whole['interactions']} interactions")
+
+
+if __name__ == "__main__":
+    with reported_errors("sessionize"):
+        main()

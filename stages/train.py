@@ -1,0 +1,48 @@
+"""Train the model, keep the best epoch's weights, log the validation curve as it goes."""
+
+from pathlib import Path
+
+from tapestry.atomic import write_csv, write_json
+from tapestry.config import flatten, load_parameters
+from tapestry.data.sequences import VALIDATION, read_sequences
+from tapestry.evaluation.metrics import ranking_metrics
+from tapestry.evaluation.scoring import rank_by_model
+from tapestry.model.network import Recommender
+from tapestry.model.storage import save_model
+from tapestry.provenance import content_hash
+from tapestry.tracking import reported_errors, stage_run
+from tapestry.training.loop import Epoch, train
+
+KS = (1, 10, 100)
+
+
+def main() -> None:
+    parameters = load_parameters()
+    exclude_seen = parameters.evaluate.exclude_seen
+    source, folder = Path("data/sequences"), Path("models")
+    params = flatten(parameters.model, "model") | flatten(parameters.train, "train")
+    with stage_run("train", params | {"evaluate.exclude_seen": exclude_seen}) as run:
+        sequences = read_sequences(source)
+        run.tag(data_hash=content_hash(source))
+        targets = sequences.targets(VALIDATION)
+
+        def validate(model: Recommender) -> dict[str, float]:
+            ranks = rank_by_model(model, sequences, targets, exclude_seen, parameters.train.batch_users)
+            return ranking_metrics(ranks.rank, KS)
+
+        def show(epoch: Epoch) -> None:
+            run.log_metrics(epoch.figures(), "train", epoch.epoch)
+            run.log_metrics(epoch.timings(), "train", epoch.epoch)
+            print(epoch, flush=True)
+
+        training = train(sequences, parameters.model, parameters.train, validate, show)
+        save_model(folder, training.model, sequences.domains, parameters.train)
+        write_csv(Path("metrics/curve.csv"), [epoch.figures() for epoch in training.epochs])
+        write_json(Path("metrics/train.json"), training.summary())
+        run.log_metrics({"best": training.best.validation}, "train")
+        run.tag(model_hash=content_hash(folder))
+
+
+if __name__ == "__main__":
+    with reported_errors("train"):
+        main()
