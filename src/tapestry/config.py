@@ -71,8 +71,8 @@ class SyntheticConfig:
 @dataclass(frozen=True)
 class IngestConfig:
     max_quarantine_share: float
-    min_date: datetime.date
-    max_date: datetime.date
+    first_year: int
+    last_year: int
     min_rating: float
     max_rating: float
     memory_limit: str
@@ -81,13 +81,15 @@ class IngestConfig:
     def __post_init__(self) -> None:
         _fraction("ingest", self, "max_quarantine_share")
         _at_least("ingest", self, 1, "threads")
-        _require(self.min_date < self.max_date, "ingest.min_date: must be before ingest.max_date")
+        _at_least("ingest", self, 1970, "first_year")
+        _require(self.last_year <= 9998, f"ingest.last_year: {self.last_year} is above 9998")
+        _require(self.first_year <= self.last_year, "ingest.first_year: must not be after ingest.last_year")
         _require(self.min_rating <= self.max_rating, "ingest.min_rating: must not be above ingest.max_rating")
 
     def time_range(self) -> tuple[int, int]:
         """Plausible timestamps as [first, last) in milliseconds since 1970 UTC."""
         first, last = (
-            datetime.datetime.combine(day, datetime.time(), datetime.UTC) for day in (self.min_date, self.max_date)
+            datetime.datetime(year, 1, 1, tzinfo=datetime.UTC) for year in (self.first_year, self.last_year + 1)
         )
         return int(first.timestamp()) * 1000, int(last.timestamp()) * 1000
 
@@ -272,7 +274,6 @@ _KINDS = {
     float: "a number",
     bool: "true or false",
     str: "text",
-    datetime.date: "a date (YYYY-MM-DD)",
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,9 +46,8 @@ class Run:
     def log_metrics(self, metrics: Mapping[str, Any], prefix: str, step: int = 0) -> None:
         """Log nested figures as `prefix/outer/inner`; what is no number is left out."""
         from mlflow.entities import Metric
-        from mlflow.utils.time import get_current_time_millis
 
-        now = get_current_time_millis()
+        now = time.time_ns() // 1_000_000
         entities = [Metric(key, value, now, step) for key, value in flatten_metrics(metrics, prefix).items()]
         for first in range(0, len(entities), _BATCH):
             self.client.log_batch(self.run_id, metrics=entities[first : first + _BATCH])

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from tapestry.data.sequences import TRAIN, Sequences
 
-_BATCHES_SORTED_TOGETHER = 16
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -65,21 +63,16 @@ def training_batches(
 ) -> Iterator[Batch]:
     """One epoch: each user's last `window` tokens whose target is a training interaction, once.
 
-    Users are shuffled; runs of batches are sorted by length within, so that the histories of one batch
-    are of like length, and the batches are shuffled again.
+    Users are shuffled and batches left mixed: batches of histories of like length cost a tenth of HR@10
+    on the real six domains, and packing leaves little waste for them to save.
     """
     trained = np.bincount(sequences.owner[sequences.split == TRAIN], minlength=len(sequences.user_id))
     ends = sequences.offsets[:-1] + trained - 1
     starts = np.maximum(sequences.offsets[:-1], ends - window)
     users = generator.permutation(np.flatnonzero(trained >= 2))
-    together = batch_users * _BATCHES_SORTED_TOGETHER
-    batches = []
-    for first in range(0, len(users), together):
-        run = users[first : first + together]
-        run = run[np.argsort((ends - starts)[run], kind="stable")]
-        batches += [run[i : i + batch_users] for i in range(0, len(run), batch_users)]
-    for index in generator.permutation(len(batches)):
-        yield pack(sequences, starts[batches[index]], ends[batches[index]])
+    for first in range(0, len(users), batch_users):
+        batch = users[first : first + batch_users]
+        yield pack(sequences, starts[batch], ends[batch])
 
 
 def target_batches(

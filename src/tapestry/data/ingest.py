@@ -15,12 +15,13 @@ import duckdb
 from tapestry.atomic import write_json
 from tapestry.config import IngestConfig
 from tapestry.data.database import connect, quote, scalar, write_parquet
-from tapestry.data.raw import Layout, RawFile
+from tapestry.data.raw import Layout, RawFile, RowStream
 from tapestry.data.schemas import check_interactions
 from tapestry.errors import TapestryError
 
 _SHOWN_ROWS = 3
 _QUARANTINED_CHARACTERS = 500
+_BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001))))  # all that Unicode has
 
 
 def ingest(
@@ -44,7 +45,7 @@ def ingest(
         _check_quarantine_share(connection, file, summary, config.max_quarantine_share)
         connection.execute(
             f"""CREATE TABLE interactions AS
-            SELECT user_id, item_id, timestamp, arg_min(rating, row) AS rating,
+            SELECT user_id, item_id, timestamp, arg_min_null(rating, row) AS rating,
                 '{quote(domain)}' AS domain, min(row) AS row
             FROM usable GROUP BY user_id, item_id, timestamp"""
         )
@@ -69,16 +70,19 @@ def _read_fields(connection: duckdb.DuckDBPyConnection, file: RawFile, layout: L
     names = [*layout.needed, layout.rating]
     keys = ("user", "item", "timestamp", "rating")
     cut = f"[:{_QUARANTINED_CHARACTERS}]"
+    stream: RowStream | None = None
     if file.format == "json":
         paths = ", ".join(f"'$.\"{quote(name)}\"'" for name in names)
-        source = file.read_lines()
+        stream = file.read_lines()
         query = f"""
-            WITH decoded AS (SELECT row, line, TRY(rtrim(decode(line), chr(13) || chr(10))) AS text FROM source),
-            valid AS (SELECT *, json_valid(text) AND json_type(text) = 'OBJECT' AS is_object FROM decoded),
+            WITH decoded AS (SELECT row, line, TRY(rtrim(decode(line), '\r\n')) AS text FROM source),
+            valid AS (
+                SELECT *, CASE WHEN json_valid(text) THEN json_type(text) = 'OBJECT' ELSE false END AS is_object
+                FROM decoded),
             parsed AS (
-                SELECT row, coalesce(text, decode(line, 'replace')) AS text,
+                SELECT row, coalesce(text, rtrim(decode(line, 'replace'), '\r\n')) AS text,
                     CASE WHEN text IS NULL THEN 'invalid UTF-8'
-                         WHEN trim(text) = '' THEN 'blank line'
+                         WHEN {_trim("text")} = '' THEN 'blank line'
                          WHEN NOT is_object THEN 'not a JSON object' END AS problem,
                     CASE WHEN is_object THEN json_extract_string(text, [{paths}]) END AS f
                 FROM valid)
@@ -88,24 +92,27 @@ def _read_fields(connection: duckdb.DuckDBPyConnection, file: RawFile, layout: L
         present = file.columns()
         kept = [name for name in names if name in present]
         fields = [f'"{name}"' if name in present else "NULL" for name in names]
+        text = " || ',' || ".join(f"coalesce(CAST(\"{name}\" AS VARCHAR), '')" for name in kept)
         if file.format == "csv":
-            source = file.read_csv(kept)  # noqa: F841
-            decoded = [f"TRY(decode({field}))" if field != "NULL" else "NULL" for field in fields]
-            invalid = " OR ".join(f'("{name}" IS NOT NULL AND TRY(decode("{name}")) IS NULL)' for name in kept)
-            shown = " || ',' || ".join(f"coalesce(decode(\"{name}\", 'replace'), '')" for name in kept)
+            stream = file.read_csv(kept)
+            invalid = " OR ".join(f"contains(\"{name}\", '\ufffd')" for name in kept)
             problem = (
                 f"CASE WHEN malformed IS NOT NULL THEN 'wrong number of fields' WHEN {invalid} THEN 'invalid UTF-8' END"
             )
-            text = f"coalesce(decode(malformed, 'replace'), {shown})"
+            text = f"coalesce(malformed, {text})"
             origin, row = "source", "row"
         else:
-            decoded = [f"CAST({field} AS VARCHAR)" for field in fields]
             problem = "NULL"
-            text = "concat_ws(',', " + ", ".join(decoded) + ")"
             origin, row = f"read_parquet('{quote(file.path)}', file_row_number = true)", "file_row_number + 1"
-        columns = ", ".join(f"{field} AS {key}" for field, key in zip(decoded, keys, strict=True))
+        columns = ", ".join(f"CAST({field} AS VARCHAR) AS {key}" for field, key in zip(fields, keys, strict=True))
         query = f"SELECT {row} AS row, ({text}){cut} AS text, {problem} AS problem, {columns} FROM {origin}"
-    connection.execute(f"CREATE TABLE fields AS {query}")
+    source = stream.reader if stream else None  # noqa: F841
+    try:
+        connection.execute(f"CREATE TABLE fields AS {query}")
+    except duckdb.Error as error:
+        if stream and stream.error:
+            raise stream.error from error
+        raise TapestryError(f"{file.path}: can't be read: {error}") from error
 
 
 def _classify(connection: duckdb.DuckDBPyConnection, config: IngestConfig, layout: Layout) -> None:
@@ -119,9 +126,9 @@ def _classify(connection: duckdb.DuckDBPyConnection, config: IngestConfig, layou
     connection.execute(
         f"""CREATE TABLE classified AS
         WITH typed AS (
-            SELECT *, trim("user") AS user_id, trim(item) AS item_id,
-                TRY_CAST(trim("timestamp") AS DOUBLE) AS time,
-                TRY_CAST(nullif(trim(rating), '') AS FLOAT) AS stars
+            SELECT row, text, problem, {_trim('"user"')} AS user_id, {_trim("item")} AS item_id,
+                nullif({_trim('"timestamp"')}, '') AS moment, TRY_CAST(moment AS DOUBLE) AS time,
+                nullif({_trim("rating")}, '') AS score, TRY_CAST(score AS FLOAT) AS stars
             FROM fields)
         SELECT row, text, user_id, item_id, stars,
             CASE WHEN problem IS NULL AND time BETWEEN -9e15 AND 9e15 THEN CAST(time * {scale} AS BIGINT) END AS ms,
@@ -129,12 +136,12 @@ def _classify(connection: duckdb.DuckDBPyConnection, config: IngestConfig, layou
                 WHEN problem IS NOT NULL THEN problem
                 WHEN user_id IS NULL OR user_id = '' THEN 'missing user'
                 WHEN item_id IS NULL OR item_id = '' THEN 'missing item'
-                WHEN "timestamp" IS NULL OR trim("timestamp") = '' THEN 'missing timestamp'
+                WHEN moment IS NULL THEN 'missing timestamp'
                 WHEN time IS NULL OR NOT isfinite(time) OR time <> floor(time)
                     THEN 'timestamp is not a whole number'
                 WHEN time * {scale} >= {first} AND time * {scale} < {last} THEN
                     CASE
-                        WHEN nullif(trim(rating), '') IS NULL THEN NULL
+                        WHEN score IS NULL THEN NULL
                         WHEN stars IS NULL OR isnan(stars) THEN 'rating is not a number'
                         WHEN stars < {config.min_rating} OR stars > {config.max_rating} THEN 'rating out of range'
                     END
@@ -149,6 +156,10 @@ def _classify(connection: duckdb.DuckDBPyConnection, config: IngestConfig, layou
         """CREATE TABLE usable AS SELECT row, user_id, item_id, ms AS timestamp, stars AS rating
         FROM classified WHERE reason IS NULL"""
     )
+
+
+def _trim(column: str) -> str:
+    return f"trim({column}, '{_BLANKS}')"
 
 
 def _count(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:

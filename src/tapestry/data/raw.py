@@ -1,11 +1,14 @@
 """Raw review files as Arrow streams of their rows, numbered, with nothing lost on the way.
 
 Every row reaches the caller, also those that no parser likes: JSON lines come as bytes (so that invalid
-UTF-8 is a bad row, not the end of the file), CSV rows of a wrong width with the text that they hold.
+UTF-8 is a bad row, not the end of the file), CSV rows of a wrong width with the text that they hold. In
+CSV, bytes that aren't UTF-8 become U+FFFD.
 """
 
 from __future__ import annotations
 
+import codecs
+import csv
 import gzip
 import itertools
 import json
@@ -52,6 +55,21 @@ LAYOUTS = (
 )
 
 LINES_SCHEMA = pa.schema([("row", pa.int64()), ("line", pa.binary())])
+
+
+class RowStream:
+    """Batches that DuckDB can scan, and the error that ended them: DuckDB buries it in one of its own."""
+
+    def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+        self.error: TapestryError | None = None
+        self.reader = pa.RecordBatchReader.from_batches(schema, self._watch(batches))
+
+    def _watch(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except TapestryError as error:
+            self.error = error
+            raise
 
 
 @dataclass(frozen=True)
@@ -108,24 +126,25 @@ class RawFile:
             f"{self.path}: no known set of columns. Found: {', '.join(found) or 'none'}. Accepted:\n  {accepted}"
         )
 
-    def read_lines(self) -> pa.RecordBatchReader:
+    def read_lines(self) -> RowStream:
         """Lines of a text file as (row int64, line binary), rows counted from 1."""
-        return pa.RecordBatchReader.from_batches(LINES_SCHEMA, self._line_batches())
+        return RowStream(LINES_SCHEMA, self._line_batches())
 
-    def read_csv(self, columns: list[str]) -> pa.RecordBatchReader:
-        """Rows of a CSV file with a header as (row int64, malformed binary, *columns binary).
+    def read_csv(self, columns: list[str]) -> RowStream:
+        """Rows of a CSV file with a header as (row int64, malformed string, *columns string).
 
         Rows are counted from 1 below the header. A row with too few or too many fields comes with its
         text in `malformed` and nulls elsewhere; `malformed` is null in the others.
         """
-        schema = pa.schema([("row", pa.int64())] + [(name, pa.binary()) for name in ["malformed", *columns]])
-        return pa.RecordBatchReader.from_batches(schema, self._csv_batches(schema, columns))
+        schema = pa.schema([("row", pa.int64())] + [(name, pa.string()) for name in ["malformed", *columns]])
+        return RowStream(schema, self._csv_batches(schema, columns))
 
     def _open(self) -> BinaryIO:
-        opened = gzip.open(self.path, "rb") if self.gzipped else self.path.open("rb")
-        return cast(BinaryIO, opened)
+        if self.gzipped:
+            return cast(BinaryIO, gzip.open(self.path, "rb"))
+        return self.path.open("rb")
 
-    def _read_blocks(self, block_bytes: int = _BLOCK_BYTES) -> Iterator[bytes]:
+    def _read_blocks(self, block_bytes: int) -> Iterator[bytes]:
         with self._open() as file:
             while block := self._guarded_read(file, block_bytes):
                 yield block
@@ -141,9 +160,11 @@ class RawFile:
     def _line_batches(self) -> Iterator[pa.RecordBatch]:
         rows = 0
         tail = b""
-        for block in itertools.chain(self._read_blocks(), [b""]):
+        for block in itertools.chain(self._read_blocks(_BLOCK_BYTES), [b""]):
             is_last = not block
             data = tail + block
+            if rows == 0:
+                data = data.removeprefix(codecs.BOM_UTF8)
             if is_last and data and not data.endswith(b"\n"):
                 data += b"\n"
             ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
@@ -154,10 +175,10 @@ class RawFile:
                 yield batch
 
     def _csv_batches(self, schema: pa.Schema, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        malformed: dict[int, bytes] = {}
+        malformed: dict[int, str] = {}
 
         def keep_malformed(row: Any) -> Literal["skip"]:
-            malformed[row.number - 1] = row.text.encode("utf-8", "surrogateescape")
+            malformed[row.number - 1] = row.text
             return "skip"
 
         numbered = 0
@@ -167,23 +188,26 @@ class RawFile:
                 candidates = np.arange(numbered + 1, numbered + 1 + len(batch) + len(malformed))
                 rows = np.setdiff1d(candidates, np.fromiter(malformed, np.int64))[: len(batch)]
                 numbered = int(rows[-1]) if len(rows) else numbered
-                arrays = [pa.array(rows), pa.nulls(len(batch), pa.binary())]
+                arrays = [pa.array(rows), pa.nulls(len(batch), pa.string())]
                 yield pa.RecordBatch.from_arrays(arrays + [batch.column(name) for name in columns], schema=schema)
-        arrays = [pa.array(list(malformed), pa.int64()), pa.array(list(malformed.values()), pa.binary())]
-        nulls = pa.nulls(len(malformed), pa.binary())
+        arrays = [pa.array(list(malformed), pa.int64()), pa.array(list(malformed.values()), pa.string())]
+        nulls = pa.nulls(len(malformed), pa.string())
         yield pa.RecordBatch.from_arrays(arrays + [nulls] * len(columns), schema=schema)
 
     def _parse_csv(self, file: BinaryIO, columns: list[str], keep_malformed: Any) -> Iterator[pa.RecordBatch]:
-        binary = {name: pa.binary() for name in columns}
         try:
             yield from pa.csv.open_csv(
-                _GuardedFile(self, file),
-                read_options=pa.csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
+                _TextFile(self, file),
+                read_options=pa.csv.ReadOptions(
+                    use_threads=False, block_size=_BLOCK_BYTES, column_names=self.columns(), skip_rows=1
+                ),
                 parse_options=pa.csv.ParseOptions(
                     newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=keep_malformed
                 ),
                 convert_options=pa.csv.ConvertOptions(
-                    include_columns=columns, column_types=binary, strings_can_be_null=False
+                    include_columns=columns,
+                    column_types=dict.fromkeys(columns, pa.string()),
+                    strings_can_be_null=False,
                 ),
             )
         except pa.ArrowInvalid as error:
@@ -193,14 +217,14 @@ class RawFile:
         if self.format == "parquet":
             try:
                 return list(pa.parquet.read_schema(self.path).names)
-            except pa.ArrowInvalid as error:
-                raise TapestryError(f"{self.path}: not a Parquet file: {error}") from error
+            except (pa.ArrowInvalid, OSError) as error:
+                raise TapestryError(f"{self.path}: not a Parquet file, or a damaged one: {error}") from error
         head = next(self._read_blocks(1 << 20), b"").splitlines()[:_SNIFFED_LINES]
         if not head:
             raise TapestryError(f"{self.path}: the file holds no rows; fetch or copy it again")
         if self.format == "csv":
-            header = head[0].removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
-            return [name.strip().strip('"') for name in header.split(",")]
+            header = head[0].removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")
+            return [name.strip() for name in next(csv.reader([header], skipinitialspace=True), [])]
         names: dict[str, None] = {}
         for line in head:
             try:
@@ -212,16 +236,20 @@ class RawFile:
         return list(names)
 
 
-class _GuardedFile:
-    """A readable file for Arrow whose gzip errors are the user's to read."""
+class _TextFile:
+    """A file for Arrow, all UTF-8 (Arrow can't hand over a malformed row that isn't), with errors for users."""
 
     def __init__(self, raw: RawFile, file: BinaryIO) -> None:
         self._raw = raw
         self._file = file
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.closed = False
 
     def read(self, count: int = -1) -> bytes:
-        return self._raw._guarded_read(self._file, count)
+        data = self._raw._guarded_read(self._file, count)
+        text = self._decoder.decode(data, final=not data)
+        # Nothing yet of a character that the block cut in two isn't the end of the file.
+        return self.read(count) if data and not text else text.encode()
 
     def close(self) -> None:
         self.closed = True

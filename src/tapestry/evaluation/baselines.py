@@ -29,8 +29,8 @@ def rank_by_popularity(sequences: Sequences, targets: Integers, exclude_seen: bo
     """Every user gets the domain's items by their training count."""
 
     def score(wanted: Integers, _: int, domain: Domain) -> Tensor:
-        counts = torch.from_numpy(sequences.train_count[domain.start : domain.end])
-        return counts.double().expand(len(wanted), -1)
+        counts = torch.tensor(sequences.train_count[domain.start : domain.end], dtype=torch.float64)
+        return counts.expand(len(wanted), -1)
 
     return rank_targets(sequences, targets, exclude_seen, _chunks(targets, batch_users, "popularity", score))
 

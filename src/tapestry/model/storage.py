@@ -51,6 +51,6 @@ def load_model(folder: Path) -> tuple[Recommender, tuple[Domain, ...]]:
         model.load_state_dict(weights)
     except FileNotFoundError as error:
         raise TapestryError(f"{error.filename}: no trained model; run `dvc repro train`") from error
-    except (SafetensorError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except (SafetensorError, TapestryError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise TapestryError(f"{folder}: not a model this version can read ({error}); train it again") from error
     return model.eval(), domains

@@ -1,0 +1,232 @@
+"""The report of one experiment: metrics and parameters → one self-contained HTML file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tapestry.atomic import atomic_file
+from tapestry.errors import TapestryError
+from tapestry.report.figures import M, cutoff_curve, group_dots, metric_label, training_curve
+
+MODEL = "Tapestry"
+NOTHING = "–"
+NAMES = {"item_knn": "Item-kNN", "same": "Same domain", "switch": "Other domain"}
+GROUPS = {
+    "transition": "Domain of the item before",
+    "tied": "Timestamp of the item before",
+    "popularity": "Popularity of the target",
+}
+PARTS = ("rows_kept", "rows_quarantined", "rows_filtered")
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """What the report is made of, as read from the files of the same names.
+
+    `config` is models/config.json; `curve` has one mapping an epoch.
+    """
+
+    data: Mapping[str, Any]
+    train: Mapping[str, Any]
+    test: Mapping[str, Any]
+    curve: Sequence[M]
+    config: Mapping[str, Any]
+
+
+class Cell(NamedTuple):
+    text: str
+    best: bool = False
+
+
+class Section(NamedTuple):
+    """Rows under a title (none if empty); each row is its name and its cells."""
+
+    title: str
+    rows: list[tuple[str, list[Cell]]]
+
+
+class Table(NamedTuple):
+    label: str
+    head: list[str]
+    sections: list[Section]
+
+
+def read_inputs(metrics: Path, model: Path) -> ReportInputs:
+    """Read data.json, train.json, test.json and curve.csv of `metrics`, and config.json of `model`.
+
+    Raises:
+        TapestryError: a file is missing or damaged.
+    """
+
+    def read(path: Path) -> Any:
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    try:
+        with (metrics / "curve.csv").open(encoding="utf-8", newline="") as file:
+            curve = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        figures = {name: read(metrics / f"{name}.json") for name in ("data", "train", "test")}
+        return ReportInputs(curve=curve, config=read(model / "config.json"), **figures)
+    except FileNotFoundError as error:
+        raise TapestryError(f"{error.filename}: not there; run `dvc repro`") from error
+    except (ValueError, TypeError) as error:
+        raise TapestryError(f"a file of {metrics} or {model} is damaged ({error}); run `dvc repro`") from error
+
+
+def write_report(inputs: ReportInputs, path: Path) -> None:
+    """Write the page to `path`, atomically."""
+    page = render(inputs)
+    with atomic_file(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
+
+
+def render(inputs: ReportInputs) -> str:
+    """The page as HTML; the same inputs give the same text.
+
+    Raises:
+        TapestryError: there is no test target, or rows in aren't rows kept + quarantined + filtered.
+    """
+    whole, domains, test = inputs.data["all"], inputs.data["domain"], inputs.test
+    for name, row in {"all": whole, **domains}.items():
+        if row["rows_in"] != sum(row[part] for part in PARTS):
+            raise TapestryError(f"metrics/data.json: {name}: the rows don't add up; run `dvc repro`")
+    if test["all"]["n"] == 0:
+        raise TapestryError("metrics/test.json: there is no test target; run `dvc repro`")
+    shown = [*_pick(test["all"], "hr", 10, 100), *_pick(test["all"], "ndcg", 100), "mrr"]
+    models = {MODEL: test["all"]} | {_name(name): row for name, row in test.get("baselines", {}).items()}
+    groups = {"Domain": {_spaced(name): row for name, row in test["domain"].items()}} | {
+        title: {_name(name): row for name, row in test[key].items()} for key, title in GROUPS.items()
+    }
+    validated = inputs.train["best"]
+    environment = Environment(
+        loader=PackageLoader("tapestry.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        whole=whole,
+        domains=[_spaced(name) for name in domains],
+        targets=test["all"]["n"],
+        train=inputs.train,
+        headline=_headline(models, shown),
+        verdicts=list(_verdicts(models, shown)),
+        rows=_rows(whole, domains),
+        reasons=_reasons(domains),
+        sequences=_sequences(whole, domains),
+        epochs=_epochs(inputs.train),
+        parameters=[_parameters(key, values) for key, values in inputs.config.items() if isinstance(values, dict)],
+        groups=_groups(test["all"], groups, shown),
+        training_curve=training_curve(
+            inputs.curve, [*_pick(validated, "ndcg", 10), *_pick(validated, "hr", 100)], int(validated["epoch"])
+        ),
+        cutoff_curve=cutoff_curve(models, _cutoffs(test["all"], "hr")),
+        group_dots=group_dots(groups, [*_pick(test["all"], "hr", 100), "mrr"], test["all"]),
+    )
+
+
+def _cutoffs(metrics: M, name: str) -> list[int]:
+    return sorted(int(key.partition("_")[2]) for key in metrics if key.startswith(f"{name}_"))
+
+
+def _pick(metrics: M, name: str, *wanted: int) -> list[str]:
+    """Keys of `name` at the cut-offs `wanted`, the largest there is in place of those that aren't."""
+    ks = _cutoffs(metrics, name)
+    return list(dict.fromkeys(f"{name}_{k if k in ks else ks[-1]}" for k in wanted))
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _name(key: str) -> str:
+    return NAMES.get(key) or _spaced(key).capitalize()
+
+
+def _share(metrics: M, key: str) -> str:
+    return f"{metrics[key]:.2%}" if key in metrics else NOTHING
+
+
+def _headline(models: Mapping[str, M], shown: Sequence[str]) -> Table:
+    best = {key: max(row[key] for row in models.values() if key in row) for key in shown}
+    rows = [
+        (name, [Cell(_share(row, key), row.get(key) == best[key]) for key in shown]) for name, row in models.items()
+    ]
+    return Table("Test figures", ["", *map(metric_label, shown)], [Section("", rows)])
+
+
+def _verdicts(models: Mapping[str, M], shown: Sequence[str]) -> Iterable[tuple[str, bool]]:
+    """A sentence about each baseline, and whether the model beats it in every figure."""
+    ours = models[MODEL]
+    for name, theirs in list(models.items())[1:]:
+        lost = [key for key in shown if key in theirs and ours[key] <= theirs[key]]
+        if lost:
+            figures = ", ".join(f"{metric_label(k)} ({_share(ours, k)} against {_share(theirs, k)})" for k in lost)
+            yield f"{MODEL} does not beat {name} on {figures}.", False
+        else:
+            yield f"{MODEL} beats {name} on every figure of the table.", True
+
+
+def _rows(whole: Mapping[str, Any], domains: Mapping[str, Any]) -> Table:
+    def cells(row: Mapping[str, Any]) -> list[Cell]:
+        return [Cell(f"{row[key]:,}") for key in ("rows_in", *PARTS)]
+
+    return _by_domain("Rows by domain", ["Rows in", "= kept", "+ quarantined", "+ filtered"], whole, domains, cells)
+
+
+def _sequences(whole: Mapping[str, Any], domains: Mapping[str, Any]) -> Table:
+    def cells(row: Mapping[str, Any]) -> list[Cell]:
+        counts = [f"{row[key]:,}" for key in ("users", "items", "interactions")]
+        decimals = [f"{row[key]:.3f}" for key in ("delta", "transition_entropy")]
+        return [Cell(text) for text in (*counts, *decimals, _share(row, "tied_pairs"), _share(row, "tied_switches"))]
+
+    head = ["Users", "Items", "Interactions", "δ term", "Transition entropy", "Tied pairs", "Tied switches"]
+    return _by_domain("Sequences by domain", head, whole, domains, cells)
+
+
+def _by_domain(label: str, head: list[str], whole: Any, domains: Mapping[str, Any], cells: Any) -> Table:
+    rows = [(_spaced(name), cells(row)) for name, row in domains.items()]
+    return Table(label, ["Domain", *head], [Section("", rows), Section("", [("All", cells(whole))])])
+
+
+def _reasons(domains: Mapping[str, Any]) -> Table:
+    """Rows lost by reason, one column a domain."""
+    sections = []
+    for outcome in ("quarantined", "filtered"):
+        reasons = dict.fromkeys(reason for row in domains.values() for reason in row[outcome])
+        counts = {reason: [row[outcome].get(reason, 0) for row in domains.values()] for reason in reasons}
+        rows = [(reason, [Cell(f"{n:,}") for n in (*lost, sum(lost))]) for reason, lost in counts.items()]
+        sections.append(Section(outcome.capitalize(), rows or [("none", [Cell("0")] * (len(domains) + 1))]))
+    return Table("Rows lost by reason", ["Reason", *map(_spaced, domains), "All"], sections)
+
+
+def _epochs(train: Mapping[str, Any]) -> Table:
+    keys = [*_pick(train["best"], "hr", 10, 100), *_pick(train["best"], "ndcg", 10, 100), "mrr"]
+    rows = [
+        (name, [Cell(f"{row['epoch']:.0f}"), Cell(f"{row['loss']:.4f}"), *(Cell(_share(row, key)) for key in keys)])
+        for name, row in (("Best", train["best"]), ("Last", train["final"]))
+    ]
+    return Table("Validation figures", ["", "Epoch", "Loss", *map(metric_label, keys)], [Section("", rows)])
+
+
+def _parameters(name: str, values: Mapping[str, Any]) -> Table:
+    rows = [
+        (key, [Cell(value if isinstance(value, str) else json.dumps(value))]) for key, value in sorted(values.items())
+    ]
+    return Table(f"Parameters of {name}", [name, ""], [Section("", rows)])
+
+
+def _groups(overall: M, groups: Mapping[str, Mapping[str, M]], shown: Sequence[str]) -> Table:
+    def cells(row: M) -> list[Cell]:
+        return [Cell(f"{row['n']:,}"), *(Cell(_share(row, key)) for key in shown)]
+
+    sections = [Section(title, [(name, cells(row)) for name, row in rows.items()]) for title, rows in groups.items()]
+    head = ["Targets", "n", *map(metric_label, shown)]
+    return Table("Test figures by group", head, [Section("", [("All", cells(overall))]), *sections])

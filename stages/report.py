@@ -1,0 +1,15 @@
+"""One page of figures and plots from the metrics and the model's resolved config."""
+
+from pathlib import Path
+
+from tapestry.report.page import read_inputs, write_report
+from tapestry.tracking import reported_errors
+
+
+def main() -> None:
+    write_report(read_inputs(Path("metrics"), Path("models")), Path("reports/index.html"))
+
+
+if __name__ == "__main__":
+    with reported_errors("report"):
+        main()

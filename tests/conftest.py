@@ -1,0 +1,51 @@
+"""Fixtures that many modules share: the default parameters and the real Amazon reviews beside the checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tapestry.config import Parameters, load_parameters
+from tapestry.data.ingest import ingest
+from tapestry.data.sessionize import DomainInput
+
+ROOT = Path(__file__).parents[1]
+AMAZON = ROOT.parent / "shared" / "amazon"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "real_data: reads the real reviews in ../shared/amazon; skipped without them")
+
+
+@pytest.fixture(scope="session")
+def params_yaml() -> Path:
+    return ROOT / "params.yaml"
+
+
+@pytest.fixture(scope="session")
+def parameters(params_yaml: Path) -> Parameters:
+    """The defaults; tests vary them with `dataclasses.replace`."""
+    return load_parameters(params_yaml)
+
+
+@pytest.fixture(scope="session")
+def amazon() -> Path:
+    if not AMAZON.is_dir():
+        pytest.skip(f"no real reviews: {AMAZON} is not there")
+    return AMAZON
+
+
+@pytest.fixture(scope="session")
+def six_domains(
+    amazon: Path, parameters: Parameters, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, DomainInput]:
+    """The six real domains, ingested with the defaults."""
+    folder = tmp_path_factory.mktemp("six-domains")
+    inputs = {}
+    for raw in sorted((amazon / "six-domains").iterdir()):
+        domain = raw.name.removesuffix(".json.gz")
+        inputs[domain] = DomainInput(folder / f"{domain}.parquet", folder / f"{domain}.json")
+        quarantine = folder / f"{domain}-quarantine.parquet"
+        ingest(raw, domain, parameters.ingest, inputs[domain].interactions, quarantine, inputs[domain].counts)
+    return inputs

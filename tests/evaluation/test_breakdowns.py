@@ -1,0 +1,89 @@
+"""Every figure of metrics/test.json can be recomputed from the ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import random_sequences, sequences_of
+
+from tapestry.data.sequences import TEST
+from tapestry.errors import TapestryError
+from tapestry.evaluation.breakdowns import cutoff_rows, ranks_table, read_ranks, summarise, write_ranks
+from tapestry.evaluation.ranking import Ranks
+
+
+def test_a_row_says_who_what_and_in_which_circumstances() -> None:
+    day = 86_400_000
+    sequences = sequences_of(
+        [[0, 3, 1, 1], [3, 3, 4, 4, 0]],
+        [0, 0, 0, 1, 1],
+        timestamps=[[0, day, 2 * day, 2 * day], [0, day, 2 * day, 3 * day, 4 * day]],
+    )
+    table = ranks_table(sequences, sequences.targets(TEST), Ranks(np.array([2, 1]), np.array([3, 2])))
+    assert table.to_pylist() == [
+        {
+            "user_id": "u0",
+            "item_id": "i1",
+            "domain": "D0",
+            "rank": 2,
+            "candidates": 3,
+            "switch": False,
+            "tied": True,
+            "history": 3,
+            "popularity": 0,
+        },
+        {
+            "user_id": "u1",
+            "item_id": "i0",
+            "domain": "D0",
+            "rank": 1,
+            "candidates": 2,
+            "switch": True,
+            "tied": False,
+            "history": 4,
+            "popularity": 1,
+        },
+    ]
+
+
+def test_groups_are_recomputed_from_the_table_alone(tmp_path: Path) -> None:
+    sequences = random_sequences(3, users=60)
+    targets = sequences.targets(TEST)
+    generator = np.random.default_rng(0)
+    ranks = Ranks(generator.integers(1, 11, len(targets)), np.full(len(targets), 10))
+    write_ranks(ranks_table(sequences, targets, ranks), tmp_path / "ranks.parquet")
+    table = read_ranks(tmp_path / "ranks.parquet")
+    metrics = summarise(table, [1, 5], ["D0", "D1", "D2", "D3"])
+    rows = table.to_pylist()
+
+    def hr_5(chosen: list[dict[str, object]]) -> float:
+        return sum(row["rank"] <= 5 for row in chosen) / len(chosen)  # type: ignore[operator]
+
+    assert metrics["all"]["hr_5"] == pytest.approx(hr_5(rows))
+    for name in ("D0", "D1", "D2"):
+        assert metrics["domain"][name]["hr_5"] == pytest.approx(hr_5([r for r in rows if r["domain"] == name]))
+    assert metrics["domain"]["D3"] == {"n": 0}
+    for group, key in (("transition", "switch"), ("tied", "tied")):
+        assert metrics[group][key]["hr_5"] == pytest.approx(hr_5([r for r in rows if r[key]]))
+        assert sum(m["n"] for m in metrics[group].values()) == len(rows)
+    bands = metrics["popularity"]
+    assert sum(band["n"] for band in bands.values()) == len(rows)
+    ordered = sorted(rows, key=lambda row: row["popularity"])
+    assert bands["tail"]["n"] <= len(rows) * 2 / 3
+    tail = [row for row in ordered if row["popularity"] <= ordered[bands["tail"]["n"] - 1]["popularity"]]
+    assert bands["tail"]["hr_5"] == pytest.approx(hr_5(tail))
+
+
+def test_cutoffs_are_rows_for_plots() -> None:
+    figures = {"hr_1": 0.1, "ndcg_1": 0.1, "hr_5": 0.5, "ndcg_5": 0.3}
+    assert cutoff_rows({"m": figures}, [1, 5]) == [
+        {"model": "m", "k": 1, "hr": 0.1, "ndcg": 0.1},
+        {"model": "m", "k": 5, "hr": 0.5, "ndcg": 0.3},
+    ]
+
+
+def test_missing_ranks_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TapestryError, match="dvc repro"):
+        read_ranks(tmp_path / "ranks.parquet")

@@ -1,0 +1,157 @@
+"""Ranks and metrics against plain loops, scikit-learn and hand-computed cases."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import ndcg_score
+from small import WHOLE_MODEL, random_sequences, sequences_of
+
+from tapestry.data.batches import pack
+from tapestry.data.sequences import TEST, VALIDATION, Domain, Sequences
+from tapestry.evaluation.baselines import rank_by_item_knn, rank_by_popularity
+from tapestry.evaluation.metrics import ranking_metrics
+from tapestry.evaluation.ranking import Integers, Ranks, rank_targets
+from tapestry.evaluation.scoring import rank_by_model
+from tapestry.model.network import Recommender
+
+
+def naive_rank(sequences: Sequences, target: int, scores: list[float], exclude_seen: bool) -> tuple[int, int]:
+    """`scores`: of the items of the target's domain, in order."""
+    domain = sequences.domains[sequences.domain[target]]
+    item = int(sequences.item[target])
+    seen = set(sequences.item[sequences.offsets[sequences.owner[target]] : target].tolist()) if exclude_seen else set()
+    rivals = [i for i in range(domain.start, domain.end) if i != item and i not in seen]
+    above = sum(not scores[i - domain.start] < scores[item - domain.start] for i in rivals)
+    return above + 1, len(rivals) + 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), exclude_seen=st.booleans(), chunk=st.integers(1, 7))
+def test_ranks_equal_plain_loops_with_ties_against_the_target(seed: int, exclude_seen: bool, chunk: int) -> None:
+    sequences = random_sequences(seed)
+    targets = sequences.targets(TEST)
+    table = np.random.default_rng(seed).integers(0, 5, (len(targets), sequences.items)).astype(float)
+
+    def score(places: Integers, _: int, domain: Domain) -> torch.Tensor:
+        return torch.from_numpy(table[places, domain.start : domain.end])
+
+    places = np.arange(len(targets))
+    ranks = rank_targets(
+        sequences, targets, exclude_seen, ((places[i : i + chunk], score) for i in range(0, len(places), chunk))
+    )
+    for place, target in enumerate(targets):
+        domain = sequences.domains[sequences.domain[target]]
+        scores = table[place, domain.start : domain.end].tolist()
+        expected = naive_rank(sequences, int(target), scores, exclude_seen)
+        assert (ranks.rank[place], ranks.candidates[place]) == expected
+
+
+def test_a_score_that_is_no_number_counts_against_the_target() -> None:
+    sequences = sequences_of([[0, 1, 2]], [0, 0, 0, 0])
+    scores = torch.tensor([[math.nan, 0.0, 1.0, math.nan]])
+    ranks = rank_targets(sequences, sequences.targets(TEST), False, iter([(np.array([0]), lambda *_: scores)]))
+    assert ranks.rank.tolist() == [3]
+
+
+@pytest.mark.parametrize("split", [VALIDATION, TEST])
+def test_the_model_is_ranked_by_its_scores_whatever_the_batch(split: int) -> None:
+    sequences = random_sequences(7, users=20)
+    torch.manual_seed(0)
+    model = Recommender(WHOLE_MODEL, sequences.items, 3).double().eval()
+    targets = sequences.targets(split)
+    by_batch = [rank_by_model(model, sequences, targets, True, size) for size in (1, 6, 100)]
+    for ranks in by_batch:
+        np.testing.assert_array_equal(ranks.rank, by_batch[0].rank)
+    for place, target in enumerate(targets):
+        start = sequences.offsets[sequences.owner[target]]
+        query = model(pack(sequences, np.array([start]), np.array([target])))[-1]
+        domain = sequences.domains[sequences.domain[target]]
+        scores = (model.item_vectors(slice(domain.start, domain.end)) @ query).tolist()
+        assert by_batch[0].rank[place] == naive_rank(sequences, int(target), scores, True)[0]
+
+
+def test_the_model_reads_the_last_window_of_a_history() -> None:
+    sequences = sequences_of([[0, 1, 2, 3, 4, 5, 6, 7]], [0] * 9)
+    longer = sequences_of([[8, 0, 1, 2, 3, 4, 5, 6, 7]], [0] * 9)
+    torch.manual_seed(0)
+    model = Recommender(WHOLE_MODEL, 9, 1)
+    model.config = type(WHOLE_MODEL)(**{**vars(WHOLE_MODEL), "window": 7})
+    first, second = (rank_by_model(model, s, s.targets(TEST), False, 4) for s in (sequences, longer))
+    assert first.rank.tolist() == second.rank.tolist()
+
+
+def popularity_ranks(sequences: Sequences) -> Ranks:
+    return rank_by_popularity(sequences, sequences.targets(TEST), True, 5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_popularity_ranks_by_training_counts_alone(seed: int) -> None:
+    sequences = random_sequences(seed)
+    counts = [0] * sequences.items
+    for item, split in zip(sequences.item.tolist(), sequences.split.tolist(), strict=True):
+        counts[item] += split == 0
+    ranks = popularity_ranks(sequences)
+    for place, target in enumerate(sequences.targets(TEST)):
+        domain = sequences.domains[sequences.domain[target]]
+        expected = naive_rank(sequences, int(target), [float(c) for c in counts[domain.start : domain.end]], True)
+        assert (ranks.rank[place], ranks.candidates[place]) == expected
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_item_knn_sums_the_cosines_of_the_history(seed: int) -> None:
+    sequences = random_sequences(seed, users=25)
+    users_of = [set() for _ in range(sequences.items)]  # type: list[set[int]]
+    for row in np.flatnonzero(sequences.split == 0):
+        users_of[sequences.item[row]].add(int(sequences.owner[row]))
+
+    def cosine(a: int, b: int) -> float:
+        if a == b or not users_of[a] or not users_of[b]:
+            return 0.0
+        return len(users_of[a] & users_of[b]) / math.sqrt(len(users_of[a]) * len(users_of[b]))
+
+    targets = sequences.targets(TEST)
+    ranks = rank_by_item_knn(sequences, targets, False, 4, neighbours=sequences.items)
+    for place, target in enumerate(targets):
+        history = sequences.item[sequences.offsets[sequences.owner[target]] : target].tolist()
+        domain = sequences.domains[sequences.domain[target]]
+        scores = [sum(cosine(i, j) for j in history) for i in range(domain.start, domain.end)]
+        own = scores[int(sequences.item[target]) - domain.start]
+        # Sums in another order may differ in the last bit, so ties are compared with a tolerance.
+        surely, possibly = (sum(s > own + e for s in scores) for e in (1e-9, -1e-9))
+        assert surely < ranks.rank[place] <= possibly
+
+
+def test_metrics_of_hand_computed_ranks() -> None:
+    metrics = ranking_metrics(np.array([1, 2, 3, 8]), [1, 2, 10])
+    assert metrics == pytest.approx(
+        {
+            "n": 4,
+            "hr_1": 0.25,
+            "hr_2": 0.5,
+            "hr_10": 1.0,
+            "ndcg_1": 0.25,
+            "ndcg_2": (1 + 1 / math.log2(3)) / 4,
+            "ndcg_10": (1 + 1 / math.log2(3) + 1 / 2 + 1 / math.log2(9)) / 4,
+            "mrr": (1 + 1 / 2 + 1 / 3 + 1 / 8) / 4,
+        }
+    )
+    assert ranking_metrics(np.array([], dtype=np.int64), [1]) == {"n": 0}
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 12))
+def test_ndcg_is_scikit_learns(seed: int, k: int) -> None:
+    generator = np.random.default_rng(seed)
+    scores = np.array([generator.permutation(12) for _ in range(6)])
+    target = generator.integers(0, 12, 6)
+    rank = 1 + (scores > scores[np.arange(6), target][:, None]).sum(1)
+    expected = ndcg_score(np.eye(12)[target], scores, k=k)
+    assert ranking_metrics(rank, [k])[f"ndcg_{k}"] == pytest.approx(expected)

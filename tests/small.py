@@ -1,0 +1,64 @@
+"""Small sequences, given as plain lists, and a small model with every part on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tapestry.config import ModelConfig
+from tapestry.data.sequences import Domain, Sequences
+
+WHOLE_MODEL = ModelConfig(
+    width=8,
+    layers=2,
+    heads=2,
+    window=64,
+    attention="intra",
+    tape=True,
+    tape_tied=False,
+    ddsr=True,
+    state_dim=6,
+    fusion="gate",
+    dropout=0.3,
+)
+
+
+def sequences_of(
+    histories: list[list[int]],
+    domain_of_item: list[int],
+    timestamps: list[list[int]] | None = None,
+    split: list[list[int]] | None = None,
+) -> Sequences:
+    """Sequences of item-id histories; by default one day between items and a leave-one-out split.
+
+    `domain_of_item` is ascending: item ids are contiguous by domain.
+    """
+    flat = np.array([item for history in histories for item in history], dtype=np.int32)
+    domain = np.array(domain_of_item, dtype=np.int16)
+    if split is None:
+        split = [[0] * (len(history) - 2) + [1, 2] for history in histories]
+    if timestamps is None:
+        timestamps = [[86_400_000 * day for day in range(len(history))] for history in histories]
+    splits = np.array([part for history in split for part in history], dtype=np.int8)
+    domains = tuple(
+        Domain(f"D{d}", int(np.flatnonzero(domain == d)[0]), int(np.flatnonzero(domain == d)[-1]) + 1)
+        for d in range(int(domain.max()) + 1)
+    )
+    return Sequences(
+        item=flat,
+        domain=domain[flat],
+        timestamp=np.array([moment for history in timestamps for moment in history], dtype=np.int64),
+        split=splits,
+        offsets=np.cumsum([0] + [len(history) for history in histories]),
+        user_id=np.array([f"u{user}" for user in range(len(histories))], dtype=object),
+        item_id=np.array([f"i{item}" for item in range(len(domain))], dtype=object),
+        train_count=np.bincount(flat[splits == 0], minlength=len(domain)).astype(np.int64),
+        domains=domains,
+    )
+
+
+def random_sequences(seed: int, users: int = 12, items: int = 30, domains: int = 3, longest: int = 15) -> Sequences:
+    """Random histories of 3 to `longest` items, on days that are often the same."""
+    generator = np.random.default_rng(seed)
+    histories = [generator.integers(0, items, generator.integers(3, longest + 1)).tolist() for _ in range(users)]
+    timestamps = [(86_400_000 * np.cumsum(generator.integers(0, 3, len(history)))).tolist() for history in histories]
+    return sequences_of(histories, sorted(item % domains for item in range(items)), timestamps)

@@ -1,0 +1,121 @@
+"""Training: it learns, it stops, it repeats itself to the byte."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from small import WHOLE_MODEL, random_sequences, sequences_of
+
+from tapestry.config import Parameters, TrainConfig
+from tapestry.data.sequences import TEST, VALIDATION, Sequences
+from tapestry.errors import TapestryError
+from tapestry.evaluation.metrics import ranking_metrics
+from tapestry.evaluation.scoring import rank_by_model
+from tapestry.model.network import Recommender
+from tapestry.training.device import choose_device
+from tapestry.training.loop import Epoch, Training, train
+
+MODEL = dataclasses.replace(WHOLE_MODEL, width=16, state_dim=16, dropout=0.0)
+
+
+@pytest.fixture
+def config(parameters: Parameters) -> TrainConfig:
+    return dataclasses.replace(
+        parameters.train, epochs=3, batch_users=8, negatives=None, device="cpu", threads=1, temperature=0.1
+    )
+
+
+def trained(sequences: Sequences, config: TrainConfig, dropout: float = 0.0) -> Training:
+    model_config = dataclasses.replace(MODEL, dropout=dropout)
+    targets = sequences.targets(VALIDATION)
+
+    def validate(model: Recommender) -> dict[str, float]:
+        return ranking_metrics(rank_by_model(model, sequences, targets, False, 16).rank, [1, 10, 100])
+
+    return train(sequences, model_config, config, validate, lambda epoch: None)
+
+
+def cyclic_sequences() -> Sequences:
+    """In each of two domains items follow a cycle; each user hops between the domains at random."""
+    generator = np.random.default_rng(0)
+    histories = []
+    for _ in range(48):
+        place = generator.integers(0, 10, 2)
+        history = []
+        for domain in generator.integers(0, 2, 14):
+            history.append(int(10 * domain + place[domain]))
+            place[domain] = (place[domain] + 1) % 10
+        histories.append(history)
+    return sequences_of(histories, [0] * 10 + [1] * 10)
+
+
+def test_training_overfits_a_planted_pattern(config: TrainConfig) -> None:
+    sequences = cyclic_sequences()
+    training = trained(
+        sequences, dataclasses.replace(config, epochs=60, patience=60, learning_rate=0.02, batch_users=16)
+    )
+    targets = sequences.targets(TEST)
+    ranks = rank_by_model(training.model, sequences, targets, False, 16)
+    known = np.array(
+        [
+            sequences.domain[target] in sequences.domain[sequences.offsets[sequences.owner[target]] : target]
+            for target in targets
+        ]
+    )
+    assert (ranks.rank[known] == 1).mean() > 0.9
+
+
+def test_two_trainings_give_the_same_bytes_and_another_seed_others(config: TrainConfig) -> None:
+    sequences = random_sequences(1, users=40)
+    first, second = (trained(sequences, config, dropout=0.3) for _ in range(2))
+    other = trained(sequences, dataclasses.replace(config, seed=config.seed + 1), dropout=0.3)
+    assert [epoch.figures() for epoch in first.epochs] == [epoch.figures() for epoch in second.epochs]
+    for name, tensor in first.model.state_dict().items():
+        assert tensor.numpy().tobytes() == second.model.state_dict()[name].numpy().tobytes()
+    assert not torch.equal(first.model.item.weight, other.model.item.weight)
+
+
+def test_training_stops_early_and_keeps_the_best_epochs_weights(config: TrainConfig) -> None:
+    sequences = random_sequences(2, users=20)
+    figures = iter([0.1, 0.3, 0.2, 0.2, 0.2, 0.2, 0.2])
+    weights: list[torch.Tensor] = []
+    shown: list[Epoch] = []
+
+    def validate(model: Recommender) -> dict[str, float]:
+        weights.append(model.item.weight.detach().clone())
+        return {"ndcg_10": next(figures), "hr_10": 0.0, "hr_100": 0.0, "mrr": 0.0}
+
+    training = train(sequences, MODEL, dataclasses.replace(config, epochs=7, patience=3), validate, shown.append)
+    assert [epoch.epoch for epoch in training.epochs] == [1, 2, 3, 4, 5]
+    assert shown == list(training.epochs)
+    assert training.best.epoch == 2
+    assert torch.equal(training.model.item.weight, weights[1])
+    assert not torch.equal(weights[1], weights[-1])
+
+
+def test_a_loss_that_is_no_number_stops_training(config: TrainConfig) -> None:
+    with pytest.raises(TapestryError, match="loss is nan at epoch 1, step"):
+        trained(random_sequences(3), dataclasses.replace(config, learning_rate=1e30))
+
+
+def test_nothing_to_learn_from_is_an_error(config: TrainConfig) -> None:
+    sequences = sequences_of([[0, 1, 2]], [0, 0, 0])
+    with pytest.raises(TapestryError, match="no user has two training interactions"):
+        trained(sequences, config)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_without_a_device_is_an_error() -> None:
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(TapestryError, match="no CUDA device"):
+        choose_device("cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_auto_trains_on_cuda(config: TrainConfig) -> None:
+    training = trained(random_sequences(4), dataclasses.replace(config, device="auto"))
+    assert choose_device("auto").type == "cuda"
+    assert training.model.item.weight.device.type == "cpu"
