@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,8 @@ def parameters(params_yaml: Path) -> Parameters:
 @pytest.fixture(scope="session")
 def amazon() -> Path:
     if not AMAZON.is_dir():
+        if os.environ.get("TAPESTRY_REQUIRE_REAL_DATA"):
+            pytest.fail(f"{AMAZON} is required here and not there")
         pytest.skip(f"no real reviews: {AMAZON} is not there")
     return AMAZON
 

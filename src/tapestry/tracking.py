@@ -7,6 +7,7 @@ model it read by the hash of its files.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -66,7 +67,7 @@ def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
         params: what the stage reads, as {"ingest.threads": 2, …}.
     """
     with reported_errors(stage):
-        client, experiment_id = _open_store()
+        client, experiment_id = open_store()
         run = client.create_run(experiment_id, run_name=os.environ.get("DVC_EXP_NAME") or stage)
         started = Run(client, run.info.run_id)
         started.tag(stage=stage.partition("@")[0], git_commit=git_commit(), dvc_exp=dvc_experiment())
@@ -85,7 +86,7 @@ def model_run(model_hash: str, params: Mapping[str, Any]) -> Iterator[Run]:
     own, and tagged `restored`.
     """
     with reported_errors("evaluate"):
-        client, experiment_id = _open_store()
+        client, experiment_id = open_store()
         found = client.search_runs(
             [experiment_id],
             filter_string=f"tags.model_hash = '{model_hash}' AND tags.stage = 'train'",
@@ -132,22 +133,14 @@ def store_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{checkout_root() / 'mlflow.db'}"
 
 
-@contextmanager
-def _terminated(run: Run) -> Iterator[None]:
-    try:
-        yield
-    except BaseException as error:
-        run.tag(error=f"{type(error).__name__}: {error}"[:5000])
-        run.client.set_terminated(run.run_id, "FAILED")
-        raise
-    run.client.set_terminated(run.run_id, "FINISHED")
-
-
-def _open_store() -> tuple[MlflowClient, str]:
+def open_store() -> tuple[MlflowClient, str]:
+    """A client of the store and the id of the experiment in it; both are made if they aren't there."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     from mlflow import MlflowClient
 
+    for noisy in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     root = checkout_root()
     # Two processes that create the tables of a fresh SQLite store at once break it.
     with FileLock(root / "mlflow.db.lock"):
@@ -157,3 +150,14 @@ def _open_store() -> tuple[MlflowClient, str]:
             return client, str(experiment.experiment_id)
         artifacts = None if "MLFLOW_TRACKING_URI" in os.environ else (root / "mlartifacts").as_uri()
         return client, str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))
+
+
+@contextmanager
+def _terminated(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        run.tag(error=f"{type(error).__name__}: {error}"[:5000])
+        run.client.set_terminated(run.run_id, "FAILED")
+        raise
+    run.client.set_terminated(run.run_id, "FINISHED")

@@ -49,12 +49,12 @@ def whole_histories(sequences: Sequences) -> Batch:
 
 
 def linear(weights: dict[str, Array], name: str, x: Array) -> Array:
-    product: Array = weights[f"{name}.weight"] @ x
-    return product + weights[f"{name}.bias"]
+    result: Array = weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
+    return result
 
 
 def layer_norm(weights: dict[str, Array], name: str, x: Array) -> Array:
-    scaled = (x - x.mean()) / math.sqrt(x.var() + 1e-5)
+    scaled: Array = (x - x.mean()) / math.sqrt(x.var() + 1e-5)
     return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
 

@@ -46,8 +46,8 @@ def check_interactions(connection: duckdb.DuckDBPyConnection, domain: str, confi
 def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int) -> None:
     """Check tables `sequences`, `users` and `items` against themselves and each other.
 
-    Each rule about neighbours (sorted by time, test after training) is a comparison of two columns of a
-    view that puts the neighbour's value beside the row's own.
+    Each rule about other rows (sorted by time, test after training, length) is a comparison of two columns
+    of a view that puts the other rows' value beside the row's own.
 
     Raises:
         TapestryError: a rule is broken.
@@ -62,10 +62,17 @@ def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int) -> None
         WINDOW user_order AS (PARTITION BY s."user" ORDER BY s.position)"""
     )
     connection.execute(
-        """CREATE OR REPLACE TEMP VIEW items_with_neighbours AS
-        SELECT *, row_number() OVER (ORDER BY item) - 1 AS expected_item,
-            lag(domain) OVER (ORDER BY item) AS previous_domain
-        FROM items"""
+        """CREATE OR REPLACE TEMP VIEW users_counted AS
+        SELECT users.*, row_number() OVER (ORDER BY "user") - 1 AS expected_user, interactions
+        FROM users LEFT JOIN (SELECT "user", count(*) AS interactions FROM sequences GROUP BY "user") USING ("user")"""
+    )
+    connection.execute(
+        """CREATE OR REPLACE TEMP VIEW items_counted AS
+        SELECT items.*, row_number() OVER (ORDER BY item) - 1 AS expected_item,
+            lag(domain) OVER (ORDER BY item) AS previous_domain, trained
+        FROM items LEFT JOIN (
+            SELECT item, count(*) FILTER (split = 0) AS trained FROM sequences GROUP BY item
+        ) USING (item)"""
     )
     sequences = pa.DataFrameSchema(
         {
@@ -93,8 +100,12 @@ def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int) -> None
             "user_id": pa.Column(dt.String),
             "offset": pa.Column(dt.Int64, pa.Check.ge(0)),
             "length": pa.Column(dt.Int32, pa.Check.ge(1)),
+            "interactions": pa.Column(dt.Int64),
         },
-        strict=True,
+        checks=[
+            _compares("user ids contiguous", lambda t: t.user == t.expected_user),
+            _compares("length counted", lambda t: t.length == t.interactions),
+        ],
         unique=["user_id"],
     )
     items = pa.DataFrameSchema(
@@ -103,27 +114,32 @@ def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int) -> None
             "item_id": pa.Column(dt.String),
             "domain": pa.Column(dt.Int16, pa.Check.in_range(0, domains, include_max=False)),
             "train_count": pa.Column(dt.Int64, pa.Check.ge(0)),
+            "trained": pa.Column(dt.Int64),
         },
         checks=[
-            _compares("ids contiguous", lambda t: t.item == t.expected_item),
+            _compares("item ids contiguous", lambda t: t.item == t.expected_item),
             _compares("contiguous by domain", lambda t: (t.domain >= t.previous_domain).fill_null(True)),
+            _compares("training interactions counted", lambda t: t.train_count == t.trained),
         ],
         unique=["item_id"],
     )
     _validate(connection, "sequences_with_neighbours", sequences)
-    _validate(connection, "users", users)
-    _validate(connection, "items_with_neighbours", items)
+    _validate(connection, "users_counted", users)
+    _validate(connection, "items_counted", items)
 
 
 def _holds(name: str, rule: Any) -> pa.Check:
-    return pa.Check(lambda data: rule(data.table[data.key]), name=name, n_failure_cases=_SHOWN_FAILURES)
+    return pa.Check(lambda data: rule(data.table[data.key]), name=name)
 
 
 def _compares(name: str, rule: Any) -> pa.Check:
-    return pa.Check(lambda data: rule(data.table), name=name, n_failure_cases=_SHOWN_FAILURES)
+    return pa.Check(lambda data: rule(data.table), name=name)
 
 
 def _validate(connection: duckdb.DuckDBPyConnection, table: str, schema: pa.DataFrameSchema) -> None:
+    for part in (schema, *schema.columns.values()):
+        for check in part.checks:
+            check.n_failure_cases = _SHOWN_FAILURES
     try:
         schema.validate(ibis.duckdb.from_connection(connection).table(table), lazy=True)
     except SchemaErrors as errors:

@@ -1,0 +1,34 @@
+# The whole set-up and every command run inside .venv; nothing is installed elsewhere.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+INSTALLED := .venv/.installed
+
+.PHONY: help install repro test ui clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
+
+install: $(INSTALLED)  ## Make .venv and install the locked packages
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tapestry needs Python 3.11 or newer; run: make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	touch $@
+
+repro: install  ## Run the pipeline that params.yaml describes, from raw files to the report
+	$(RUN) dvc repro
+
+test: install  ## Lint, type-check and run every test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(RUN) $(BIN)/pytest
+
+ui: install  ## Browse the MLflow store on http://127.0.0.1:5000
+	$(RUN) tapestry ui
+
+clean:  ## Remove what the pipeline made (DVC's cache stays)
+	rm -rf data models metrics/*.parquet reports

@@ -1,0 +1,561 @@
+"""Sequences against the rules in sessionize's docstring, followed one by one in plain Python."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import random
+import statistics
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tapestry.config import Parameters, SessionizeConfig
+from tapestry.data.sessionize import DomainInput, sessionize
+from tapestry.errors import TapestryError
+from tapestry.provenance import content_hash
+
+DAY = 86_400_000
+DOMAINS = ("Toys", "Books", "Games")  # not in alphabetical order: the vocabulary follows the list
+
+
+class Interaction(NamedTuple):
+    user: str
+    item: str
+    domain: int
+    day: int
+    row: int  # of the domain's raw file
+
+
+@pytest.fixture(scope="session")
+def config(parameters: Parameters) -> SessionizeConfig:
+    """Filters that small data passes."""
+    return replace(
+        parameters.sessionize, min_user_interactions=3, min_item_interactions=1, min_domains=1, split="leave_one_out"
+    )
+
+
+def write_inputs(folder: Path, interactions: list[Interaction], domains: int) -> dict[str, DomainInput]:
+    """What ingest would have made; of each domain d, d rows were quarantined and 2 d duplicates."""
+    inputs = {}
+    schema = pa.schema(
+        {
+            "user_id": "string",
+            "item_id": "string",
+            "timestamp": "int64",
+            "rating": "float32",
+            "domain": "string",
+            "row": "int64",
+        }
+    )
+    for domain, name in enumerate(DOMAINS[:domains]):
+        rows = sorted(i for i in interactions if i.domain == domain)
+        values = [
+            {"user_id": i.user, "item_id": i.item, "timestamp": i.day * DAY, "domain": name, "row": i.row} for i in rows
+        ]
+        inputs[name] = DomainInput(folder / f"{name}.parquet", folder / f"{name}.json")
+        pq.write_table(pa.Table.from_pylist(values, schema), inputs[name].interactions)
+        counts = {
+            "rows_in": len(rows) + 3 * domain,
+            "rows_quarantined": domain,
+            "rows_duplicate": 2 * domain,
+            "reasons": {"missing user": domain},
+        }
+        inputs[name].counts.write_text(json.dumps(counts))
+    return inputs
+
+
+@dataclass(frozen=True)
+class Result:
+    """The files of a sequences folder, and what sessionize returned."""
+
+    sequences: list[tuple[int, ...]]
+    users: list[tuple[Any, ...]]
+    items: list[tuple[Any, ...]]
+    domains: list[dict[str, Any]]
+    metrics: dict[str, Any]
+
+    def timelines(self) -> dict[str, list[tuple[int, str]]]:
+        """Each user's (day, item), in order."""
+        return {
+            user_id: [
+                (time // DAY, self.items[item][1])
+                for _, _, item, _, time, _ in self.sequences[offset : offset + length]
+            ]
+            for _, user_id, offset, length in self.users
+        }
+
+
+def rows_of(path: Path, types: dict[str, str]) -> list[tuple[Any, ...]]:
+    table = pq.read_table(path)
+    assert {field.name: str(field.type) for field in table.schema} == types
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def sessionized(folder: Path, interactions: list[Interaction], config: SessionizeConfig, domains: int = 2) -> Result:
+    folder.mkdir(parents=True, exist_ok=True)
+    out = folder / "sequences"
+    metrics = sessionize(write_inputs(folder, interactions, domains), config, out)
+    return read_result(out, metrics)
+
+
+def read_result(out: Path, metrics: dict[str, Any]) -> Result:
+    assert {path.name for path in out.iterdir()} == {
+        "sequences.parquet",
+        "users.parquet",
+        "items.parquet",
+        "domains.json",
+    }
+    sequence_types = {
+        "user": "int32",
+        "position": "int32",
+        "item": "int32",
+        "domain": "int16",
+        "timestamp": "int64",
+        "split": "int8",
+    }
+    return Result(
+        sequences=rows_of(out / "sequences.parquet", sequence_types),
+        users=rows_of(
+            out / "users.parquet", {"user": "int32", "user_id": "string", "offset": "int64", "length": "int32"}
+        ),
+        items=rows_of(
+            out / "items.parquet", {"item": "int32", "item_id": "string", "domain": "int16", "train_count": "int64"}
+        ),
+        domains=json.loads((out / "domains.json").read_text()),
+        metrics=metrics,
+    )
+
+
+# The rules, in plain Python.
+
+
+class NothingLeft(Exception):  # noqa: N818
+    """The error that is due."""
+
+
+def owned(interactions: list[Interaction]) -> list[Interaction]:
+    claims: dict[str, Counter[int]] = defaultdict(Counter)
+    for i in interactions:
+        claims[i.item][i.domain] += 1
+    owner = {item: min(counts, key=lambda d: (-counts[d], d)) for item, counts in claims.items()}
+    return [i for i in interactions if i.domain == owner[i.item]]
+
+
+def period_starts(interactions: list[Interaction], config: SessionizeConfig) -> tuple[int, int]:
+    """The days on which validation and test begin: quantiles of the interactions' days."""
+    days = sorted(i.day for i in interactions)
+
+    def quantile(share: float) -> int:
+        return days[max(math.ceil(Fraction(str(share)) * len(days)), 1) - 1]
+
+    return quantile(1 - config.validation_share - config.test_share), quantile(1 - config.test_share)
+
+
+def in_core(interactions: list[Interaction], config: SessionizeConfig) -> tuple[set[str], set[str]]:
+    """Users and items that are left when neither filter removes any more."""
+    left = interactions
+    while True:
+        lengths = Counter(i.user for i in left)
+        domains: dict[str, set[int]] = defaultdict(set)
+        for i in left:
+            domains[i.user].add(i.domain)
+        popularity = Counter(i.item for i in left)
+        users = {
+            user
+            for user in lengths
+            if lengths[user] >= config.min_user_interactions and len(domains[user]) >= config.min_domains
+        }
+        items = {item for item in popularity if popularity[item] >= config.min_item_interactions}
+        kept = [i for i in left if i.user in users and i.item in items]
+        if len(kept) == len(left):
+            return users, items
+        left = kept
+
+
+def require_every_domain(interactions: list[Interaction], domains: int) -> None:
+    empty = [DOMAINS[d] for d in range(domains) if all(i.domain != d for i in interactions)]
+    if empty:
+        raise NothingLeft(f"no user is left in {', '.join(empty)} after")
+
+
+def lost(before: list[Interaction], after: list[Interaction], domains: int) -> list[int]:
+    return [sum(i.domain == d for i in before) - sum(i.domain == d for i in after) for d in range(domains)]
+
+
+def expected_result(interactions: list[Interaction], config: SessionizeConfig, domains: int) -> Result:
+    of_owner = owned(interactions)
+    starts = period_starts(of_owner, config) if config.split == "temporal" else None
+    users, items = in_core([i for i in of_owner if starts is None or i.day < starts[0]], config)
+    core = [i for i in of_owner if i.user in users and i.item in items]
+    require_every_domain(core, domains)
+
+    def place(i: Interaction) -> tuple[Any, ...]:
+        tie = hashlib.md5(f"{config.seed}\x1f{i.user}\x1f{i.item}".encode()).hexdigest()
+        return (i.day, i.row, tie) if config.ties == "row" else (i.day, tie)
+
+    timelines = {user: sorted((i for i in core if i.user == user), key=place) for user in {i.user for i in core}}
+    timelines = {user: timelines[user][-config.max_length :] for user in sorted(timelines)}
+    kept = [i for timeline in timelines.values() for i in timeline]
+    require_every_domain(kept, domains)
+
+    def split(position: int, timeline: list[Interaction]) -> int:
+        if starts is None:
+            return max(0, position + 3 - len(timeline))
+        return sum(timeline[position].day >= start for start in starts)
+
+    steps = [
+        (user, position, i, split(position, timeline))
+        for user, timeline in timelines.items()
+        for position, i in enumerate(timeline)
+    ]
+    for number, name in ((1, "validation"), (2, "test")):
+        if not any(which == number and position > 0 for _, position, _, which in steps):
+            raise NothingLeft(f"no {name} interaction is left with a history")
+    vocabulary = sorted({(i.domain, i.item) for i in kept})
+    ids = {item: number for number, (_, item) in enumerate(vocabulary)}
+    numbers = {user: number for number, user in enumerate(timelines)}
+    trained = Counter(i.item for _, _, i, which in steps if which == 0)
+    domain_of = [domain for domain, _ in vocabulary]
+    lengths = [len(timeline) for timeline in timelines.values()]
+    losses = {
+        "item of another domain": lost(interactions, of_owner, domains),
+        "too few interactions or domains": lost(of_owner, core, domains),
+        "older than max_length": lost(core, kept, domains),
+    }
+    return Result(
+        sequences=[
+            (numbers[user], position, ids[i.item], i.domain, i.day * DAY, which) for user, position, i, which in steps
+        ],
+        users=[(numbers[user], user, sum(lengths[: numbers[user]]), len(timelines[user])) for user in timelines],
+        items=[(number, item, domain, trained[item]) for number, (domain, item) in enumerate(vocabulary)],
+        domains=[
+            {"name": DOMAINS[d], "start": domain_of.index(d), "end": domain_of.index(d) + domain_of.count(d)}
+            for d in range(domains)
+        ],
+        metrics=expected_metrics(interactions, list(timelines.values()), losses, domains),
+    )
+
+
+def expected_metrics(
+    interactions: list[Interaction], timelines: list[list[Interaction]], losses: dict[str, list[int]], domains: int
+) -> dict[str, Any]:
+    accounts: list[dict[str, Any]] = []
+    for d in range(domains):
+        filtered = {"duplicate": 2 * d} | {why: by_domain[d] for why, by_domain in losses.items()}
+        accounts.append(
+            {
+                "rows_in": sum(i.domain == d for i in interactions) + 3 * d,
+                "rows_kept": sum(i.domain == d for timeline in timelines for i in timeline),
+                "rows_quarantined": d,
+                "rows_filtered": sum(filtered.values()),
+                "quarantined": {"missing user": d},
+                "filtered": filtered,
+            }
+        )
+    names = ("rows_in", "rows_kept", "rows_quarantined", "rows_filtered")
+    total = {name: sum(account[name] for account in accounts) for name in names}
+    assert total["rows_in"] == sum(total[name] for name in names[1:])
+    return {
+        "all": total | figures(timelines, None),
+        "domain": {DOMAINS[d]: account | figures(timelines, d) for d, account in enumerate(accounts)},
+    }
+
+
+def figures(timelines: list[list[Interaction]], domain: int | None) -> dict[str, Any]:
+    """The statistics of all domains, or of one."""
+    mine = [[i for i in timeline if domain in (None, i.domain)] for timeline in timelines]
+    pairs = [pair for timeline in timelines for pair in itertools.pairwise(timeline)]
+    into = [pair for pair in pairs if domain in (None, pair[1].domain)]
+    switches = [pair for pair in into if pair[0].domain != pair[1].domain]
+    leaving = [pair for pair in pairs if domain in (None, pair[0].domain)]
+    transitions = Counter((a.domain, b.domain) for a, b in leaving)
+    sources = Counter(a.domain for a, _ in leaving)
+    shares = [
+        sum(
+            (count / len(timeline)) ** 2
+            for d, count in Counter(i.domain for i in timeline).items()
+            if domain in (None, d)
+        )
+        for timeline in timelines
+    ]
+    return {
+        "users": sum(bool(timeline) for timeline in mine),
+        "items": len({i.item for timeline in mine for i in timeline}),
+        "interactions": sum(map(len, mine)),
+        "delta": pytest.approx(statistics.fmean(shares)),
+        "transition_entropy": pytest.approx(
+            -sum(count / len(leaving) * math.log(count / sources[a]) for (a, _), count in transitions.items())
+        ),
+        "tied_pairs": pytest.approx(sum(a.day == b.day for a, b in into) / max(len(into), 1)),
+        "tied_switches": pytest.approx(sum(a.day == b.day for a, b in switches) / max(len(switches), 1)),
+    }
+
+
+USERS = ["u1", "U2", "é", "a", "u10", "Z"]
+
+
+@st.composite
+def interactions_of(draw: st.DrawFn, domains: int) -> list[Interaction]:
+    """A few users and items, many on the same day, two items claimed by every domain."""
+    keys = draw(
+        st.lists(
+            st.tuples(st.sampled_from(USERS), st.integers(0, domains - 1), st.integers(0, 5), st.integers(0, 8)),
+            min_size=40,
+            max_size=130,
+            unique=True,
+        )
+    )
+    rows = draw(st.permutations(range(1, len(keys) + 1)))
+    return [
+        Interaction(user, f"shared{item}" if item < 2 else f"{'yxz'[domain]}{item}", domain, day, row)
+        for (user, domain, item, day), row in zip(keys, rows, strict=True)
+    ]
+
+
+cases = st.integers(2, 3).flatmap(lambda domains: st.tuples(interactions_of(domains), st.just(domains)))
+filters = st.fixed_dictionaries(
+    {
+        "min_user_interactions": st.integers(3, 12),
+        "min_item_interactions": st.integers(1, 4),
+        "min_domains": st.integers(1, 2),
+        "max_length": st.integers(3, 20),
+        "ties": st.sampled_from(["hash", "row"]),
+        "seed": st.integers(-1, 3),
+        "threads": st.integers(1, 4),
+    }
+)
+shares = st.sampled_from([0.0, 0.1, 0.2, 0.25])
+
+
+def assert_follows_the_rules(
+    folder: Path, interactions: list[Interaction], config: SessionizeConfig, domains: int
+) -> None:
+    try:
+        expected = expected_result(interactions, config, domains)
+    except NothingLeft as due:
+        with pytest.raises(TapestryError, match=str(due)):
+            sessionized(folder, interactions, config, domains)
+        assert not any(path.is_dir() for path in folder.iterdir())
+    else:
+        assert sessionized(folder, interactions, config, domains) == expected
+
+
+@settings(max_examples=20, deadline=None)
+@given(case=cases, values=filters)
+def test_leave_one_out_follows_the_rules(
+    config: SessionizeConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+    case: tuple[list[Interaction], int],
+    values: dict[str, Any],
+) -> None:
+    assert_follows_the_rules(tmp_path_factory.mktemp("loo"), case[0], replace(config, **values), case[1])
+
+
+@settings(max_examples=20, deadline=None)
+@given(case=cases, values=filters, validation_share=shares, test_share=shares)
+def test_the_temporal_split_follows_the_rules(
+    config: SessionizeConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+    case: tuple[list[Interaction], int],
+    values: dict[str, Any],
+    validation_share: float,
+    test_share: float,
+) -> None:
+    values |= {"min_user_interactions": values["min_user_interactions"] - 2}
+    temporal = replace(config, split="temporal", validation_share=validation_share, test_share=test_share, **values)
+    assert_follows_the_rules(tmp_path_factory.mktemp("temporal"), case[0], temporal, case[1])
+
+
+# Filters and errors.
+
+
+def timeline(user: str, *steps: tuple[str, int, int]) -> list[Interaction]:
+    """A user's (item, domain, day) in order of the raw row."""
+    return [Interaction(user, item, domain, day, 100 + row) for row, (item, domain, day) in enumerate(steps)]
+
+
+def test_users_of_fewer_than_3_interactions_are_filtered_and_counted(config: SessionizeConfig, tmp_path: Path) -> None:
+    interactions = [
+        *timeline("three", ("a", 0, 1), ("b", 1, 2), ("a", 0, 3)),
+        *timeline("two", ("a", 0, 1), ("b", 1, 2)),
+        *timeline("one", ("b", 1, 1)),
+    ]
+    result = sessionized(tmp_path, interactions, config)
+    assert [user_id for _, user_id, _, _ in result.users] == ["three"]
+    assert [split for *_, split in result.sequences] == [0, 1, 2]
+    for name, count in (("Toys", 1), ("Books", 2)):
+        assert result.metrics["domain"][name]["filtered"]["too few interactions or domains"] == count
+
+
+def test_filtering_is_repeated_until_it_changes_nothing(config: SessionizeConfig, tmp_path: Path) -> None:
+    """Removing "short" leaves item d too rare, and that leaves "chained" too short, and so on to item c."""
+    interactions = [
+        *timeline("short", ("d", 1, 1), ("a", 0, 2)),
+        *timeline("chained", ("d", 1, 1), ("c", 1, 2), ("a", 0, 3)),
+        *timeline("later", ("c", 1, 1), ("a", 0, 2), ("b", 1, 3)),
+        *(step for name in ("x", "y") for step in timeline(name, ("a", 0, 1), ("b", 1, 2), ("a", 0, 3))),
+    ]
+    result = sessionized(tmp_path, interactions, replace(config, min_item_interactions=2))
+    assert [user_id for _, user_id, _, _ in result.users] == ["x", "y"]
+    assert [item_id for _, item_id, _, _ in result.items] == ["a", "b"]
+
+
+def test_a_domain_without_users_is_an_error_that_names_it_and_keeps_the_old_folder(
+    config: SessionizeConfig, tmp_path: Path
+) -> None:
+    interactions = [
+        *timeline("u", ("a", 0, 1), ("a", 0, 2), ("a", 0, 3)),
+        *timeline("v", ("b", 1, 1)),
+    ]
+    old = tmp_path / "sequences" / "old"
+    old.parent.mkdir()
+    old.touch()
+    with pytest.raises(TapestryError, match=r"no user is left in Books after filtering; lower .*min_domains"):
+        sessionized(tmp_path, interactions, config)
+    assert list(old.parent.iterdir()) == [old]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_a_split_without_targets_is_an_error_that_names_its_share(
+    config: SessionizeConfig, tmp_path: Path, name: str
+) -> None:
+    """All the training is on day 1, and nobody who was there comes back for the period."""
+    came_back, new = {"validation": (9, 5), "test": (5, 9)}[name]
+    interactions = [
+        *(step for n in range(8) for step in timeline(f"u{n}", ("a", 0, 1), ("b", 1, 1), ("c", 0, 1))),
+        *(step for n in range(8) for step in timeline(f"u{n}", ("a", 0, came_back))),
+        *(step for n in range(8) for step in timeline(f"new{n}", ("b", 1, new))),
+    ]
+    temporal = replace(config, split="temporal", validation_share=0.2, test_share=0.15)
+    with pytest.raises(TapestryError, match=rf"no {name} interaction is left .* raise sessionize\.{name}_share"):
+        sessionized(tmp_path, interactions, temporal)
+    assert not (tmp_path / "sequences").exists()
+
+
+def test_counts_of_another_run_of_ingest_are_refused(config: SessionizeConfig, tmp_path: Path) -> None:
+    inputs = write_inputs(tmp_path, timeline("u", ("a", 0, 1), ("b", 1, 2), ("a", 0, 3)), domains=2)
+    counts = json.loads(inputs["Books"].counts.read_text())
+    inputs["Books"].counts.write_text(json.dumps(counts | {"rows_in": counts["rows_in"] + 1}))
+    with pytest.raises(TapestryError, match=r"Books: 5 rows in, but 4 kept, quarantined or filtered; .* repeat ingest"):
+        sessionize(inputs, config, tmp_path / "sequences")
+    assert not (tmp_path / "sequences").exists()
+
+
+def test_a_memory_limit_that_is_no_amount_is_refused(config: SessionizeConfig, tmp_path: Path) -> None:
+    interactions = timeline("u", ("a", 0, 1), ("b", 1, 2), ("a", 0, 3))
+    with pytest.raises(TapestryError, match="memory_limit: 'plenty' is not a size such as 2GB"):
+        sessionized(tmp_path, interactions, replace(config, memory_limit="plenty"))
+
+
+# Ties.
+
+
+def shoppers(count: int) -> list[Interaction]:
+    """Users who buy on four days, in both domains on each of the middle two; rows in no order."""
+    generator = random.Random(7)
+    rows = generator.sample(range(1, 6 * count + 1), 6 * count)
+    days = [0, 1, 1, 2, 2, 3]
+    return [
+        Interaction(f"u{user:03}", f"{'ab'[k % 2]}{generator.randrange(5)}", k % 2, days[k], rows.pop())
+        for user in range(count)
+        for k in range(6)
+    ]
+
+
+def by_day(steps: list[tuple[int, str]]) -> dict[int, list[str]]:
+    days: dict[int, list[str]] = defaultdict(list)
+    for day, item in steps:
+        days[day].append(item)
+    return days
+
+
+def test_another_seed_changes_the_order_inside_ties_and_only_there(config: SessionizeConfig, tmp_path: Path) -> None:
+    interactions = shoppers(100)
+    one, two = (
+        sessionized(tmp_path / str(seed), interactions, replace(config, seed=seed)).timelines() for seed in (1, 2)
+    )
+    assert one != two
+    assert one.keys() == two.keys()
+    assert all(sorted(one[user]) == sorted(two[user]) for user in one)
+    for timelines in (one, two):
+        assert all([day for day, _ in steps] == [0, 1, 1, 2, 2, 3] for steps in timelines.values())
+
+
+def test_inside_ties_no_domain_or_item_comes_first_by_rule_and_rows_do_not_matter(
+    config: SessionizeConfig, tmp_path: Path
+) -> None:
+    interactions = shoppers(300)
+    timelines = sessionized(tmp_path / "a", interactions, config).timelines()
+    ties = [items for steps in timelines.values() for items in by_day(steps).values() if len(items) == 2]
+    assert len(ties) == 600
+    assert 250 < sum(first < second for first, second in ties) < 350
+    turned = [i._replace(row=2000 - i.row) for i in interactions]
+    assert sessionized(tmp_path / "b", turned, config).timelines() == timelines
+
+
+def test_ties_by_row_follow_the_raw_file(config: SessionizeConfig, tmp_path: Path) -> None:
+    interactions = shoppers(100)
+    timelines = sessionized(tmp_path, interactions, replace(config, ties="row")).timelines()
+    rows = {(i.user, i.day, i.item): i.row for i in interactions}
+    for user, steps in timelines.items():
+        places = [(day, rows[user, day, item]) for day, item in steps]
+        assert places == sorted(places)
+
+
+# The same bytes every time.
+
+
+@pytest.mark.parametrize("split", ["leave_one_out", "temporal"])
+def test_the_same_interactions_give_the_same_bytes_at_any_number_of_threads(
+    config: SessionizeConfig, tmp_path: Path, split: Any
+) -> None:
+    inputs = write_inputs(tmp_path, shoppers(2000), domains=2)
+    hashes, metrics = set(), []
+    for run, threads in enumerate((1, 1, 2, 4)):
+        out = tmp_path / f"run{run}"
+        metrics.append(sessionize(inputs, replace(config, split=split, threads=threads), out))
+        hashes.add(content_hash(out))
+    assert len(hashes) == 1
+    assert metrics[1:] == metrics[:1] * 3
+
+
+# Real interactions.
+
+
+@pytest.mark.real_data
+def test_the_six_real_domains_have_the_figures_known_of_them(
+    parameters: Parameters, six_domains: dict[str, DomainInput], tmp_path: Path
+) -> None:
+    metrics = sessionize(six_domains, parameters.sessionize, tmp_path / "sequences")
+    result = read_result(tmp_path / "sequences", metrics)
+    whole = metrics["all"]
+    assert (whole["users"], whole["items"], whole["interactions"]) == (8278, 15_378, 212_897)
+    assert whole["delta"] == pytest.approx(0.466, abs=5e-4)
+    assert whole["tied_pairs"] == pytest.approx(0.31, abs=5e-3)
+    assert whole["rows_in"] == 726_125 == whole["rows_kept"] + whole["rows_filtered"]
+    assert {domain: of_domain["interactions"] for domain, of_domain in metrics["domain"].items()} == {
+        "Beauty": 41_612,
+        "Electronics": 32_951,
+        "Grocery_and_Gourmet_Food": 49_643,
+        "Home_and_Kitchen": 49_643,
+        "Sports_and_Outdoors": 13_324,
+        "Toys_and_Games": 25_724,
+    }
+    lengths = [length for *_, length in result.users]
+    assert (statistics.median(lengths), max(lengths)) == (13, 278)
+    active: dict[int, set[int]] = defaultdict(set)
+    for user, _, _, domain, _, _ in result.sequences:
+        active[user].add(domain)
+    assert Counter(map(len, active.values())) == {2: 4567, 3: 1691, 4: 888, 5: 680, 6: 452}

@@ -1,0 +1,274 @@
+"""The pipeline through DVC itself: what reruns when what changes, and what MLflow has of it."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tapestry.config import Parameters, flatten
+from tapestry.data.source import fetch
+
+ROOT = Path(__file__).parents[1]
+DOMAINS = ("Books", "Toys")
+# What a stage's outputs don't depend on: where and how it is logged.
+LOGGING = {"src/tapestry/tracking.py", "src/tapestry/provenance.py"}
+
+
+def stage_names(of: str) -> set[str]:
+    return {f"{of}@{domain}" for domain in DOMAINS} if of in ("fetch", "ingest") else {of}
+
+
+AFFECTED = {  # parameter or section → the stages that read it
+    "ingest": {"ingest"},
+    "sessionize": {"sessionize"},
+    "model": {"train"},
+    "train": {"train"},
+    "evaluate.exclude_seen": {"baselines", "train", "evaluate"},
+    "evaluate.ks": {"evaluate"},
+    "evaluate.batch_users": {"baselines", "evaluate"},
+    "evaluate.neighbours": {"baselines"},
+    "evaluate.device": {"evaluate"},
+    "evaluate.threads": {"baselines", "evaluate"},
+}
+
+
+def read_yaml(path: Path) -> Any:
+    return YAML(typ="safe", pure=True).load(path.read_text())
+
+
+def imported_files(script: Path) -> set[str]:
+    """The package's modules that a script imports, directly or not, as paths from the root."""
+    found: set[str] = set()
+    pending = [script]
+    while pending:
+        for node in ast.walk(ast.parse(pending.pop().read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tapestry."):
+                path = ROOT / "src" / (str(node.module).replace(".", "/") + ".py")
+                name = path.relative_to(ROOT).as_posix()
+                assert path.is_file(), f"{script}: import the module that defines the name, not {node.module}"
+                if name not in found | LOGGING:
+                    found.add(name)
+                    pending.append(path)
+    return found
+
+
+@pytest.mark.parametrize("stage", read_yaml(ROOT / "dvc.yaml")["stages"])
+def test_a_stage_declares_exactly_the_code_it_imports(stage: str) -> None:
+    spec = read_yaml(ROOT / "dvc.yaml")["stages"][stage]
+    if spec.get("always_changed"):
+        return
+    declared: set[str] = set()
+    for dependency in spec["deps"]:
+        path = ROOT / dependency
+        if dependency.startswith("src/"):
+            files = [path] if path.is_file() else [f for f in path.rglob("*") if f.suffix != ".pyc" and f.is_file()]
+            declared |= {file.relative_to(ROOT).as_posix() for file in files}
+    declared -= {name for name in declared if not name.endswith(".py") or name.endswith("__init__.py")}
+    assert f"stages/{stage}.py" in spec["deps"]
+    assert imported_files(ROOT / "stages" / f"{stage}.py") <= declared
+    folders = [dependency for dependency in spec["deps"] if (ROOT / dependency).is_dir()]
+    listed = {name for name in declared if not any(name.startswith(f"{folder}/") for folder in folders)}
+    assert listed <= imported_files(ROOT / "stages" / f"{stage}.py")
+
+
+def test_imports_run_one_way() -> None:
+    order = ["data", "model", "training", "evaluation", "report"]
+    for place, package in enumerate(order):
+        for file in (ROOT / "src/tapestry" / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tapestry."):
+                    target = str(node.module).split(".")[1]
+                    assert target not in order[place + 1 :], f"{file.name} imports {node.module}"
+                    assert target not in ("tracking", "cli"), f"{file.name} imports {node.module}"
+
+
+def run(command: list[str], folder: Path) -> str:
+    """Run a command in a checkout with this interpreter first on PATH; its whole output."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def repro(folder: Path) -> set[str]:
+    """The stages that `dvc repro` ran, without `source`, which always does."""
+    ran = set(re.findall(r"Running stage '([^']+)'", run(["dvc", "repro"], folder)))
+    return ran - {"source"}
+
+
+def set_parameter(folder: Path, name: str, value: Any) -> None:
+    yaml = YAML()
+    values = yaml.load(folder / "params.yaml")
+    section, key = name.split(".")
+    values[section][key] = value
+    yaml.dump(values, folder / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory, parameters: Parameters) -> Path:
+    """A clone of the working tree with a tiny configuration over files, reproduced once."""
+    folder = tmp_path_factory.mktemp("pipeline") / "checkout"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and not name.startswith(("metrics/", "dvc.lock")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    tiny: dict[str, dict[str, Any]] = {
+        "source": {"release": "files", "domains": list(DOMAINS), "path": "raw"},
+        "synthetic": {"users": 150, "items": 30, "interests": 5},
+        "model": {"width": 8, "state_dim": 8, "heads": 2, "layers": 1},
+        "train": {"epochs": 2, "threads": 1},
+        "evaluate": {"threads": 1, "neighbours": 5},
+    }
+    for section, values in tiny.items():
+        for key, value in values.items():
+            set_parameter(folder, f"{section}.{key}", value)
+    make_raw_files(folder, parameters)
+    run(["git", "init", "--quiet"], folder)
+    run(["git", "add", "--all"], folder)
+    run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "-m", "start"], folder)
+    everything = {name for stage in read_yaml(folder / "dvc.yaml")["stages"] for name in stage_names(stage)}
+    assert repro(folder) == everything - {"source"}
+    return folder
+
+
+def make_raw_files(folder: Path, parameters: Parameters) -> None:
+    source = dataclasses.replace(parameters.source, domains=DOMAINS)
+    simulator = dataclasses.replace(parameters.synthetic, users=150, items=30, interests=5)
+    (folder / "raw").mkdir()
+    for domain in DOMAINS:
+        file = fetch(source, simulator, domain, folder / "fetched")
+        shutil.copy(file, folder / "raw" / file.name)
+    shutil.rmtree(folder / "fetched")
+
+
+@pytest.fixture
+def original(checkout: Path) -> Iterator[Path]:
+    """The checkout, its parameters put back afterwards."""
+    before = (checkout / "params.yaml").read_text()
+    yield checkout
+    (checkout / "params.yaml").write_text(before)
+
+
+def other_value(value: Any) -> Any:
+    """Another value of the same kind; whether it makes sense doesn't matter to `dvc status`."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, tuple):
+        return [*value, 1000]
+    return f"{value}-other"
+
+
+def test_each_parameter_is_read_by_exactly_the_stages_that_say_so(original: Path, parameters: Parameters) -> None:
+    from dvc.repo import Repo
+
+    for name, value in flatten(parameters).items():
+        if name.startswith(("source.", "synthetic.")):
+            continue  # these reach fetch through the fingerprints of the stage `source`
+        before = (original / "params.yaml").read_text()
+        set_parameter(original, name, other_value(value))
+        with Repo(str(original)) as repo:
+            changed = {stage.split(":")[-1] for stage in repo.status()} - {"source"}
+        affected = AFFECTED.get(name) or AFFECTED[name.split(".")[0]]
+        assert changed == {full for stage in affected for full in stage_names(stage)}, name
+        (original / "params.yaml").write_text(before)
+
+
+def test_nothing_changed_nothing_reruns(original: Path) -> None:
+    assert repro(original) == set()
+
+
+def test_the_state_width_reruns_training_and_what_reads_the_model(original: Path) -> None:
+    set_parameter(original, "model.state_dim", 4)
+    assert repro(original) == {"train", "evaluate", "report"}
+
+
+def test_the_cutoffs_rerun_evaluation_alone_and_the_model_keeps_its_row(original: Path) -> None:
+    rows = model_rows(original)
+    set_parameter(original, "evaluate.ks", [1, 3, 10, 100])
+    assert repro(original) == {"evaluate", "report"}
+    assert len(model_rows(original)) == len(rows)
+    assert "hr_3" in json.loads((original / "metrics/test.json").read_text())["all"]
+
+
+def test_one_domains_new_file_reruns_that_domain_and_what_follows(original: Path) -> None:
+    raw = original / "raw" / "Toys.json.gz"
+    rows = gzip.decompress(raw.read_bytes()).splitlines(keepends=True)
+    raw.write_bytes(gzip.compress(b"".join(rows[1:]), mtime=0))
+    after = {"sessionize", "baselines", "train", "evaluate", "report"}
+    assert repro(original) == {"fetch@Toys", "ingest@Toys"} | after
+
+
+def model_rows(folder: Path) -> list[Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tapestry")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], filter_string="tags.stage = 'train'"))
+
+
+def test_a_model_is_one_row_with_parameters_curves_and_test_figures(checkout: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{checkout / 'mlflow.db'}")
+    (row, *_) = model_rows(checkout)
+    test = json.loads((checkout / "metrics/test.json").read_text())
+    train = json.loads((checkout / "metrics/train.json").read_text())
+    assert row.data.params["model.width"] == "8"
+    assert row.data.params["train.epochs"] == "2"
+    assert row.data.metrics["test/all/hr_100"] == pytest.approx(test["all"]["hr_100"])
+    assert row.data.metrics["test/domain/Toys/mrr"] == pytest.approx(test["domain"]["Toys"]["mrr"])
+    assert row.data.metrics["train/best/ndcg_10"] == pytest.approx(train["best"]["ndcg_10"])
+    assert len(client.get_metric_history(row.info.run_id, "train/ndcg_10")) == 2
+    assert row.info.status == "FINISHED"
+    assert row.data.tags["git_commit"]
+    runs = client.search_runs([row.info.experiment_id])
+    assert {run.data.tags["stage"] for run in runs} >= {"fetch", "ingest", "sessionize", "baselines", "train"}
+    made = {run.data.tags.get("data_hash") for run in runs if run.data.tags["stage"] == "sessionize"}
+    assert row.data.tags["data_hash"] in made
+
+
+def test_the_rows_of_each_domain_add_up(checkout: Path) -> None:
+    metrics = json.loads((checkout / "metrics/data.json").read_text())
+    for rows in [metrics["all"], *metrics["domain"].values()]:
+        assert rows["rows_in"] == rows["rows_kept"] + rows["rows_quarantined"] + rows["rows_filtered"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("model.state_dim", 7, "model.state_dim: 7 is not divisible by model.heads = 2"),
+        ("model.dim", 7, "model.dim: unknown parameter"),
+        ("source.path", "nowhere", "nowhere"),
+    ],
+)
+def test_a_bad_parameter_stops_the_pipeline_with_one_clear_line(
+    original: Path, name: str, value: Any, message: str
+) -> None:
+    set_parameter(original, name, value)
+    with pytest.raises(AssertionError, match=re.escape(message)) as failure:
+        repro(original)
+    assert "Traceback" not in str(failure.value)
