@@ -105,6 +105,15 @@ def test_a_csv_file_of_more_bad_bytes_than_good_keeps_its_rows() -> None:
     assert rows[500:] == [{"row": 501, "malformed": None, "user": "u", "item": "i"}]
 
 
+def test_a_csv_file_may_end_in_the_middle_of_a_character_at_the_start_of_a_block() -> None:
+    content = HEADER + b"i,n,u\n" * 20 + b"i,n,u\xe2"
+    rows = read(content, "a.csv", len(content) - 1)
+    assert rows[19:] == [
+        {"row": 20, "malformed": None, "user": "u", "item": "i"},
+        {"row": 21, "malformed": None, "user": "u\ufffd", "item": "i"},
+    ]
+
+
 @pytest.mark.parametrize(
     "header",
     [

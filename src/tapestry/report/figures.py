@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.style import context
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 M = Mapping[str, float]
 
@@ -56,8 +56,9 @@ STYLE = {
     "text.color": INK,
     "text.parse_math": False,
     "legend.frameon": False,
+    "legend.handlelength": 3.2,
     "lines.linewidth": 1.8,
-    "lines.markersize": 5,
+    "lines.markersize": 7,
     "lines.markeredgecolor": PAGE,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -79,14 +80,14 @@ def training_curve(curve: Sequence[M], metrics: Sequence[str], best_epoch: int) 
             values = [row[key] for row in curve]
             best = values[epochs.index(best_epoch)]
             axes.axvline(best_epoch, color=MUTED, linewidth=1, linestyle="--")
-            axes.plot(epochs, values, color=SERIES[0], marker="o", markersize=3.5)
-            axes.plot([best_epoch], [best], marker="o", markersize=10, markerfacecolor="none", markeredgecolor=INK)
+            axes.plot(epochs, values, color=SERIES[0], marker="o", markersize=4, markeredgewidth=0)
+            axes.plot([best_epoch], [best], "o", markersize=10, markerfacecolor="none", markeredgecolor=INK)
             axes.set_xlabel("Epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
             axes.margins(x=0.06, y=0.12)
             if index:
                 axes.set_title(f"Validation {metric_label(key)}: {best:.2%}")
-                axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+                axes.yaxis.set_major_formatter(_percent)
             else:
                 axes.set_title(f"Training loss, nats: {best:.3f}")
         return _svg(figure, "training", f"Training loss and validation figures by epoch; best epoch {best_epoch}")
@@ -107,11 +108,11 @@ def cutoff_curve(models: Mapping[str, M], ks: Sequence[int]) -> str:
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+        axes.yaxis.set_major_formatter(_percent)
         axes.set_xlabel("K, logarithmic")
-        axes.set_title("HR@K: targets ranked among the first K of their domain")
+        axes.set_title("Test HR@K: targets ranked among the first K of their domain")
         handles, labels = axes.get_legend_handles_labels()
-        axes.legend(handles[::-1], labels[::-1], loc="upper left", labelcolor=INK)
+        axes.legend(handles[::-1], labels[::-1], labelcolor=INK)
         return _svg(figure, "cutoffs", "HR@K against K of the model and the baselines")
 
 
@@ -120,7 +121,7 @@ def group_dots(groups: Mapping[str, Mapping[str, M]], metrics: Sequence[str], ov
     rows: list[tuple[str, M | None]] = []
     for title, members in groups.items():
         rows.append((title, None))
-        rows += [(f"{_short(name)}  n = {row['n']:,}", row) for name, row in members.items()]
+        rows += [(f"{_short(name)} (n = {row['n']:,})", row) for name, row in members.items()]
     with _style():
         figure = Figure(figsize=(WIDTH, 0.26 * len(rows) + 0.9), layout="constrained")
         for axes, key in zip(_panels(figure, len(metrics), sharey=True), metrics, strict=True):
@@ -138,12 +139,12 @@ def group_dots(groups: Mapping[str, Mapping[str, M]], metrics: Sequence[str], ov
             axes.grid(visible=False, axis="y")
             axes.tick_params(axis="y", length=0)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
-            axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
+            axes.xaxis.set_major_formatter(_percent)
             axes.set_ylim(len(rows) - 0.4, -0.6)
             axes.set_yticks(range(len(rows)), [label for label, _ in rows])
             for label, (_, row) in zip(axes.get_yticklabels(), rows, strict=False):
                 label.set(color=INK, fontweight="bold" if row is None else "normal")
-            axes.set_title(f"{metric_label(key)} (all targets: {overall[key]:.2%})")
+            axes.set_title(f"Test {metric_label(key)} (all: {overall[key]:.2%})")
         return _svg(figure, "groups", "Test figures by group of targets")
 
 
@@ -154,6 +155,10 @@ def _style() -> Any:
 
 def _panels(figure: Figure, columns: int, **options: Any) -> list[Axes]:
     return list(figure.subplots(1, columns, squeeze=False, **options)[0])
+
+
+def _percent(fraction: float, _: float) -> str:
+    return f"{100 * fraction:.3g}%"
 
 
 def _short(name: str) -> str:
@@ -178,5 +183,5 @@ def _svg(figure: Figure, name: str, description: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(url\(|xlink:href=")#', rf"\1#{name}-", svg)
-    svg = re.sub(r"#0000[0-9a-f]{2}\b", lambda found: f"var({VARIABLES[found[0]]})", svg)
+    svg = re.sub(rf"(?<=: )({'|'.join(VARIABLES)})\b", lambda found: f"var({VARIABLES[found[0]]})", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(description)}" ', 1)

@@ -211,7 +211,7 @@ def _epochs(train: Mapping[str, Any]) -> Table:
     keys = [*_pick(train["best"], "hr", 10, 100), *_pick(train["best"], "ndcg", 10, 100), "mrr"]
     rows = [
         (name, [Cell(f"{row['epoch']:.0f}"), Cell(f"{row['loss']:.4f}"), *(Cell(_share(row, key)) for key in keys)])
-        for name, row in (("Best", train["best"]), ("Last", train["final"]))
+        for name, row in (("Best epoch", train["best"]), ("Last epoch", train["final"]))
     ]
     return Table("Validation figures", ["", "Epoch", "Loss", *map(metric_label, keys)], [Section("", rows)])
 

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapestry.atomic import write_csv, write_json
+from tapestry.errors import TapestryError
+from tapestry.report.page import ReportInputs, read_inputs, render, write_report
+
+KS = (1, 5, 10, 20, 50, 100)
+ODD = '<b>"A" & $x_1$ #000001</b>'
+
+
+def metrics(level: float, n: int = 400, ks: tuple[int, ...] = KS) -> dict[str, float]:
+    """M with HR@K = level · K / 1000, NDCG@K half of it, MRR = level / 10."""
+    if n == 0:
+        return {"n": 0}
+    return {
+        "n": n,
+        **{f"hr_{k}": level * k / 1000 for k in ks},
+        **{f"ndcg_{k}": level * k / 2000 for k in ks},
+        "mrr": level / 10,
+    }
+
+
+def domain(rows: int) -> dict[str, Any]:
+    return {
+        "rows_in": rows,
+        "rows_kept": rows - 60,
+        "rows_quarantined": 10,
+        "rows_filtered": 50,
+        "quarantined": {"missing user": 3, f"odd row {rows}": 7},
+        "filtered": {"duplicate": 20, "item of another domain": 30},
+        "users": rows // 10,
+        "items": rows // 20,
+        "interactions": rows - 60,
+        "delta": 0.125,
+        "transition_entropy": 0.75,
+        "tied_pairs": 0.25,
+        "tied_switches": 0.3,
+    }
+
+
+def inputs(
+    names: tuple[str, ...] = ("Books", "Toys_and_Games"),
+    ks: tuple[int, ...] = KS,
+    knn: float = 4.0,
+    tied: int = 40,
+) -> ReportInputs:
+    """A model at level 5 beside a popularity baseline at 2."""
+    domains = {name: domain(1000 * index) for index, name in enumerate(names, start=1)}
+    whole = {
+        key: sum(row[key] for row in domains.values())
+        for key, value in domain(1000).items()
+        if not isinstance(value, dict)
+    }
+    curve = [{"epoch": e, "loss": 4.0 - e, "tape_norm": 0.5, **metrics(e, ks=(1, 10, 100))} for e in (1, 3, 2)]
+    curve = [row | {"epoch": float(index)} for index, row in enumerate(curve, start=1)]
+    return ReportInputs(
+        data={"all": whole, "domain": domains},
+        train={"best": curve[1], "final": curve[2], "epochs": 3, "tokens": 12345},
+        test={
+            "all": metrics(5.0, ks=ks),
+            "domain": {name: metrics(4.0 + index, 200, ks) for index, name in enumerate(names)},
+            "transition": {"same": metrics(6.0, 100, ks), "switch": metrics(3.0, 300, ks)},
+            "tied": {"tied": metrics(7.0, tied, ks), "untied": metrics(4.5, 360, ks)},
+            "popularity": {"tail": metrics(1.0, 130, ks), "middle": metrics(2.0, 130, ks), "head": metrics(8.0, 0)},
+            "baselines": {"item_knn": metrics(knn, ks=ks), "popularity": metrics(2.0, ks=ks)},
+        },
+        curve=curve,
+        config={
+            "model": {"width": 64, "tape": True, "attention": "intra", "dropout": 0.5},
+            "train": {"negatives": None, "learning_rate": 1e-05},
+            "domains": [{"name": name, "start": 0, "end": 1} for name in names],
+        },
+    )
+
+
+class Page(HTMLParser):
+    """Tables by label as rows of cells, the cells in bold, the text, and every attribute."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        self.bold: list[str] = []
+        self.text: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self._open: list[str] = []
+        self._label = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self._open.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attributes]
+        if tag == "table":
+            self._label = dict(attributes)["aria-label"] or ""
+            self.tables[self._label] = []
+        elif tag == "tr":
+            self.tables[self._label].append([])
+        elif tag in ("td", "th"):
+            self.tables[self._label][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+        if "strong" in self._open:
+            self.bold.append(data)
+        if "td" in self._open or "th" in self._open:
+            self.tables[self._label][-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def default() -> str:
+    return render(inputs())
+
+
+def named(rows: list[list[str]]) -> dict[str, list[str]]:
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_test_figures_are_those_of_the_inputs(default: str) -> None:
+    tables = Page(default).tables
+    assert tables["Test figures"] == [
+        ["", "HR@10", "HR@100", "NDCG@100", "MRR"],
+        ["Tapestry", "5.00%", "50.00%", "25.00%", "50.00%"],
+        ["Item-kNN", "4.00%", "40.00%", "20.00%", "40.00%"],
+        ["Popularity", "2.00%", "20.00%", "10.00%", "20.00%"],
+    ]
+    groups = named(tables["Test figures by group"])
+    assert groups["All"] == ["400", "5.00%", "50.00%", "25.00%", "50.00%"]
+    assert groups["Toys and Games"] == ["200", "5.00%", "50.00%", "25.00%", "50.00%"]
+    assert groups["Other domain"] == ["300", "3.00%", "30.00%", "15.00%", "30.00%"]
+    assert groups["Tied"] == ["40", "7.00%", "70.00%", "35.00%", "70.00%"]
+
+
+def test_rows_and_reasons_are_those_of_the_inputs(default: str) -> None:
+    tables = Page(default).tables
+    assert named(tables["Rows by domain"]) == {
+        "Domain": ["Rows in", "= kept", "+ quarantined", "+ filtered"],
+        "Books": ["1,000", "940", "10", "50"],
+        "Toys and Games": ["2,000", "1,940", "10", "50"],
+        "All": ["3,000", "2,880", "20", "100"],
+    }
+    reasons = named(tables["Rows lost by reason"])
+    assert reasons["missing user"] == ["3", "3", "6"]
+    assert reasons["odd row 2000"] == ["0", "7", "7"]
+    assert reasons["item of another domain"] == ["30", "30", "60"]
+    assert named(tables["Sequences by domain"])["Books"] == [
+        *("100", "50", "940"),
+        *("0.125", "0.750", "25.00%", "30.00%"),
+    ]
+
+
+def test_training_shows_the_best_and_the_last_epoch_and_every_parameter(default: str) -> None:
+    page = Page(default)
+    epochs = named(page.tables["Validation figures"])
+    assert epochs["Best epoch"] == ["2", "1.0000", "3.00%", "30.00%", "1.50%", "15.00%", "30.00%"]
+    assert epochs["Last epoch"] == ["3", "2.0000", "2.00%", "20.00%", "1.00%", "10.00%", "20.00%"]
+    model, train = page.tables["Parameters of model"], page.tables["Parameters of train"]
+    assert named(model) == {
+        "model": [""],
+        "attention": ["intra"],
+        "dropout": ["0.5"],
+        "tape": ["true"],
+        "width": ["64"],
+    }
+    assert named(train) == {"train": [""], "learning_rate": ["1e-05"], "negatives": ["null"]}
+
+
+def test_the_best_of_a_column_is_bold(default: str) -> None:
+    assert Page(default).bold == ["5.00%", "50.00%", "25.00%", "50.00%"]
+    mixed = inputs()
+    mixed.test["baselines"]["item_knn"]["mrr"] = 0.6
+    assert Page(render(mixed)).bold == ["5.00%", "50.00%", "25.00%", "60.00%"]
+
+
+def test_a_baseline_that_the_model_does_not_beat_is_named_with_the_figures() -> None:
+    mixed = inputs()
+    mixed.test["baselines"]["item_knn"]["mrr"] = 0.6
+    text = " ".join(Page(render(mixed)).text)
+    assert "Tapestry does not beat Item-kNN on MRR (50.00% against 60.00%)." in text
+    assert "Tapestry beats Popularity on every figure of the table." in text
+
+
+@pytest.mark.parametrize("knn", [5.0, 5.5])
+def test_an_equal_baseline_is_not_beaten(knn: float) -> None:
+    text = " ".join(Page(render(inputs(knn=knn))).text)
+    assert "Tapestry does not beat Item-kNN on HR@10 (5.00% against" in text
+
+
+def test_without_baselines_the_page_says_so() -> None:
+    alone = inputs()
+    del alone.test["baselines"]  # type: ignore[attr-defined]
+    assert "There is no baseline to compare with." in render(alone)
+
+
+def test_a_group_of_no_targets_has_dashes() -> None:
+    groups = named(Page(render(inputs(tied=0))).tables["Test figures by group"])
+    assert groups["Tied"] == ["0", "–", "–", "–", "–"]
+    assert groups["Head"] == ["0", "–", "–", "–", "–"]
+
+
+@pytest.mark.parametrize(
+    ("ks", "head"),
+    [
+        ((3, 7), ["HR@7", "NDCG@7", "MRR"]),
+        ((1,), ["HR@1", "NDCG@1", "MRR"]),
+        ((5, 10, 50), ["HR@10", "HR@50", "NDCG@50", "MRR"]),
+        (tuple(range(1, 60)), ["HR@10", "HR@59", "NDCG@59", "MRR"]),
+    ],
+)
+def test_headline_columns_follow_the_cut_offs(ks: tuple[int, ...], head: list[str]) -> None:
+    tables = Page(render(inputs(ks=ks))).tables
+    assert tables["Test figures"][0] == ["", *head]
+    assert tables["Test figures by group"][0] == ["Targets", "n", *head]
+
+
+def test_one_epoch_is_enough() -> None:
+    several = inputs()
+    one = dataclasses.replace(
+        several, curve=several.curve[:1], train={**several.train, "best": several.curve[0], "epochs": 1}
+    )
+    assert named(Page(render(one)).tables["Validation figures"])["Best epoch"][0] == "1"
+
+
+def test_odd_names_are_text_everywhere() -> None:
+    page = render(inputs(names=(ODD, "Books")))
+    assert "<b>" not in page
+    shown = ODD.replace("_", " ")
+    assert shown in named(Page(page).tables["Rows by domain"])
+    assert f"{shown} (n = 200)" in Page(page).text
+
+
+def test_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
+    first, second = tmp_path / "first" / "index.html", tmp_path / "second" / "index.html"
+    write_report(inputs(), first)
+    write_report(inputs(), second)
+    assert first.read_bytes() == second.read_bytes()
+    assert str(tmp_path) not in first.read_text(encoding="utf-8")
+    assert [path.name for path in first.parent.iterdir()] == ["index.html"]
+
+
+def test_the_page_needs_nothing_but_itself(default: str) -> None:
+    parsed = Page(default)
+    assert {tag for tag, _, _ in parsed.attributes}.isdisjoint({"script", "link", "img", "iframe"})
+    references = [value for _, name, value in parsed.attributes if name in ("src", "href", "xlink:href")]
+    assert references
+    assert all(value.startswith("#") for value in references)
+    outside_namespaces = re.sub(r'xmlns(:\w+)?="[^"]*"', "", default)
+    assert re.search(r"https?:|@import|url\((?!#)", outside_namespaces) is None
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(default: str) -> None:
+    ids = [value for _, name, value in Page(default).attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', default)) <= set(ids)
+
+
+def test_figures_take_their_colours_from_the_page(default: str) -> None:
+    drawn = "".join(re.findall(r"<svg.*?</svg>", default, re.DOTALL))
+    assert drawn.count("<svg") == 3
+    assert "var(--ink)" in drawn
+    assert re.findall(r"#[0-9a-f]{6}\b", drawn) == []
+
+
+def test_rows_that_do_not_add_up_are_an_error() -> None:
+    broken = inputs()
+    broken.data["domain"]["Books"]["rows_kept"] += 1
+    with pytest.raises(TapestryError, match=r"Books: the rows don't add up; run `dvc repro`"):
+        render(broken)
+
+
+def test_no_test_target_is_an_error() -> None:
+    broken = inputs()
+    broken.test["all"].clear()
+    broken.test["all"]["n"] = 0
+    with pytest.raises(TapestryError, match="no test target"):
+        render(broken)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """The files of `inputs()` in metrics/ and models/."""
+    given = inputs()
+    for name in ("data", "train", "test"):
+        write_json(tmp_path / "metrics" / f"{name}.json", getattr(given, name))
+    write_csv(tmp_path / "metrics" / "curve.csv", given.curve)
+    write_json(tmp_path / "models" / "config.json", given.config)
+    return tmp_path
+
+
+def test_inputs_are_read_as_the_stages_write_them(files: Path) -> None:
+    assert read_inputs(files / "metrics", files / "models") == inputs()
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics/data.json", "metrics/train.json", "metrics/test.json", "metrics/curve.csv", "models/config.json"]
+)
+def test_a_missing_file_is_named_with_what_to_do(files: Path, name: str) -> None:
+    (files / name).unlink()
+    with pytest.raises(TapestryError, match=rf"{re.escape(name)}: not there; run `dvc repro`"):
+        read_inputs(files / "metrics", files / "models")
+
+
+@pytest.mark.parametrize(("name", "content"), [("test.json", "{"), ("curve.csv", "epoch,loss\n1,none\n")])
+def test_a_damaged_file_is_an_error(files: Path, name: str, content: str) -> None:
+    (files / "metrics" / name).write_text(content, encoding="utf-8")
+    with pytest.raises(TapestryError, match="run `dvc repro`"):
+        read_inputs(files / "metrics", files / "models")

@@ -1,0 +1,38 @@
+"""The console script."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from tapestry.cli import app
+
+
+def test_help_lists_the_commands() -> None:
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    assert {"figures", "ui"} <= set(result.output.split())
+
+
+def test_figures_shows_the_model_beside_the_baselines(tmp_path: Path) -> None:
+    path = tmp_path / "test.json"
+    path.write_text(
+        json.dumps(
+            {"all": {"n": 8, "hr_10": 0.125, "mrr": 0.5}, "baselines": {"popularity": {"hr_10": 0.25, "mrr": 0}}}
+        )
+    )
+    result = CliRunner().invoke(app, ["figures", "--path", str(path)])
+    assert [line.split() for line in result.output.splitlines()] == [
+        ["8", "test", "targets"],
+        ["tapestry", "popularity"],
+        ["hr_10", "12.50%", "25.00%"],
+        ["mrr", "50.00%", "0.00%"],
+    ]
+
+
+def test_figures_without_a_run_says_what_to_do(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["figures", "--path", str(tmp_path / "test.json")])
+    assert result.exit_code == 1
+    assert "run `dvc repro`" in result.output
