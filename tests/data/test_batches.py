@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import sequences_of
 
@@ -76,6 +76,7 @@ def all_steps(batches: Iterable[Batch]) -> list[Steps]:
     return [steps for batch in batches for steps in steps_of(batch)]
 
 
+@settings(max_examples=50, deadline=None)
 @given(case=cases(), data=st.data())
 def test_packed_tokens_are_those_of_each_slice_with_the_next_item_as_target(case: Case, data: st.DataObject) -> None:
     long_enough = [user for user, history in enumerate(case.histories) if len(history) >= 2]
@@ -92,6 +93,7 @@ def test_packed_tokens_are_those_of_each_slice_with_the_next_item_as_target(case
     assert steps_of(batch) == [list(pairwise(items[user][start : end + 1])) for user, start, end in slices]
 
 
+@settings(max_examples=50, deadline=None)
 @given(case=cases(), window=windows, batch_users=sizes)
 def test_an_epoch_has_every_user_once_with_the_last_steps_between_training_items(
     case: Case, window: int, batch_users: int
@@ -106,6 +108,7 @@ def test_an_epoch_has_every_user_once_with_the_last_steps_between_training_items
     assert [len(steps_of(batch)) for batch in batches] == [batch_users] * full + [rest] * (rest > 0)
 
 
+@settings(max_examples=50, deadline=None)
 @given(case=cases(), window=windows, batch_users=sizes)
 def test_no_validation_or_test_item_is_seen_in_training(case: Case, window: int, batch_users: int) -> None:
     held_out = {item for history in case.histories for item, split in history if split != TRAIN}
@@ -113,6 +116,7 @@ def test_no_validation_or_test_item_is_seen_in_training(case: Case, window: int,
     assert held_out.isdisjoint(seen)
 
 
+@settings(max_examples=50, deadline=None)
 @given(case=cases(), window=windows, batch_users=sizes, split=st.sampled_from([VALIDATION, TEST]))
 def test_every_target_comes_once_after_the_interactions_before_it(
     case: Case, window: int, batch_users: int, split: int

@@ -302,24 +302,21 @@ def figures(timelines: list[list[Interaction]], domain: int | None) -> dict[str,
     }
 
 
-USERS = ["u1", "U2", "é", "a", "u10", "Z"]
-
-
 @st.composite
 def interactions_of(draw: st.DrawFn, domains: int) -> list[Interaction]:
-    """A few users and items, many on the same day, two items claimed by every domain."""
+    """A few users and items, many on the same day, two items claimed by every domain, two users of one domain."""
+    user_and_domain = st.sampled_from(
+        [("u1", 0), ("U2", 1), *((user, domain) for user in ("é", "a", "u10", "Z") for domain in range(domains))]
+    )
     keys = draw(
         st.lists(
-            st.tuples(st.sampled_from(USERS), st.integers(0, domains - 1), st.integers(0, 5), st.integers(0, 8)),
-            min_size=40,
-            max_size=130,
-            unique=True,
+            st.tuples(user_and_domain, st.integers(0, 5), st.integers(0, 8)), min_size=40, max_size=130, unique=True
         )
     )
     rows = draw(st.permutations(range(1, len(keys) + 1)))
     return [
         Interaction(user, f"shared{item}" if item < 2 else f"{'yxz'[domain]}{item}", domain, day, row)
-        for (user, domain, item, day), row in zip(keys, rows, strict=True)
+        for ((user, domain), item, day), row in zip(keys, rows, strict=True)
     ]
 
 
@@ -328,7 +325,7 @@ filters = st.fixed_dictionaries(
     {
         "min_user_interactions": st.integers(3, 9),
         "min_item_interactions": st.integers(1, 4),
-        "min_domains": st.integers(1, 2),
+        "min_domains": st.integers(1, 3),
         "max_length": st.integers(3, 20),
         "ties": st.sampled_from(["hash", "row"]),
         "seed": st.integers(-1, 3),
@@ -351,7 +348,7 @@ def assert_follows_the_rules(
         assert sessionized(folder, interactions, config, domains) == expected
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(case=cases, values=filters)
 def test_leave_one_out_follows_the_rules(
     config: SessionizeConfig,
@@ -362,7 +359,7 @@ def test_leave_one_out_follows_the_rules(
     assert_follows_the_rules(tmp_path_factory.mktemp("loo"), case[0], replace(config, **values), case[1])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(case=cases, values=filters, validation_share=shares, test_share=shares)
 def test_the_temporal_split_follows_the_rules(
     config: SessionizeConfig,
@@ -398,6 +395,15 @@ def test_users_of_fewer_than_3_interactions_are_filtered_and_counted(config: Ses
         assert result.metrics["domain"][name]["filtered"]["too few interactions or domains"] == count
 
 
+def test_users_of_fewer_domains_than_asked_for_are_filtered(config: SessionizeConfig, tmp_path: Path) -> None:
+    interactions = [
+        *timeline("both", ("a", 0, 1), ("a", 0, 2), ("b", 1, 3)),
+        *timeline("one", ("a", 0, 1), ("a", 0, 2), ("a", 0, 3)),
+    ]
+    result = sessionized(tmp_path, interactions, replace(config, min_domains=2))
+    assert [user_id for _, user_id, _, _ in result.users] == ["both"]
+
+
 def test_filtering_is_repeated_until_it_changes_nothing(config: SessionizeConfig, tmp_path: Path) -> None:
     """Removing "short" leaves item d too rare, and that leaves "chained" too short, and so on to item c."""
     interactions = [
@@ -425,6 +431,28 @@ def test_a_domain_without_users_is_an_error_that_names_it_and_keeps_the_old_fold
         sessionized(tmp_path, interactions, config)
     assert list(old.parent.iterdir()) == [old]
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_domain_that_only_older_interactions_had_is_an_error_that_names_it(
+    config: SessionizeConfig, tmp_path: Path
+) -> None:
+    interactions = timeline("u", ("b", 1, 1), ("a", 0, 2), ("a", 0, 3), ("a", 0, 4))
+    with pytest.raises(TapestryError, match="no user is left in Books after filtering"):
+        sessionized(tmp_path, interactions, replace(config, max_length=3))
+
+
+def test_targets_that_lost_their_history_to_max_length_do_not_count(config: SessionizeConfig, tmp_path: Path) -> None:
+    """Cut to 3, the only validation interaction of each user but the last comes first."""
+    interactions = [
+        *(step for n in range(5) for step in timeline(f"u{n}", ("a", 0, 1), ("b", 1, 2), ("a", 0, 3), ("a", 0, 4))),
+        *timeline("z", ("b", 1, 1)),
+    ]
+    temporal = replace(
+        config, split="temporal", min_user_interactions=1, max_length=3, validation_share=0.25, test_share=0.45
+    )
+    with pytest.raises(TapestryError, match="no validation interaction is left with a history"):
+        sessionized(tmp_path, interactions, temporal)
+    assert sessionized(tmp_path, interactions, replace(temporal, max_length=4)).sequences[1][-1] == 1
 
 
 @pytest.mark.parametrize("name", ["validation", "test"])
@@ -517,15 +545,14 @@ def test_ties_by_row_follow_the_raw_file(config: SessionizeConfig, tmp_path: Pat
 # The same bytes every time.
 
 
-@pytest.mark.parametrize("split", ["leave_one_out", "temporal"])
 def test_the_same_interactions_give_the_same_bytes_at_any_number_of_threads(
-    config: SessionizeConfig, tmp_path: Path, split: Any
+    config: SessionizeConfig, tmp_path: Path
 ) -> None:
     inputs = write_inputs(tmp_path, shoppers(1000), domains=2)
     hashes, metrics = set(), []
     for run, threads in enumerate((1, 1, 2, 4)):
         out = tmp_path / f"run{run}"
-        metrics.append(sessionize(inputs, replace(config, split=split, threads=threads), out))
+        metrics.append(sessionize(inputs, replace(config, threads=threads), out))
         hashes.add(content_hash(out))
     assert len(hashes) == 1
     assert metrics[1:] == metrics[:1] * 3
