@@ -133,7 +133,7 @@ def test_every_flaw_of_sequences_users_and_items_is_found(
         ('DELETE FROM sequences WHERE "user" = 11 AND position = 3', "length counted"),
         ("ALTER TABLE sequences ALTER item TYPE BIGINT", "expected column 'item' to have type int32"),
         ('ALTER TABLE users ALTER "offset" TYPE INTEGER', "expected column 'offset' to have type int64"),
-        ("ALTER TABLE items ALTER domain TYPE INTEGER", "expected column 'domain' to have type int16"),
+        ("ALTER TABLE items ALTER domain TYPE INTEGER", "expected column 'item_domain' to have type int16"),
     ],
 )
 def test_a_flaw_of_a_whole_table_of_sequences_is_found(
