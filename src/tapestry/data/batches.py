@@ -63,8 +63,8 @@ def training_batches(
 ) -> Iterator[Batch]:
     """One epoch: each user's last `window` tokens whose target is a training interaction, once.
 
-    Users are shuffled and batches left mixed: batches of histories of like length cost a tenth of HR@10
-    on the real six domains, and packing leaves little waste for them to save.
+    Users are shuffled and batches left mixed: grouping histories of like length lost 8 % of HR@10 on the
+    six real domains (one seed), and packing leaves it little waste to save.
     """
     trained = np.bincount(sequences.owner[sequences.split == TRAIN], minlength=len(sequences.user_id))
     ends = sequences.offsets[:-1] + trained - 1
