@@ -68,14 +68,8 @@ def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
     """
     with reported_errors(stage):
         client, experiment_id = open_store()
-        run = client.create_run(experiment_id, run_name=os.environ.get("DVC_EXP_NAME") or stage)
-        started = Run(client, run.info.run_id)
-        started.tag(stage=stage.partition("@")[0], git_commit=git_commit(), dvc_exp=dvc_experiment())
-        if "@" in stage:
-            started.tag(domain=stage.partition("@")[2])
-        started.log_params(params)
-        with _terminated(started):
-            yield started
+        with _new_run(client, experiment_id, stage, params) as run:
+            yield run
 
 
 @contextmanager
@@ -96,13 +90,9 @@ def model_run(model_hash: str, params: Mapping[str, Any]) -> Iterator[Run]:
         if found:
             yield Run(client, found[0].info.run_id)
             return
-        run = client.create_run(experiment_id, run_name=os.environ.get("DVC_EXP_NAME") or "train")
-        restored = Run(client, run.info.run_id)
-        restored.tag(stage="train", model_hash=model_hash, restored="true")
-        restored.tag(git_commit=git_commit(), dvc_exp=dvc_experiment())
-        restored.log_params(params)
-        with _terminated(restored):
-            yield restored
+        with _new_run(client, experiment_id, "train", params) as run:
+            run.tag(model_hash=model_hash, restored="true")
+            yield run
 
 
 @contextmanager
@@ -119,7 +109,6 @@ def flatten_metrics(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]
     """{"all": {"hr_10": 0.1}} with prefix `test` → {"test/all/hr_10": 0.1}."""
     flat: dict[str, float] = {}
     for key, value in metrics.items():
-        # MLflow allows no "@" and the like in names; ours are words, digits and _ - . / and space.
         name = f"{prefix}/{key}"
         if isinstance(value, Mapping):
             flat |= flatten_metrics(value, name)
@@ -153,11 +142,19 @@ def open_store() -> tuple[MlflowClient, str]:
 
 
 @contextmanager
-def _terminated(run: Run) -> Iterator[None]:
+def _new_run(client: MlflowClient, experiment_id: str, stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
+    """A row of `stage` with its tags and parameters; FINISHED, or FAILED with the reason if the body raises."""
+    experiment = dvc_experiment()
+    run = Run(client, client.create_run(experiment_id, run_name=experiment or stage).info.run_id)
+    name, _, domain = stage.partition("@")
+    run.tag(stage=name, git_commit=git_commit(), dvc_exp=experiment)
+    if domain:
+        run.tag(domain=domain)
+    run.log_params(params)
     try:
-        yield
+        yield run
     except BaseException as error:
         run.tag(error=f"{type(error).__name__}: {error}"[:5000])
-        run.client.set_terminated(run.run_id, "FAILED")
+        client.set_terminated(run.run_id, "FAILED")
         raise
-    run.client.set_terminated(run.run_id, "FINISHED")
+    client.set_terminated(run.run_id, "FINISHED")
