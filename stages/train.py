@@ -5,15 +5,17 @@ from pathlib import Path
 from tapestry.atomic import write_csv, write_json
 from tapestry.config import flatten, load_parameters
 from tapestry.data.sequences import VALIDATION, read_sequences
+from tapestry.errors import TapestryError
 from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.scoring import rank_by_model
 from tapestry.model.network import Recommender
 from tapestry.model.storage import save_model
 from tapestry.provenance import content_hash
 from tapestry.tracking import reported_errors, stage_run
-from tapestry.training.loop import Epoch, train
+from tapestry.training.loop import DivergedError, Epoch, train
 
 KS = (1, 10, 100)
+LAST_GOOD = Path("models.last_good")
 
 
 def main() -> None:
@@ -35,7 +37,13 @@ def main() -> None:
             run.log_metrics(epoch.timings(), "train", epoch.epoch)
             print(epoch, flush=True)
 
-        training = train(sequences, parameters.model, parameters.train, validate, show)
+        try:
+            training = train(sequences, parameters.model, parameters.train, validate, show)
+        except DivergedError as error:
+            if error.model is None:
+                raise
+            save_model(LAST_GOOD, error.model, sequences.domains, parameters.train)
+            raise TapestryError(f"{error}; the best epoch's weights are in {LAST_GOOD}") from error
         save_model(folder, training.model, sequences.domains, parameters.train)
         write_csv(Path("metrics/curve.csv"), [epoch.figures() for epoch in training.epochs])
         write_json(Path("metrics/train.json"), training.summary())

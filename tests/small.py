@@ -13,6 +13,7 @@ WHOLE_MODEL = ModelConfig(
     heads=2,
     window=64,
     attention="intra",
+    kernel="auto",
     tape=True,
     tape_tied=False,
     ddsr=True,

@@ -131,6 +131,7 @@ class ModelConfig:
     heads: int
     window: int
     attention: Literal["intra", "full"]
+    kernel: Literal["auto", "reference", "sorted", "flex", "varlen"]
     tape: bool
     tape_tied: bool
     ddsr: bool
@@ -159,6 +160,7 @@ class TrainConfig:
     temperature: float
     seed: int
     device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["fp32", "bf16"]
     threads: int
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import sequences_of
 
-from tapestry.data.batches import Batch, pack, target_batches, training_batches
+from tapestry.data.batches import Batch, pack, target_batches, trained_users, training_batches
 from tapestry.data.sequences import TEST, TRAIN, VALIDATION, Sequences
 
 Steps = list[tuple[int, int]]  # (item, item that came next)
@@ -69,7 +69,7 @@ def assert_well_formed(batch: Batch, sequences: Sequences) -> None:
 
 
 def epoch(case: Case, window: int, batch_users: int, seed: int = 7) -> list[Batch]:
-    return list(training_batches(case.sequences, window, batch_users, np.random.default_rng(seed)))
+    return [batch for _, batch in training_batches(case.sequences, window, batch_users, np.random.default_rng(seed))]
 
 
 def all_steps(batches: Iterable[Batch]) -> list[Steps]:
@@ -142,6 +142,17 @@ def test_every_target_comes_once_after_the_interactions_before_it(
     assert dict(found) == expected
 
 
+@settings(max_examples=25, deadline=None)
+@given(case=cases(), batch_users=sizes)
+def test_the_users_named_with_a_batch_are_those_whose_histories_it_holds(case: Case, batch_users: int) -> None:
+    seen = []
+    for users, batch in training_batches(case.sequences, 1000, batch_users, np.random.default_rng(0)):
+        for user, steps in zip(users.tolist(), steps_of(batch), strict=True):
+            assert next(item for item, split in case.histories[user] if split == TRAIN) == steps[0][0]
+            seen.append(user)
+    assert sorted(seen) == trained_users(case.sequences).tolist()
+
+
 def many_users() -> Case:
     histories = [[(3 * user + k, TRAIN) for k in range(3)] for user in range(50)]
     items = [[item for item, _ in history] for history in histories]
@@ -157,7 +168,8 @@ def test_a_seed_gives_one_order_of_users_and_another_seed_another() -> None:
 
 def test_each_epoch_of_one_generator_has_another_order_of_users() -> None:
     case, generator = many_users(), np.random.default_rng(7)
-    first, second = (all_steps(training_batches(case.sequences, 8, 7, generator)) for _ in range(2))
+    epochs = [training_batches(case.sequences, 8, 7, generator) for _ in range(2)]
+    first, second = (all_steps(batch for _, batch in batches) for batches in epochs)
     assert first != second
     assert sorted(first) == sorted(second)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from sklearn.metrics import ndcg_score
 from small import WHOLE_MODEL, random_sequences, sequences_of
 
 from tapestry.data.batches import pack
-from tapestry.data.sequences import TEST, VALIDATION, Domain, Sequences
+from tapestry.data.sequences import TEST, VALIDATION, Sequences
+from tapestry.evaluation import ranking
 from tapestry.evaluation.baselines import rank_by_item_knn, rank_by_popularity
 from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.ranking import Integers, Ranks, rank_targets
@@ -32,19 +34,26 @@ def naive_rank(sequences: Sequences, target: int, scores: list[float], exclude_s
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), exclude_seen=st.booleans(), chunk=st.integers(1, 7))
-def test_ranks_equal_plain_loops_with_ties_against_the_target(seed: int, exclude_seen: bool, chunk: int) -> None:
+@given(
+    seed=st.integers(0, 10_000),
+    exclude_seen=st.booleans(),
+    chunk=st.integers(1, 7),
+    held=st.sampled_from([1, 20, 10**6]),
+)
+def test_ranks_equal_plain_loops_with_ties_against_the_target(
+    seed: int, exclude_seen: bool, chunk: int, held: int
+) -> None:
     sequences = random_sequences(seed)
     targets = sequences.targets(TEST)
     table = np.random.default_rng(seed).integers(0, 5, (len(targets), sequences.items)).astype(float)
 
-    def score(places: Integers, _: int, domain: Domain) -> torch.Tensor:
-        return torch.from_numpy(table[places, domain.start : domain.end])
+    def score(places: Integers, items: slice) -> torch.Tensor:
+        return torch.from_numpy(table[places, items])
 
     places = np.arange(len(targets))
-    ranks = rank_targets(
-        sequences, targets, exclude_seen, ((places[i : i + chunk], score) for i in range(0, len(places), chunk))
-    )
+    chunks = ((places[i : i + chunk], score) for i in range(0, len(places), chunk))
+    with patch.object(ranking, "_SCORES", held):
+        ranks = rank_targets(sequences, targets, exclude_seen, chunks)
     for place, target in enumerate(targets):
         domain = sequences.domains[sequences.domain[target]]
         scores = table[place, domain.start : domain.end].tolist()
@@ -55,7 +64,9 @@ def test_ranks_equal_plain_loops_with_ties_against_the_target(seed: int, exclude
 def test_a_score_that_is_no_number_counts_against_the_target() -> None:
     sequences = sequences_of([[0, 1, 2]], [0, 0, 0, 0])
     scores = torch.tensor([[math.nan, 0.0, 1.0, math.nan]])
-    ranks = rank_targets(sequences, sequences.targets(TEST), False, iter([(np.array([0]), lambda *_: scores)]))
+    ranks = rank_targets(
+        sequences, sequences.targets(TEST), False, iter([(np.array([0]), lambda _, items: scores[:, items])])
+    )
     assert ranks.rank.tolist() == [3]
 
 
@@ -70,7 +81,9 @@ def test_the_model_is_ranked_by_its_scores_whatever_the_batch(split: int) -> Non
         np.testing.assert_array_equal(ranks.rank, by_batch[0].rank)
     for place, target in enumerate(targets):
         start = sequences.offsets[sequences.owner[target]]
-        query = model(pack(sequences, np.array([start]), np.array([target])))[-1]
+        batch = pack(sequences, np.array([start]), np.array([target]))
+        layout = model.arrange(batch, "reference")
+        query = model(batch, layout)[layout.inverse_N[-1]]
         domain = sequences.domains[sequences.domain[target]]
         scores = (model.item_vectors(slice(domain.start, domain.end)) @ query).tolist()
         assert by_batch[0].rank[place] == naive_rank(sequences, int(target), scores, True)[0]

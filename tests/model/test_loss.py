@@ -3,83 +3,104 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import patch
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import WHOLE_MODEL, random_sequences
 
-from tapestry.data.batches import pack
-from tapestry.model.loss import domain_softmax_loss
-from tapestry.model.network import Recommender
+from tapestry.model import loss as module
+from tapestry.model.loss import DomainTargets, domain_softmax_loss
+
+
+def random_targets(
+    generator: np.random.Generator, sizes: list[int], candidates: int, tokens: int
+) -> list[DomainTargets]:
+    """Tokens with targets in domains of `sizes` rows; candidates drawn from all of a domain's rows."""
+    domain_of = generator.integers(0, len(sizes), tokens)
+    found, start = [], 0
+    for domain, size in enumerate(sizes):
+        places = np.flatnonzero(domain_of == domain)
+        drawn = start + np.sort(generator.choice(size, min(candidates, size), replace=False))
+        target = start + generator.integers(0, size, len(places))
+        hits = [(t, c) for t, row in enumerate(target) for c, candidate in enumerate(drawn) if candidate == row]
+        hit = np.array(hits, dtype=np.int64).reshape(-1, 2)
+        if len(places):
+            arrays = (places, target, drawn, hit[:, 0].copy(), hit[:, 1].copy())
+            found.append(DomainTargets(*(torch.from_numpy(array) for array in arrays)))
+        start += size
+    return found
 
 
 def naive_loss(
-    model: Recommender, query: torch.Tensor, targets: list[int], candidates: list[list[int]], temperature: float
-) -> float:
-    """Mean of −log softmax; `candidates`: the negatives of each token, its target left out."""
-    vectors = model.item.weight.detach().numpy()
+    query: torch.Tensor, table: torch.Tensor, targets: list[DomainTargets], temperature: float
+) -> torch.Tensor:
+    """Mean of −log softmax, a token at a time, in torch operations that autograd knows."""
     losses = []
-    for row, target, others in zip(query.detach().numpy(), targets, candidates, strict=True):
-        scores = [float(row @ vectors[i]) / math.sqrt(float(vectors[i] @ vectors[i])) for i in [target, *others]]
-        powers = [math.exp(score / temperature) for score in scores]
-        losses.append(-math.log(powers[0] / sum(powers)))
-    return sum(losses) / len(losses)
+    for domain in targets:
+        for token, target in zip(domain.tokens_T.tolist(), domain.target_T.tolist(), strict=True):
+            others = [candidate for candidate in domain.candidates_C.tolist() if candidate != target]
+            rows = table[[target, *others]]
+            scores = rows @ query[token] / rows.square().sum(1).sqrt() / temperature
+            losses.append(torch.logsumexp(scores, 0) - scores[0])
+    return torch.stack(losses).mean()
 
 
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), negatives=st.sampled_from([1, 4, 9, 10, 500, None]))
-def test_the_loss_equals_plain_loops(seed: int, negatives: int | None) -> None:
-    sequences = random_sequences(seed)
-    torch.manual_seed(seed)
-    model = Recommender(WHOLE_MODEL, sequences.items, len(sequences.domains)).double().eval()
-    batch = pack(sequences, sequences.offsets[:-1], sequences.offsets[1:] - 1)
-    query = model(batch)
-    loss = domain_softmax_loss(
-        model,
-        query,
-        batch.target_N,
-        batch.target_domain_N,
-        sequences.domains,
-        negatives,
-        0.2,
-        torch.Generator().manual_seed(seed),
-    )
-    generator = torch.Generator().manual_seed(seed)
-    pool = []
-    for index, domain in enumerate(sequences.domains):
-        if negatives is None or negatives >= domain.end - domain.start:
-            pool.append(list(range(domain.start, domain.end)))
-        elif (batch.target_domain_N == index).any():
-            pool.append(torch.randint(domain.start, domain.end, (negatives,), generator=generator).tolist())
-        else:
-            pool.append([])
-    targets = batch.target_N.tolist()
-    candidates = [
-        [item for item in pool[domain] if item != target]
-        for target, domain in zip(targets, batch.target_domain_N.tolist(), strict=True)
-    ]
-    assert math.isclose(loss.item(), naive_loss(model, query, targets, candidates, 0.2), rel_tol=1e-9)
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    candidates=st.integers(1, 12),
+    tokens=st.integers(1, 20),
+    temperature=st.sampled_from([0.01, 0.2, 1.0]),
+    block=st.sampled_from([1, 20, 10**6]),
+)
+def test_the_loss_and_its_gradients_equal_plain_loops(
+    seed: int, sizes: list[int], candidates: int, tokens: int, temperature: float, block: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    targets = random_targets(generator, sizes, candidates, tokens)
+    query = torch.nn.functional.normalize(torch.from_numpy(generator.normal(size=(tokens, 5))), dim=1).requires_grad_()
+    table = torch.from_numpy(generator.normal(size=(sum(sizes), 5))).requires_grad_()
+    expected = naive_loss(query, table, targets, temperature)
+    expected_grads = torch.autograd.grad(expected, (query, table), allow_unused=True)
+    with patch.dict(module._SCORES, cpu=block):
+        actual = domain_softmax_loss(query, table, targets, temperature)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
+    for grad, wanted in zip(torch.autograd.grad(actual, (query, table)), expected_grads, strict=True):
+        torch.testing.assert_close(grad, torch.zeros_like(grad) if wanted is None else wanted, rtol=1e-7, atol=1e-9)
+
+
+def one_domain(target: list[int], rows: int) -> list[DomainTargets]:
+    """All rows are candidates of all tokens."""
+    tokens = torch.arange(len(target))
+    return [DomainTargets(tokens, torch.tensor(target), torch.arange(rows), tokens, torch.tensor(target))]
+
+
+def test_a_hand_computed_loss() -> None:
+    table = torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]])  # unit vectors east, north, west
+    query = torch.tensor([[1.0, 0.0]])
+    loss = domain_softmax_loss(query, table, one_domain([0], 3), 0.5)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-2) + math.exp(-4)), rel=1e-6)
+
+
+def test_a_hopeless_target_has_a_finite_loss_and_gradient_at_a_low_temperature() -> None:
+    table = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], requires_grad=True)
+    query = torch.tensor([[-1.0, 0.0]], requires_grad=True)
+    loss = domain_softmax_loss(query, table, one_domain([0], 2), 0.01)
+    loss.backward()
+    assert loss.item() == pytest.approx(200.0, rel=1e-6)  # its probability, e^-200, is 0 in float32
+    assert query.grad is not None
+    assert query.grad.tolist() == [[-200.0, 0.0]]
 
 
 def test_no_item_outside_the_target_domain_is_pushed_away() -> None:
-    sequences = random_sequences(5)
-    model = Recommender(WHOLE_MODEL, sequences.items, 3)
-    batch = pack(sequences, sequences.offsets[:-1], sequences.offsets[1:] - 1)
-    first = sequences.domains[0]
-    of_first = batch.target_domain_N == 0
-    loss = domain_softmax_loss(
-        model,
-        model(batch).detach()[of_first],
-        batch.target_N[of_first],
-        batch.target_domain_N[of_first],
-        sequences.domains,
-        None,
-        0.05,
-        torch.Generator(),
-    )
-    loss.backward()  # type: ignore[no-untyped-call]
-    touched = model.item.weight.grad
-    assert touched is not None
-    assert touched[: first.end].abs().sum(1).gt(0).all()
-    assert touched[first.end :].eq(0).all()
+    generator = np.random.default_rng(5)
+    table = torch.from_numpy(generator.normal(size=(9, 4))).requires_grad_()
+    query = torch.nn.functional.normalize(torch.from_numpy(generator.normal(size=(6, 4))), dim=1)
+    domain_softmax_loss(query, table, one_domain([0, 1, 2, 3, 1, 0], 4), 0.1).backward()
+    assert table.grad is not None
+    assert table.grad[:4].abs().sum(1).gt(0).all()
+    assert table.grad[4:].eq(0).all()

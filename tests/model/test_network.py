@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from small import WHOLE_MODEL, random_sequences, sequences_of
 from tapestry.config import ModelConfig
 from tapestry.data.batches import Batch, pack
 from tapestry.data.sequences import Sequences
-from tapestry.model.attention import Layout, alibi_slopes, attend
+from tapestry.model.layout import Kernel
 from tapestry.model.network import Recommender
 
 Array = npt.NDArray[np.float64]
@@ -42,6 +43,13 @@ def network(config: ModelConfig, sequences: Sequences, seed: int = 0) -> Recomme
         for parameter in model.parameters():
             parameter.normal_(std=0.5)
     return model
+
+
+def queries(model: Recommender, batch: Batch, kernel: Kernel = "sorted") -> torch.Tensor:
+    """The queries in the batch's order."""
+    layout = model.arrange(batch, kernel)
+    result: torch.Tensor = model(batch, layout)[layout.inverse_N]
+    return result
 
 
 def whole_histories(sequences: Sequences) -> Batch:
@@ -121,13 +129,18 @@ def naive_ddsr(
 
 
 @settings(max_examples=30, deadline=None)
-@given(config=CONFIGS, seed=st.integers(0, 10_000), domains=st.integers(1, 4))
-def test_the_network_equals_plain_loops(config: ModelConfig, seed: int, domains: int) -> None:
+@given(
+    config=CONFIGS,
+    seed=st.integers(0, 10_000),
+    domains=st.integers(1, 4),
+    kernel=st.sampled_from(["sorted", "reference"]),
+)
+def test_the_network_equals_plain_loops(config: ModelConfig, seed: int, domains: int, kernel: Kernel) -> None:
     sequences = random_sequences(seed, users=5, items=4 * domains, domains=domains, longest=9)
     model = network(config, sequences, seed)
     batch = whole_histories(sequences)
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    actual = model(batch).detach().numpy()
+    actual = queries(model, batch, kernel).detach().numpy()
     for start, end in zip(batch.offsets_B1[:-1].tolist(), batch.offsets_B1[1:].tolist(), strict=True):
         columns: list[Any] = [x[start:end].tolist() for x in (batch.item_N, batch.domain_N, batch.target_domain_N)]
         expected = naive_network(weights, config, *columns)
@@ -147,8 +160,9 @@ def test_later_items_and_later_next_domains_change_no_output_before(
     changed["item_N"][j] = (changed["item_N"][j] + 1) % sequences.items
     changed["domain_N"][j] = (changed["domain_N"][j] + 1) % 3
     changed["target_domain_N"][j] = (changed["target_domain_N"][j] + 1) % 3
-    before, after = model(batch), model(Batch(**changed))
-    assert torch.equal(before[:j], after[:j])
+    before, after = queries(model, batch), queries(model, Batch(**changed))
+    # Another domain may put a segment into another tile, where a sum may round otherwise.
+    torch.testing.assert_close(before[:j], after[:j], rtol=1e-11, atol=1e-13)
     assert not torch.allclose(before[j], after[j])
 
 
@@ -158,14 +172,16 @@ def test_the_next_domain_enters_its_own_position_through_tape_alone() -> None:
     other = dataclasses.replace(batch, target_domain_N=(batch.target_domain_N + 1) % 3)
     with_tape = network(WHOLE_MODEL, sequences)
     without = network(dataclasses.replace(WHOLE_MODEL, tape=False), sequences)
-    assert not torch.allclose(with_tape(batch), with_tape(other))
-    assert torch.equal(without(batch), without(other))
+    assert not torch.allclose(queries(with_tape, batch), queries(with_tape, other))
+    assert torch.equal(queries(without, batch), queries(without, other))
 
 
 def test_tape_is_zero_where_the_domain_stays() -> None:
     sequences = random_sequences(2)
     batch = whole_histories(sequences)
-    encoding = network(WHOLE_MODEL, sequences).transition(batch)
+    model = network(WHOLE_MODEL, sequences)
+    encoding = model.transitions()[batch.domain_N, batch.target_domain_N]
+    torch.testing.assert_close(model.tape_norm(batch), encoding.norm(dim=-1))
     stays = batch.domain_N == batch.target_domain_N
     assert stays.any()
     assert encoding[stays].eq(0).all()
@@ -178,29 +194,29 @@ def test_ddsr_reaches_what_intra_domain_attention_cannot() -> None:
     changed = whole_histories(sequences_of([[1, 2, 3]], domain_of_item))
     for ddsr in (True, False):
         model = network(dataclasses.replace(WHOLE_MODEL, ddsr=ddsr), sequences_of([[0, 2, 3]], domain_of_item))
-        assert torch.equal(model(batch)[1], model(changed)[1]) is not ddsr
+        assert torch.equal(queries(model, batch)[1], queries(model, changed)[1]) is not ddsr
 
 
-@pytest.mark.parametrize("intra", [True, False])
-def test_the_gradients_of_attention_are_those_of_finite_differences(intra: bool) -> None:
-    batch = whole_histories(random_sequences(4, users=3, longest=6))
-    layout = Layout(batch.domain_N, batch.position_N, batch.offsets_B1)
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(len(batch.item_N), 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
+def test_the_gradients_of_the_network_are_the_reference_kernels() -> None:
+    sequences = random_sequences(4, users=9, longest=40)
+    batch = whole_histories(sequences)
+    grads = []
+    for kernel in ("reference", "sorted"):
+        model = network(WHOLE_MODEL, sequences)
+        weight = torch.randn(len(batch.item_N), WHOLE_MODEL.width, generator=torch.Generator().manual_seed(1))
+        (queries(model, batch, kernel) * weight).sum().backward()
+        grads.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    for name, expected in grads[0].items():
+        assert expected is not None
+        assert expected.abs().sum() > 0
+        torch.testing.assert_close(grads[1][name], expected, rtol=1e-9, atol=1e-12, msg=name)
 
-    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return attend(q, k, v, layout, alibi_slopes(2), intra)
 
-    assert torch.autograd.gradcheck(attention, (q, k, v))
-
-
-@given(seed=st.integers(0, 10_000), domains=st.integers(1, 5))
-@settings(max_examples=30, deadline=None)
-def test_the_last_token_of_each_domain_is_found(seed: int, domains: int) -> None:
-    batch = whole_histories(random_sequences(seed, items=3 * domains, domains=domains))
-    last = Layout(batch.domain_N, batch.position_N, batch.offsets_B1).last_of_domain(domains)
-    for i in range(len(batch.item_N)):
-        start = i - int(batch.position_N[i])
-        for d in range(domains):
-            places = [j for j in range(start, i + 1) if batch.domain_N[j] == d]
-            assert last[i, d] == (places[-1] if places else -1)
+def test_model_and_training_import_without_the_data_stack() -> None:
+    """On a bare GPU machine there is torch, NumPy, ruamel.yaml, safetensors and tqdm, and nothing else of ours."""
+    absent = ["duckdb", "dvc", "mlflow", "pandera", "pydantic", "pandas", "pyarrow", "ibis", "sklearn", "scipy"]
+    modules = ["model.network", "model.storage", "training.loop", "evaluation.scoring", "evaluation.metrics"]
+    script = f"import sys; sys.modules.update(dict.fromkeys({absent}))\n" + "\n".join(
+        f"import tapestry.{module}" for module in modules
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,9 +17,11 @@ from tapestry.data.sequences import TEST, VALIDATION, Sequences
 from tapestry.errors import TapestryError
 from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.scoring import rank_by_model
+from tapestry.model.loss import domain_softmax_loss
 from tapestry.model.network import Recommender
+from tapestry.training import loop
 from tapestry.training.device import choose_device
-from tapestry.training.loop import Epoch, Training, train
+from tapestry.training.loop import DivergedError, Epoch, Training, train
 
 MODEL = dataclasses.replace(WHOLE_MODEL, width=16, state_dim=16, dropout=0.0)
 
@@ -96,9 +101,32 @@ def test_training_stops_early_and_keeps_the_best_epochs_weights(config: TrainCon
     assert not torch.equal(weights[1], weights[-1])
 
 
-def test_a_loss_that_is_no_number_stops_training(config: TrainConfig) -> None:
-    with pytest.raises(TapestryError, match="loss is nan at epoch 1, step"):
+def test_a_loss_that_is_no_number_stops_training_and_says_whose_and_how_large(config: TrainConfig) -> None:
+    expected = r"epoch 1, step \d+: the loss is nan; users u\d+, .*TAPE's \|r\| is at most .*; largest norms: "
+    with pytest.raises(DivergedError, match=expected) as failure:
         trained(random_sequences(3), dataclasses.replace(config, learning_rate=1e30))
+    assert failure.value.model is None
+
+
+def test_a_loss_that_is_no_number_later_leaves_the_best_epochs_weights(config: TrainConfig) -> None:
+    sequences = random_sequences(3, users=30)
+    spoiled: list[bool] = []
+
+    def validate(model: Recommender) -> dict[str, float]:
+        return {"ndcg_10": 1.0, "hr_10": 0.0, "hr_100": 0.0, "mrr": 0.0}
+
+    def loss(*args: Any) -> torch.Tensor:
+        return domain_softmax_loss(*args) * (math.nan if spoiled else 1.0)
+
+    best = train(sequences, MODEL, dataclasses.replace(config, epochs=1), validate, lambda epoch: None).model
+    with (
+        patch.object(loop, "domain_softmax_loss", loss),
+        pytest.raises(DivergedError, match="epoch 3, step 1: the loss is nan") as failure,
+    ):
+        train(sequences, MODEL, config, validate, lambda epoch: spoiled.append(True) if epoch.epoch == 2 else None)
+    assert failure.value.model is not None
+    for name, tensor in failure.value.model.state_dict().items():
+        assert torch.equal(tensor, best.state_dict()[name])
 
 
 def test_nothing_to_learn_from_is_an_error(config: TrainConfig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,8 @@ def rank_baselines(sequences: Sequences, targets: Integers, config: EvaluateConf
 def rank_by_popularity(sequences: Sequences, targets: Integers, exclude_seen: bool, batch_users: int) -> Ranks:
     """Every user gets the domain's items by their training count."""
 
-    def score(wanted: Integers, _: int, domain: Domain) -> Tensor:
-        counts = torch.tensor(sequences.train_count[domain.start : domain.end], dtype=torch.float64)
+    def score(wanted: Integers, items: slice) -> Tensor:
+        counts = torch.tensor(sequences.train_count[items], dtype=torch.float64)
         return counts.expand(len(wanted), -1)
 
     return rank_targets(sequences, targets, exclude_seen, _chunks(targets, batch_users, "popularity", score))
@@ -45,12 +45,12 @@ def rank_by_item_knn(
     """
     similarity = _item_similarity(sequences, neighbours)
 
-    def score(wanted: Integers, _: int, domain: Domain) -> Tensor:
+    def score(wanted: Integers, items: slice) -> Tensor:
         whole = Domain("all", 0, sequences.items)
         row, item = seen_items(sequences, targets[wanted], whole)
         ones = np.ones(len(row))
         history = sparse.csr_array((ones, (row, item)), shape=(len(wanted), sequences.items))
-        return torch.from_numpy((history @ similarity[:, domain.start : domain.end]).toarray())
+        return torch.from_numpy((history @ similarity[:, items]).toarray())
 
     return rank_targets(sequences, targets, exclude_seen, _chunks(targets, batch_users, "item-kNN", score))
 
@@ -74,9 +74,7 @@ def _item_similarity(sequences: Sequences, neighbours: int) -> Any:
     )
 
 
-def _chunks(
-    targets: Integers, batch_users: int, name: str, score: Callable[[Integers, int, Domain], Tensor]
-) -> Iterator[tuple[Integers, Score]]:
+def _chunks(targets: Integers, batch_users: int, name: str, score: Score) -> Iterator[tuple[Integers, Score]]:
     places = np.arange(len(targets))
     for first in tqdm(range(0, len(targets), batch_users), desc=name, unit="batch", leave=False, disable=None):
         yield places[first : first + batch_users], score

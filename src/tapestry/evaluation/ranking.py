@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,10 @@ from torch import Tensor
 from tapestry.data.sequences import Domain, Sequences
 
 Integers = npt.NDArray[np.int64]
-Score = Callable[[Integers, int, Domain], Tensor]
-"""(places in the targets, the domain's index, the domain) → scores (places, items of the domain)."""
+Score = Callable[[Integers, slice], Tensor]
+"""(places in the targets, a slice of the items) → scores (places, items)."""
+
+_SCORES = 1 << 24  # scores held at a time: 64 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,9 @@ def rank_targets(
 ) -> Ranks:
     """Rank every target by the scores of the chunk that holds it.
 
+    Ranks are counts of the items scored no lower, taken over slices of the catalogue: nothing is sorted, and
+    no more than a few million scores are held at a time.
+
     An item scored equal to the target counts as ranked above it, so that constant scores earn nothing.
     A target that the user has seen before stays a candidate: it is what happened.
     """
@@ -42,19 +48,50 @@ def rank_targets(
         for index in np.unique(domain_of):
             wanted = places[domain_of == index]
             domain = sequences.domains[index]
-            scores = score(wanted, int(index), domain)
-            target = torch.from_numpy(sequences.item[targets[wanted]].astype(np.int64) - domain.start)
-            target = target.to(scores.device)[:, None]
-            own = scores.gather(1, target)
-            if exclude_seen:
-                row, item = seen_items(sequences, targets[wanted], domain)
-                seen = torch.zeros_like(scores, dtype=torch.bool)
-                seen[torch.from_numpy(row).to(scores.device), torch.from_numpy(item).to(scores.device)] = True
-                scores = scores.masked_fill(seen.scatter(1, target, False), float("-inf"))
-            # "not below" rather than "at least": a score that is not a number counts against the target.
-            ranks.rank[wanted] = (~(scores < own)).sum(1).cpu().numpy()
-            ranks.candidates[wanted] = (scores != float("-inf")).sum(1).cpu().numpy()
+            seen = seen_items(sequences, targets[wanted], domain) if exclude_seen else None
+            rank, candidates = _rank(wanted, sequences.item[targets[wanted]], domain, seen, score)
+            ranks.rank[wanted], ranks.candidates[wanted] = rank, candidates
     return ranks
+
+
+def _rank(
+    wanted: Integers,
+    target: npt.NDArray[np.int32],
+    domain: Domain,
+    seen: tuple[Integers, Integers] | None,
+    score: Score,
+) -> tuple[Integers, Integers]:
+    """Ranks and candidates of targets of one domain."""
+    width = max(1, _SCORES // len(wanted))
+    starts = range(domain.start, domain.end, width)
+
+    @lru_cache(maxsize=1)
+    def scores_from(start: int) -> Tensor:
+        return score(wanted, slice(start, min(start + width, domain.end)))
+
+    # The target's score is taken from among the others', since another product might round it otherwise.
+    own = torch.empty(len(wanted), 1)
+    for start in starts:
+        inside = np.flatnonzero((target >= start) & (target < start + width))
+        scores = scores_from(start)
+        own = own.to(scores)
+        own[inside, 0] = scores[inside, target[inside].astype(np.int64) - start]
+    rank = np.ones(len(wanted), dtype=np.int64)
+    candidates = np.full(len(wanted), domain.end - domain.start)
+    if seen is not None:
+        row, item = np.unique(np.stack([seen[0], seen[1] + domain.start]), axis=1)
+        row, item = row[item != target[row]], item[item != target[row]]
+        candidates -= np.bincount(row, minlength=len(wanted))
+    for start in reversed(starts):  # the last of above is held still
+        # "not below" rather than "at least": a score that is not a number counts against the target.
+        ahead = ~(scores_from(start) < own)
+        inside = np.flatnonzero((target >= start) & (target < start + width))
+        ahead[inside, target[inside].astype(np.int64) - start] = False
+        if seen is not None:
+            here = (item >= start) & (item < start + width)
+            ahead[row[here], item[here] - start] = False
+        rank += ahead.sum(1).cpu().numpy()
+    return rank, candidates
 
 
 def seen_items(sequences: Sequences, targets: Integers, domain: Domain) -> tuple[Integers, Integers]:

@@ -1,43 +1,59 @@
 """Causal self-attention with ALiBi over packed histories, within each domain or over all of them.
 
-One interface, `attend`; the path here is the dense masked reference.
+One interface, `attend`, over four kernels that give equal results; `choose_kernel` says which can run where.
+Whether attention is within domains is the layout's matter: a token attends to its own segment.
 
-Suffixes: N tokens of a batch, B histories, S longest history, H heads, E width of a head, D domains.
+Suffixes: N tokens of a batch, B histories, S longest history, H heads, E width of a head, G segments.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tapestry.errors import TapestryError
+from tapestry.model.cuda_attention import attend_flex, attend_varlen
+from tapestry.model.layout import Kernel, Layout
+from tapestry.model.sorted_attention import attend_sorted
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the tokens of a packed batch stand: domain_N, position_N and offsets_B1, all int64."""
+_BY_SPEED: tuple[Kernel, ...] = ("sorted", "varlen", "flex")
 
-    domain_N: Tensor
-    position_N: Tensor
-    offsets_B1: Tensor
 
-    def padded(self) -> tuple[Tensor, Tensor]:
-        """Index of each token in a (B·S) padded batch, (N,), and the padded domains (B, S), -1 for none."""
-        lengths_B = self.offsets_B1.diff()
-        longest = int(lengths_B.max())
-        history_N = torch.repeat_interleave(torch.arange(len(lengths_B), device=lengths_B.device), lengths_B)
-        slot_N = history_N * longest + self.position_N
-        domain = torch.full((len(lengths_B) * longest,), -1, device=slot_N.device)
-        domain[slot_N] = self.domain_N
-        return slot_N, domain.view(len(lengths_B), longest)
+def attend(qkv_N3HE: Tensor, layout: Layout, slopes_H: Tensor) -> Tensor:
+    """softmax over { j ≤ i of i's segment } of q·k/√E − m_h (i − j), applied to v. (N, H, E)
 
-    def last_of_domain(self, domains: int) -> Tensor:
-        """Index of the last token of each domain at or before each token of its history; -1 for none. (N, D)"""
-        index_N = torch.arange(len(self.domain_N), device=self.domain_N.device)
-        occurs_ND = self.domain_N[:, None] == torch.arange(domains, device=index_N.device)
-        last_ND = torch.where(occurs_ND, index_N[:, None], -1).cummax(dim=0).values
-        return torch.where(last_ND >= (index_N - self.position_N)[:, None], last_ND, -1)
+    Tokens come in the layout's order. i and j are positions in the whole history, also within one domain
+    (arXiv 2508.20945, section 3).
+    """
+    match layout.kernel:
+        case "sorted":
+            return attend_sorted(qkv_N3HE, slopes_H, layout.tiles)
+        case "flex":
+            return attend_flex(qkv_N3HE, slopes_H, layout)
+        case "varlen":
+            return attend_varlen(qkv_N3HE, slopes_H, layout)
+        case _:
+            return attend_reference(qkv_N3HE, slopes_H, layout)
+
+
+def attend_reference(qkv_N3HE: Tensor, slopes_H: Tensor, layout: Layout) -> Tensor:
+    """`attend` by a dense mask over histories padded to the longest: the paper's form, and slow."""
+    batch, longest = int(layout.history_N.max()) + 1, int(layout.position_N.max()) + 1
+    slot_N = layout.history_N * longest + layout.position_N
+    segment_BS = slot_N.new_full((batch * longest,), -1).index_copy(0, slot_N, layout.segments()).view(batch, longest)
+    qkv_BS3HE = qkv_N3HE.new_zeros(batch * longest, *qkv_N3HE.shape[1:]).index_copy(0, slot_N, qkv_N3HE)
+    q, k, v = qkv_BS3HE.unflatten(0, (batch, longest)).permute(2, 0, 3, 1, 4)
+    position_S = torch.arange(longest, device=slot_N.device)
+    distance_SS = position_S[:, None] - position_S
+    allowed_BSS = (segment_BS[:, :, None] == segment_BS[:, None, :]) & (distance_SS >= 0)
+    bias_HSS = -slopes_H.to(q.dtype)[:, None, None] * distance_SS
+    # Padding is right of every token and of a segment of its own, so tokens don't see it.
+    bias_BHSS = torch.where(allowed_BSS[:, None], bias_HSS, float("-inf"))
+    out_BHSE = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_BHSS)
+    return out_BHSE.transpose(1, 2).flatten(0, 1)[slot_N]
 
 
 def alibi_slopes(heads: int) -> Tensor:
@@ -45,25 +61,38 @@ def alibi_slopes(heads: int) -> Tensor:
     return torch.tensor([2 ** (-8 * (head + 1) / heads) for head in range(heads)])
 
 
-def attend(q_NHE: Tensor, k_NHE: Tensor, v_NHE: Tensor, layout: Layout, slopes_H: Tensor, intra: bool) -> Tensor:
-    """softmax over { j ≤ i, of i's domain if `intra` } of q·k/√E − m_h (i − j), applied to v. (N, H, E)
+def choose_kernel(
+    name: Literal["auto"] | Kernel, device: torch.device, dtype: torch.dtype, heads: int, head_width: int, train: bool
+) -> Kernel:
+    """The kernel that `model.kernel` means here. `auto`: sorted on the CPU, on CUDA varlen if it can, else flex.
 
-    i and j are positions in the whole history, also within one domain (arXiv 2508.20945, section 3).
+    Raises:
+        TapestryError: that kernel can't run here; the message names those that can.
     """
-    slot_N, domain_BS = layout.padded()
-    batch, longest = domain_BS.shape
+    cuda = device.type == "cuda"
+    refusals: dict[Kernel, str | None] = {
+        "reference": None,
+        "sorted": "it is the CPU's" if cuda else None,
+        "flex": None if cuda or not train else "FlexAttention has no backward on the CPU",
+        "varlen": _varlen_refusal(cuda, dtype, heads, head_width),
+    }
+    able = [kernel for kernel, refusal in refusals.items() if refusal is None]
+    if name == "auto":
+        return next(kernel for kernel in _BY_SPEED if kernel in able)
+    if name not in able:
+        raise TapestryError(
+            f"model.kernel: {name} can't run here ({refusals[name]}); these can: auto, {', '.join(able)}"
+        )
+    return name
 
-    def pad(x_NHE: Tensor) -> Tensor:
-        padded = x_NHE.new_zeros(batch * longest, *x_NHE.shape[1:]).index_copy(0, slot_N, x_NHE)
-        return padded.view(batch, longest, *x_NHE.shape[1:]).transpose(1, 2)
 
-    position_S = torch.arange(longest, device=slot_N.device)
-    distance_SS = position_S[:, None] - position_S
-    allowed_BSS = (distance_SS >= 0)[None]
-    if intra:
-        allowed_BSS = allowed_BSS & (domain_BS[:, :, None] == domain_BS[:, None, :])
-    bias_HSS = -slopes_H.to(q_NHE.dtype)[:, None, None] * distance_SS
-    # Padding is right of every token, and of a domain of its own: causality hides it from tokens.
-    bias_BHSS = torch.where(allowed_BSS[:, None], bias_HSS, float("-inf"))
-    out_BHSE = F.scaled_dot_product_attention(pad(q_NHE), pad(k_NHE), pad(v_NHE), attn_mask=bias_BHSS)
-    return out_BHSE.transpose(1, 2).reshape(batch * longest, *v_NHE.shape[1:])[slot_N]
+def _varlen_refusal(cuda: bool, dtype: torch.dtype, heads: int, head_width: int) -> str | None:
+    if not cuda:
+        return "it needs a CUDA device"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return "it needs train.precision: bf16"
+    if head_width % 8 != 0 or head_width > 248:
+        return f"it needs heads whose width is a multiple of 8 up to 248, not {head_width}"
+    if heads not in (1, 2, 4, 8):
+        return f"it needs 1, 2, 4 or 8 heads, whose ALiBi slopes are exact in bf16, not {heads}"
+    return None

@@ -1,8 +1,9 @@
 """The whole network: embeddings and TAPE, then gated layers of self-attention and DDSR.
 
 With `attention: full`, `tape: false` and `ddsr: false` it is the HSTU + ALiBi baseline (arXiv 2402.17152).
+All of it computes packed tokens, none padded, in the order of a layout.
 
-Suffixes: N tokens, K width, H heads, E width of a head, D domains, I items.
+Suffixes: N tokens, K width, H heads, E width of a head, D domains, I items, U rows of a table of items.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from tapestry.config import ModelConfig
 from tapestry.data.batches import Batch
-from tapestry.model.attention import Layout, alibi_slopes, attend
+from tapestry.model.attention import alibi_slopes, attend, choose_kernel
 from tapestry.model.ddsr import DomainStateAttention
+from tapestry.model.dropout import Dropout
+from tapestry.model.layout import Kernel, Layout, arrange
 from tapestry.model.tape import TransitionEncoding
 
 _EMBEDDING_STD = 0.02
@@ -28,23 +31,24 @@ class Layer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.intra = config.attention == "intra"
         self.norm_in = nn.LayerNorm(config.width)
         self.project = nn.Linear(config.width, 4 * config.width)
         self.norm_out = nn.LayerNorm(config.width)
         self.output = nn.Linear(config.width, config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.ddsr = DomainStateAttention(config.width, config.state_dim, config.heads) if config.ddsr else None
         self.gate = nn.Linear(config.width, config.heads) if config.ddsr and config.fusion == "gate" else None
         self.register_buffer("slopes_H", alibi_slopes(config.heads), persistent=False)
 
-    def forward(self, hidden_NK: Tensor, layout: Layout, last_ND: Tensor | None) -> Tensor:
+    def forward(self, hidden_NK: Tensor, layout: Layout) -> Tensor:
         normed_NK = self.norm_in(hidden_NK)
-        q_NK, k_NK, v_NK, u_NK = self.project(normed_NK).chunk(4, dim=-1)
-        q_NHE, k_NHE, v_NHE = (x.unflatten(-1, (self.heads, -1)) for x in (q_NK, k_NK, v_NK))
-        mixed_NK = attend(q_NHE, k_NHE, v_NHE, layout, self.slopes_H, self.intra).flatten(1)
-        if self.ddsr is not None and last_ND is not None:
-            states_NK = self.ddsr(normed_NK, last_ND)
+        # Two products of one matrix: queries, keys and values come out as attention reads them, uncopied.
+        inner = 3 * hidden_NK.shape[1]
+        qkv_NK = F.linear(normed_NK, self.project.weight[:inner], self.project.bias[:inner])
+        u_NK = F.linear(normed_NK, self.project.weight[inner:], self.project.bias[inner:])
+        mixed_NK = attend(qkv_NK.unflatten(-1, (3, self.heads, -1)), layout, self.slopes_H).flatten(1)
+        if self.ddsr is not None and layout.states is not None:
+            states_NK = self.ddsr(normed_NK, layout.states)
             if self.gate is not None:
                 gate_NH1 = torch.sigmoid(self.gate(normed_NK))[..., None]
                 states_NK = (gate_NH1 * states_NK.unflatten(-1, (self.heads, -1))).flatten(1)
@@ -64,34 +68,62 @@ class Recommender(nn.Module):
         self.domain = nn.Embedding(domains, config.width)
         self.tape = TransitionEncoding(config.width) if config.tape else None
         self.tape_domain = nn.Embedding(domains, config.width) if config.tape and not config.tape_tied else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         for embedding in (self.item, self.domain, self.tape_domain):
             if embedding is not None:
                 nn.init.normal_(embedding.weight, std=_EMBEDDING_STD)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Query of each token for its given target domain, (N, K), of unit length."""
-        layout = Layout(batch.domain_N, batch.position_N, batch.offsets_B1)
-        last_ND = layout.last_of_domain(self.domains) if self.config.ddsr else None
-        hidden_NK = self.dropout(self.embed(batch))
-        for layer in self.layers:
-            hidden_NK = layer(hidden_NK, layout, last_ND)
-        return F.normalize(hidden_NK, dim=-1)
+    def kernel(self, device: torch.device, dtype: torch.dtype = torch.float32, train: bool = False) -> Kernel:
+        """What attention runs on: in training what `model.kernel` says, else the device's fastest.
 
-    def embed(self, batch: Batch) -> Tensor:
-        """h⁰_i = E[x_i]·√K + M[d_i] + r_i, (N, K)."""
-        hidden_NK: Tensor = self.item(batch.item_N) * self.config.width**0.5 + self.domain(batch.domain_N)
+        Raises:
+            TapestryError: `model.kernel` can't run there.
+        """
+        config = self.config
+        wanted = config.kernel if train else "auto"
+        return choose_kernel(wanted, device, dtype, config.heads, config.width // config.heads, train)
+
+    def arrange(self, batch: Batch, kernel: Kernel) -> Layout:
+        """The layout in which this network computes `batch`, which is on the CPU."""
+        config = self.config
+        return arrange(batch, kernel, config.heads, self.domains, config.attention == "intra", config.ddsr)
+
+    def forward(self, batch: Batch, layout: Layout, table_UK: Tensor | None = None) -> Tensor:
+        """Query of each token for its given target domain, (N, K), of unit length, in the layout's order.
+
+        `batch` is in its own order; its `item_N` are rows of `table_UK`, by default the whole item embedding.
+        """
+        hidden_NK = self.dropout(self.embed(batch, layout.order_N, table_UK))
+        for layer in self.layers:
+            hidden_NK = layer(hidden_NK, layout)
+        return F.normalize(hidden_NK.float() if hidden_NK.dtype == torch.bfloat16 else hidden_NK, dim=-1)
+
+    def embed(self, batch: Batch, order_N: Tensor, table_UK: Tensor | None = None) -> Tensor:
+        """h⁰_i = E[x_i]·√K + M[d_i] + r_i for the tokens at `order_N`, (N, K)."""
+        item_NK = F.embedding(batch.item_N[order_N], self.item.weight if table_UK is None else table_UK)
+        # M and r depend on this domain and the next alone: one small table of sums, one look-up a token.
+        pairs_DDK = self.domain.weight[:, None].expand(-1, self.domains, -1)
         if self.tape is not None:
-            hidden_NK = hidden_NK + self.transition(batch)
+            pairs_DDK = pairs_DDK + self.transitions()
+        pair_N = (batch.domain_N * self.domains + batch.target_domain_N)[order_N]
+        hidden_NK: Tensor = item_NK * self.config.width**0.5 + F.embedding(pair_N, pairs_DDK.flatten(0, 1))
         return hidden_NK
 
-    def transition(self, batch: Batch) -> Tensor:
-        """TAPE's r_i, (N, K); only where `model.tape` is on."""
+    def transitions(self) -> Tensor:
+        """TAPE's r for each pair of domains, this and the next, (D, D, K); only where `model.tape` is on."""
         assert self.tape is not None
         embedding = self.domain if self.tape_domain is None else self.tape_domain
-        encoding: Tensor = self.tape(batch.domain_N, batch.target_domain_N, embedding.weight)
-        return encoding
+        encoding_DDK: Tensor = self.tape(embedding.weight)
+        return encoding_DDK
+
+    @torch.no_grad()
+    def tape_norm(self, batch: Batch) -> Tensor:
+        """TAPE's |r_i| of each token, in the batch's order, (N,); zeros without TAPE."""
+        if self.tape is None:
+            return torch.zeros(len(batch.domain_N), device=batch.domain_N.device)
+        norm_DD: Tensor = self.transitions().norm(dim=-1)
+        return norm_DD[batch.domain_N, batch.target_domain_N]
 
     def item_vectors(self, items: Tensor | slice) -> Tensor:
         """Unit-length vectors of the items, (…, K)."""

@@ -13,11 +13,9 @@ class TransitionEncoding(nn.Module):
         super().__init__()
         self.project = nn.Linear(width, width)
 
-    def forward(self, domain_N: Tensor, next_domain_N: Tensor, embedding_DK: Tensor) -> Tensor:
-        """Encoding of each token, (N, K)."""
-        # D² distinct vectors at most: computed once each, then looked up.
+    def forward(self, embedding_DK: Tensor) -> Tensor:
+        """r for each pair of domains, this and the next: D² vectors, which tokens look up. (D, D, K)"""
         pair_DDK = self.project(embedding_DK)[:, None] * embedding_DK
-        domains = len(embedding_DK)
-        differs_DD1 = ~torch.eye(domains, dtype=torch.bool, device=embedding_DK.device)[:, :, None]
-        table = (pair_DDK * differs_DD1).flatten(0, 1)
-        return nn.functional.embedding(domain_N * domains + next_domain_N, table)
+        differs_DD1 = ~torch.eye(len(embedding_DK), dtype=torch.bool, device=embedding_DK.device)[:, :, None]
+        encoding_DDK: Tensor = pair_DDK * differs_DD1
+        return encoding_DDK

@@ -5,50 +5,75 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from tapestry.config import ModelConfig, TrainConfig
-from tapestry.data.batches import training_batches
+from tapestry.data.batches import trained_users, training_batches
 from tapestry.data.sequences import Sequences
 from tapestry.errors import TapestryError
 from tapestry.model.loss import domain_softmax_loss
 from tapestry.model.network import Recommender
+from tapestry.tensors import pinned, to_device
 from tapestry.training.device import choose_device, make_deterministic
+from tapestry.training.optimizer import Optimizer
+from tapestry.training.steps import Step, prefetched, prepare_step
 
 STOPPING_METRIC = "ndcg_10"
+_USERS_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over the training tokens: mean loss a token; TAPE's mean |r_i| (0 without TAPE); tokens; the
+    positions that attention computed for them, padding included; seconds.
+    """
+
+    loss: float
+    tape_norm: float
+    tokens: int
+    computed: int
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch: from 1; mean loss a token; TAPE's mean |r_i| (0 without TAPE); validation figures;
-    seconds of training, validation not included.
-    """
+    """One epoch, from 1: its pass over the training tokens, and the validation figures after it."""
 
     epoch: int
-    loss: float
-    tape_norm: float
-    tokens: int
+    training: Pass
     validation: dict[str, float]
-    seconds: float
 
     def figures(self) -> dict[str, float]:
         """What is the same on every run: for tracked files and curves."""
-        return {"epoch": self.epoch, "loss": self.loss, "tape_norm": self.tape_norm, **self.validation}
+        return {
+            "epoch": self.epoch,
+            "loss": self.training.loss,
+            "tape_norm": self.training.tape_norm,
+            **self.validation,
+        }
 
     def timings(self) -> dict[str, float]:
-        """What varies from run to run."""
-        return {"seconds": self.seconds, "tokens_per_second": self.tokens / self.seconds}
+        """What varies from run to run or kernel to kernel."""
+        return {
+            "seconds": self.training.seconds,
+            "tokens_per_second": self.training.tokens / self.training.seconds,
+            "useful_tokens": self.training.tokens / self.training.computed,
+        }
 
     def __str__(self) -> str:
         shown = ", ".join(f"{name} {self.validation[name]:.4f}" for name in ("hr_10", "hr_100", "ndcg_10", "mrr"))
-        return f"epoch {self.epoch}: loss {self.loss:.4f}, validation {shown} ({self.seconds:.1f} s training)"
+        timings = self.timings()
+        return (
+            f"epoch {self.epoch}: loss {self.training.loss:.4f}, validation {shown}; {self.training.seconds:.1f} s of "
+            f"training, {timings['tokens_per_second']:,.0f} tokens/s, {timings['useful_tokens']:.0%} useful"
+        )
 
 
 @dataclass(frozen=True)
@@ -65,8 +90,16 @@ class Training:
             "best": self.best.figures(),
             "final": self.epochs[-1].figures(),
             "epochs": len(self.epochs),
-            "tokens": sum(epoch.tokens for epoch in self.epochs),
+            "tokens": sum(epoch.training.tokens for epoch in self.epochs),
         }
+
+
+class DivergedError(TapestryError):
+    """The loss became NaN or infinite. `model` has the best epoch's weights; None in the first epoch."""
+
+    def __init__(self, message: str, model: Recommender | None) -> None:
+        super().__init__(message)
+        self.model = model
 
 
 def train(
@@ -83,22 +116,29 @@ def train(
         on_epoch: called after each epoch, to show or log it.
 
     Raises:
-        TapestryError: no CUDA device where one is asked for, nothing to train on, or a loss that is no
-            number.
+        TapestryError: no CUDA device where one is asked for, a kernel that can't run there, or nothing to
+            train on.
+        DivergedError: the loss is no number or infinite.
     """
     device = choose_device(config.device)
     make_deterministic(config.seed, config.threads)
     model = Recommender(model_config, sequences.items, len(sequences.domains)).to(device)
-    optimizer = _optimizer(model, config)
-    shuffle = np.random.default_rng(config.seed)
-    negatives = torch.Generator().manual_seed(config.seed)
+    if len(trained_users(sequences)) == 0:
+        raise TapestryError("train: no user has two training interactions; there is nothing to learn from")
+    trainer = Trainer(model, sequences, config)
     epochs: list[Epoch] = []
     best_weights: dict[str, Tensor] = {}
     best: Epoch | None = None
     for number in range(1, config.epochs + 1):
-        model.train()
-        epoch = _run_epoch(number, model, optimizer, sequences, config, shuffle, negatives, device)
-        epoch.validation.update(validate(model))
+        try:
+            epoch = Epoch(number, trainer.run(f"epoch {number}/{config.epochs}"), validate(model))
+        except _NotFiniteError as error:
+            if best is not None:
+                model.load_state_dict(best_weights)
+            raise DivergedError(
+                f"train: epoch {number}, {error}; lower train.learning_rate or raise train.temperature",
+                None if best is None else model.cpu().eval(),
+            ) from None
         epochs.append(epoch)
         on_epoch(epoch)
         if best is None or epoch.validation[STOPPING_METRIC] > best.validation[STOPPING_METRIC]:
@@ -111,63 +151,69 @@ def train(
     return Training(model.cpu().eval(), best, tuple(epochs))
 
 
-def _run_epoch(
-    number: int,
-    model: Recommender,
-    optimizer: torch.optim.Optimizer,
-    sequences: Sequences,
-    config: TrainConfig,
-    shuffle: np.random.Generator,
-    negatives: torch.Generator,
-    device: torch.device,
-) -> Epoch:
-    batches = list(training_batches(sequences, model.config.window, config.batch_users, shuffle))
-    if not batches:
-        raise TapestryError("train: no user has two training interactions; there is nothing to learn from")
-    loss_sum = tape_sum = 0.0
-    tokens = 0
-    started = time.perf_counter()
-    with tqdm(batches, desc=f"epoch {number}/{config.epochs}", unit="step", leave=False, disable=None) as bar:
-        for step, cpu_batch in enumerate(bar, start=1):
-            batch = cpu_batch.to(device)
-            loss = domain_softmax_loss(
-                model,
-                model(batch),
-                batch.target_N,
-                batch.target_domain_N,
-                sequences.domains,
-                config.negatives,
-                config.temperature,
-                negatives,
-            )
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            value = loss.item()
-            if not math.isfinite(value):
-                raise TapestryError(
-                    f"train: the loss is {value} at epoch {number}, step {step}; lower train.learning_rate "
-                    "or raise train.temperature"
-                )
-            loss_sum += value * len(batch.item_N)
-            tokens += len(batch.item_N)
-            if model.tape is not None:
-                with torch.no_grad():
-                    tape_sum += float(model.transition(batch).norm(dim=-1).sum())
-            bar.set_postfix(loss=f"{loss_sum / tokens:.4f}")
-    return Epoch(number, loss_sum / tokens, tape_sum / tokens, tokens, {}, time.perf_counter() - started)
+class Trainer:
+    """Trains a model in place, a pass over the training tokens at a time."""
+
+    def __init__(self, model: Recommender, sequences: Sequences, config: TrainConfig) -> None:
+        self._model, self._sequences, self._config = model, sequences, config
+        self._device = model.item.weight.device
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        self._kernel = model.kernel(self._device, dtype, train=True)
+        self._optimizer = Optimizer(model, config)
+        self._shuffle = np.random.default_rng(config.seed)
+        self._negatives = np.random.default_rng([config.seed, 1])
+
+    def run(self, name: str) -> Pass:
+        """One pass over the training tokens, with a progress bar of that name."""
+        loss_sum = tape_sum = 0.0
+        tokens = computed = 0
+        self._model.train()
+        started = time.perf_counter()
+        total = -(-len(trained_users(self._sequences)) // self._config.batch_users)
+        steps = prefetched(self._steps())
+        with tqdm(steps, total=total, desc=name, unit="step", leave=False, disable=None) as bar:
+            for number, ready in enumerate(bar, start=1):
+                step = to_device(ready, self._device)
+                loss = self.step(step)
+                if not math.isfinite(loss):
+                    raise _NotFiniteError(f"step {number}: the loss is {loss}; {self._describe(step)}")
+                count = len(step.batch.item_N)
+                loss_sum += loss * count
+                tape_sum += float(self._model.tape_norm(step.batch).sum())
+                tokens += count
+                computed += step.layout.computed
+                bar.set_postfix(loss=f"{loss_sum / tokens:.4f}")
+        return Pass(loss_sum / tokens, tape_sum / tokens, tokens, computed, time.perf_counter() - started)
+
+    def step(self, step: Step) -> float:
+        """One update; its loss. A loss that isn't finite leaves the weights as they were."""
+        rows_UK = self._optimizer.rows(step.touched_U)
+        with self._autocast:
+            query_NK = self._model(step.batch, step.layout, rows_UK)
+        loss = domain_softmax_loss(query_NK, rows_UK, step.targets, self._config.temperature)
+        value = loss.item()
+        if math.isfinite(value):
+            loss.backward()
+            self._optimizer.step(step.touched_U, rows_UK)
+        return value
+
+    def _steps(self) -> Iterator[Step]:
+        config, domains = self._config, self._sequences.domains
+        window = self._model.config.window
+        for users, batch in training_batches(self._sequences, window, config.batch_users, self._shuffle):
+            step = prepare_step(self._model, self._kernel, users, batch, domains, config.negatives, self._negatives)
+            yield pinned(step) if self._device.type == "cuda" else step
+
+    def _describe(self, step: Step) -> str:
+        """Whom the step was about, and the norms that tell what grew."""
+        users = [str(self._sequences.user_id[user]) for user in step.users[:_USERS_NAMED]]
+        more = f" and {len(step.users) - len(users)} more" if len(step.users) > len(users) else ""
+        norms = {name: float(parameter.detach().norm()) for name, parameter in self._model.named_parameters()}
+        largest = ", ".join(f"{name} {norms[name]:.3g}" for name in sorted(norms, key=norms.__getitem__)[-3:])
+        tape = float(self._model.tape_norm(step.batch).max())
+        return f"users {', '.join(users)}{more}; TAPE's |r| is at most {tape:.3g}; largest norms: {largest}"
 
 
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; weight decay on the matrices of linear layers alone."""
-    decayed = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
-    return torch.optim.AdamW(
-        [
-            {
-                "params": [p for p in model.parameters() if id(p) in decayed],
-                "weight_decay": config.weight_decay,
-            },
-            {"params": [p for p in model.parameters() if id(p) not in decayed], "weight_decay": 0.0},
-        ],
-        lr=config.learning_rate,
-    )
+class _NotFiniteError(Exception):
+    """What a loss that isn't finite looked like."""

@@ -1,0 +1,29 @@
+"""Dropout whose mask costs little on the CPU, where torch draws its own a number at a time."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_BITS = 16
+
+
+class Dropout(nn.Module):
+    """`torch.nn.Dropout`; on the CPU with 16 random bits an entry, so rates are rounded to multiples of 2^-16."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self._dropped = min(round(rate * 2**_BITS), 2**_BITS - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self._dropped == 0:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.rate)
+        words = torch.empty(-(-x.numel() * _BITS // 64), dtype=torch.int64).random_(-(2**63), None)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        kept = (bits >= self._dropped - 2 ** (_BITS - 1)).to(x.dtype)
+        scaled: Tensor = x * kept.div_(1 - self._dropped / 2**_BITS)
+        return scaled

@@ -1,0 +1,86 @@
+"""What one training step needs, prepared on the CPU while the step before it runs.
+
+Suffixes: N tokens, U touched items, D domains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tapestry.data.batches import Batch
+from tapestry.data.sequences import Domain
+from tapestry.model.layout import Kernel, Layout
+from tapestry.model.loss import DomainTargets
+from tapestry.model.network import Recommender
+
+Integers = npt.NDArray[np.int64]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A batch of `users` whose `item_N` are indices into `touched_U`, the items that the step reads."""
+
+    users: Integers
+    batch: Batch
+    layout: Layout
+    touched_U: Tensor
+    targets: tuple[DomainTargets, ...]
+
+
+def prepare_step(
+    model: Recommender,
+    kernel: Kernel,
+    users: Integers,
+    batch: Batch,
+    domains: Sequence[Domain],
+    negatives: int | None,
+    generator: np.random.Generator,
+) -> Step:
+    """Lay a batch out and draw its negatives: uniformly, without replacement, once a domain of its targets.
+
+    With `negatives` None, or no fewer than a domain has items, the candidates are the whole domain.
+    """
+    layout = model.arrange(batch, kernel)
+    order_N = layout.order_N.numpy()
+    target_N, target_domain_N = batch.target_N.numpy()[order_N], batch.target_domain_N.numpy()[order_N]
+    present = np.unique(target_domain_N)
+    drawn = [_draw(domains[index], negatives, generator) for index in present]
+    touched_U, local = np.unique(np.concatenate([batch.item_N.numpy(), target_N, *drawn]), return_inverse=True)
+    tokens = len(order_N)
+    item_N, target_local_N = local[:tokens], local[tokens : 2 * tokens]
+    targets, start = [], 2 * tokens
+    for index, items in zip(present, drawn, strict=True):
+        tokens_T = np.flatnonzero(target_domain_N == index)
+        place_T = np.minimum(np.searchsorted(items, target_N[tokens_T]), len(items) - 1)
+        hit = np.flatnonzero(items[place_T] == target_N[tokens_T])
+        arrays = (tokens_T, target_local_N[tokens_T], local[start : start + len(items)], hit, place_T[hit])
+        targets.append(DomainTargets(*(torch.from_numpy(array) for array in arrays)))
+        start += len(items)
+    local_batch = replace(batch, item_N=torch.from_numpy(item_N))
+    return Step(users, local_batch, layout, torch.from_numpy(touched_U), tuple(targets))
+
+
+def _draw(domain: Domain, negatives: int | None, generator: np.random.Generator) -> Integers:
+    """Candidates of a domain, ascending."""
+    size = domain.end - domain.start
+    if negatives is None or negatives >= size:
+        return np.arange(domain.start, domain.end)
+    return np.sort(domain.start + generator.choice(size, negatives, replace=False, shuffle=False))
+
+
+def prefetched(items: Iterator[T]) -> Iterator[T]:
+    """The same items, the next one made in a thread while this one is used."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item

@@ -1,0 +1,223 @@
+"""Every kernel of attention against plain float64 loops or the reference, and which can run where."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tapestry.data.batches import Batch
+from tapestry.errors import TapestryError
+from tapestry.model import tiles
+from tapestry.model.attention import alibi_slopes, attend, choose_kernel
+from tapestry.model.layout import Kernel, Layout, arrange
+from tapestry.tensors import to_device
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def random_batch(lengths: list[int], domains: int, seed: int, skew: float = 0.0) -> Batch:
+    """Histories of those lengths; domain 0 has the share `skew` and one more part of the rest."""
+    generator = np.random.default_rng(seed)
+    share = np.full(domains, (1 - skew) / domains)
+    share[0] += skew
+    domain = generator.choice(domains, sum(lengths), p=share)
+    position = np.concatenate([np.arange(length) for length in lengths])
+    zeros = torch.zeros(sum(lengths), dtype=torch.int64)
+    offsets = torch.tensor([0, *np.cumsum(lengths)])
+    return Batch(zeros, torch.from_numpy(domain), zeros, zeros, torch.from_numpy(position), offsets)
+
+
+def both_ways(
+    layout: Layout, qkv: torch.Tensor, weight: torch.Tensor, device: torch.device = CPU
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention in the batch's order, and the gradient of its weighted sum by queries, keys and values."""
+    layout, leaf = to_device(layout, device), qkv.to(device).requires_grad_()
+    slopes = alibi_slopes(qkv.shape[2]).to(device)
+    out = attend(leaf[layout.order_N], layout, slopes)[layout.inverse_N]
+    (grad,) = torch.autograd.grad(out, leaf, weight.to(out))
+    return out.detach().double().cpu(), grad.double().cpu()
+
+
+def naive_attention(qkv: torch.Tensor, batch: Batch, intra: bool) -> Iterator[torch.Tensor]:
+    """One token at a time. Yields (H, E)."""
+    _, heads, width = qkv.shape[1:]
+    for i in range(len(qkv)):
+        start = i - int(batch.position_N[i])
+        seen = [j for j in range(start, i + 1) if not intra or batch.domain_N[j] == batch.domain_N[i]]
+        out = torch.zeros(heads, width, dtype=qkv.dtype)
+        for head in range(heads):
+            scores = [float(qkv[i, 0, head] @ qkv[j, 1, head]) / math.sqrt(width) for j in seen]
+            scores = [score - 2 ** (-8 * (head + 1) / heads) * (i - j) for score, j in zip(scores, seen, strict=True)]
+            powers = [math.exp(score - max(scores)) for score in scores]
+            for power, j in zip(powers, seen, strict=True):
+                out[head] += power / sum(powers) * qkv[j, 2, head]
+        yield out
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5),
+    domains=st.integers(1, 4),
+    seed=st.integers(0, 10_000),
+    heads=st.sampled_from([1, 3, 4]),
+    intra=st.booleans(),
+    kernel=st.sampled_from(["reference", "sorted", "flex"]),
+)
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_every_kernel_equals_plain_loops(
+    lengths: list[int], domains: int, seed: int, heads: int, intra: bool, kernel: Kernel
+) -> None:
+    batch = random_batch(lengths, domains, seed)
+    qkv = torch.randn(sum(lengths), 3, heads, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    layout = arrange(batch, kernel, heads, domains, intra, False)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        slopes = torch.tensor([2 ** (-8 * (head + 1) / heads) for head in range(heads)], dtype=torch.float64)
+        actual = attend(qkv[layout.order_N], layout, slopes)[layout.inverse_N]
+    expected = torch.stack(list(naive_attention(qkv, batch, intra)))
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 300) | st.just(1), min_size=1, max_size=6),
+    domains=st.integers(1, 6),
+    skew=st.sampled_from([0.0, 0.8, 0.99]),
+    seed=st.integers(0, 10_000),
+    heads=st.sampled_from([1, 2, 4]),
+    width=st.sampled_from([1, 3, 8]),
+    intra=st.booleans(),
+    longest=st.sampled_from([1, 20, 2048]),
+)
+def test_sorted_equals_the_reference_in_float64_with_its_gradients(
+    lengths: list[int], domains: int, skew: float, seed: int, heads: int, width: int, intra: bool, longest: int
+) -> None:
+    """`longest` sends segments to the fused kernel, to blocks, or to both."""
+    batch = random_batch(lengths, domains, seed, skew)
+    generator = torch.Generator().manual_seed(seed)
+    qkv = 2 * torch.randn(sum(lengths), 3, heads, width, dtype=torch.float64, generator=generator)
+    weight = torch.randn(sum(lengths), heads, width, dtype=torch.float64, generator=generator)
+    with patch.object(tiles, "LONGEST", longest):
+        layouts = [arrange(batch, kernel, heads, domains, intra, False) for kernel in ("sorted", "reference")]
+    (out, grad), (wanted, wanted_grad) = (both_ways(layout, qkv, weight) for layout in layouts)
+    torch.testing.assert_close(out, wanted, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(grad, wanted_grad, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "domains", "skew", "intra"),
+    [([4096], 5, 0.0, True), ([4096, 64], 2, 0.8, True), ([4096], 3, 0.0, False), ([4096], 1, 0.0, True)],
+)
+def test_sorted_in_float32_is_the_float64_reference_but_for_rounding(
+    lengths: list[int], domains: int, skew: float, intra: bool
+) -> None:
+    batch = random_batch(lengths, domains, 0, skew)
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(sum(lengths), 3, 2, 16, generator=generator)
+    weight = torch.randn(sum(lengths), 2, 16, generator=generator)
+    out, grad = both_ways(arrange(batch, "sorted", 2, domains, intra, False), qkv, weight)
+    layout = arrange(batch, "reference", 2, domains, intra, False)
+    wanted, wanted_grad = both_ways(layout, qkv.double(), weight.double())
+    torch.testing.assert_close(out, wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(grad, wanted_grad, rtol=1e-4, atol=2e-4)
+
+
+def test_the_slopes_of_four_and_eight_heads_are_those_of_the_paper() -> None:
+    assert alibi_slopes(4).tolist() == [1 / 4, 1 / 16, 1 / 64, 1 / 256]
+    assert alibi_slopes(8).tolist() == [1 / 2**k for k in range(1, 9)]
+
+
+def test_the_layout_puts_segments_together_and_keeps_time_inside() -> None:
+    batch = random_batch([7, 1, 9, 4], 3, 1)
+    layout = arrange(batch, "sorted", 2, 3, True, False)
+    assert sorted(layout.order_N.tolist()) == list(range(21))
+    assert layout.order_N[layout.inverse_N].tolist() == list(range(21))
+    segment = layout.segments()
+    history_of = torch.repeat_interleave(torch.arange(4), batch.offsets_B1.diff())
+    seen: set[tuple[int, int]] = set()
+    start = 0
+    for index, length in enumerate(layout.lengths_G.tolist()):
+        places = layout.order_N[start : start + length]
+        assert segment[start : start + length].eq(index).all()
+        keys = {(int(history_of[i]), int(batch.domain_N[i])) for i in places}
+        assert len(keys) == 1
+        assert not keys & seen
+        assert batch.position_N[places].tolist() == sorted(batch.position_N[places].tolist())
+        seen |= keys
+        start += length
+    assert layout.lengths_G.tolist() == sorted(layout.lengths_G.tolist())
+
+
+def test_two_attentions_of_one_size_do_not_share_what_backward_needs() -> None:
+    """Memory is reused between calls, so a second forward before the first's backward must not spoil it."""
+    batch = random_batch([300, 20, 150], 2, 3)
+    layout = arrange(batch, "sorted", 2, 2, True, False)
+    qkv, other = (torch.randn(470, 3, 2, 8, requires_grad=True) for _ in range(2))
+    alone = torch.autograd.grad(attend(qkv, layout, alibi_slopes(2)).sum(), qkv)[0]
+    first = attend(qkv, layout, alibi_slopes(2))
+    second = attend(other, layout, alibi_slopes(2))
+    torch.autograd.grad(second.sum(), other)
+    assert torch.equal(torch.autograd.grad(first.sum(), qkv)[0], alone)
+
+
+def test_training_works_after_inference_mode_used_the_same_memory() -> None:
+    batch = random_batch([50, 50], 2, 4)
+    layout = arrange(batch, "sorted", 2, 2, True, False)
+    qkv = torch.randn(100, 3, 2, 24, requires_grad=True)
+    with torch.inference_mode():
+        inferred = attend(qkv.detach(), layout, alibi_slopes(2))
+    out = attend(qkv, layout, alibi_slopes(2))
+    out.sum().backward()
+    assert torch.equal(out.detach(), inferred)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype", "heads", "width", "train", "message"),
+    [
+        ("flex", CPU, torch.float32, 4, 32, True, r"flex can't run here \(FlexAttention has no backward on the CPU\)"),
+        ("varlen", CPU, torch.bfloat16, 4, 32, True, "needs a CUDA device.*: auto, reference, sorted$"),
+        ("varlen", CUDA, torch.float32, 4, 32, True, "precision: bf16.*: auto, reference, flex$"),
+        ("varlen", CUDA, torch.bfloat16, 4, 30, True, "multiple of 8"),
+        ("varlen", CUDA, torch.bfloat16, 6, 32, True, "1, 2, 4 or 8 heads"),
+        ("sorted", CUDA, torch.float32, 4, 32, True, "it is the CPU's"),
+    ],
+)
+def test_a_kernel_that_cannot_run_is_an_error_that_names_those_that_can(
+    name: Kernel, device: torch.device, dtype: torch.dtype, heads: int, width: int, train: bool, message: str
+) -> None:
+    with pytest.raises(TapestryError, match=message):
+        choose_kernel(name, device, dtype, heads, width, train)
+
+
+def test_auto_is_a_kernel_that_can_run() -> None:
+    assert choose_kernel("auto", CPU, torch.float32, 3, 7, True) == "sorted"
+    assert choose_kernel("auto", CUDA, torch.float32, 3, 7, True) == "flex"
+    assert choose_kernel("auto", CUDA, torch.bfloat16, 4, 32, True) == "varlen"
+    assert choose_kernel("flex", CPU, torch.float32, 4, 8, False) == "flex"
+
+
+@needs_cuda
+@pytest.mark.parametrize("intra", [True, False])
+@pytest.mark.parametrize(
+    ("kernel", "dtype", "tolerance"), [("flex", torch.float32, 1e-3), ("varlen", torch.bfloat16, 0.05)]
+)
+def test_the_cuda_kernels_equal_the_reference(
+    kernel: Kernel, dtype: torch.dtype, tolerance: float, intra: bool
+) -> None:
+    batch = random_batch([300, 1, 77, 1024], 4, 5)
+    qkv = torch.randn(1402, 3, 4, 32).to(dtype)
+    weight = torch.randn(1402, 4, 32).to(dtype)
+    out, grad = both_ways(arrange(batch, kernel, 4, 4, intra, False), qkv, weight, CUDA)
+    layout = arrange(batch, "reference", 4, 4, intra, False)
+    wanted, wanted_grad = both_ways(layout, qkv.double(), weight.double())
+    torch.testing.assert_close(out, wanted, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(grad, wanted_grad, rtol=tolerance, atol=tolerance)

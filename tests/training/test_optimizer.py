@@ -1,0 +1,172 @@
+"""The optimizer against torch's own: Adam and SparseAdam for rows, AdamW for the whole."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import WHOLE_MODEL, random_sequences
+from torch import Tensor, nn
+
+from tapestry.config import Parameters, TrainConfig
+from tapestry.data.batches import pack
+from tapestry.model.loss import domain_softmax_loss
+from tapestry.model.network import Recommender
+from tapestry.training.optimizer import Optimizer, RowAdam
+from tapestry.training.steps import Step, prepare_step
+
+SEEDS = st.integers(0, 10_000)
+RATE, DECAY = 0.01, 0.2
+
+
+@pytest.fixture
+def config(parameters: Parameters) -> TrainConfig:
+    return dataclasses.replace(parameters.train, learning_rate=RATE, weight_decay=DECAY)
+
+
+def gradients(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Random, of many sizes: some far below Adam's ε."""
+    size = 10 ** torch.empty(shape, dtype=torch.float64).uniform_(-11, 1, generator=generator)
+    return size * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS)
+def test_rows_that_are_all_touched_follow_adam(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    parameter = nn.Parameter(table.clone())
+    reference = torch.optim.Adam([parameter], lr=RATE)
+    rows = RowAdam(table, RATE)
+    for _ in range(6):
+        gradient = gradients((7, 3), generator)
+        parameter.grad = gradient
+        reference.step()
+        touched = torch.randperm(7, generator=generator)
+        rows.step(touched, table[touched], gradient[touched])
+        torch.testing.assert_close(table, parameter.detach(), rtol=1e-11, atol=1e-13)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS)
+def test_rows_that_are_touched_now_and_then_follow_sparse_adam(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    parameter = nn.Parameter(table.clone())
+    reference = torch.optim.SparseAdam([parameter], lr=RATE)
+    rows = RowAdam(table, RATE)
+    for step in range(1, 9):
+        # torch adds ε before the square root's bias is corrected, Adam after it.
+        reference.param_groups[0]["eps"] = 1e-8 * math.sqrt(1 - 0.999**step)
+        touched = torch.randperm(7, generator=generator)[: int(torch.randint(1, 7, (), generator=generator))]
+        gradient = gradients((len(touched), 3), generator)
+        parameter.grad = torch.sparse_coo_tensor(touched[None], gradient, table.shape, check_invariants=True)
+        reference.step()
+        rows.step(touched, table[touched], gradient)
+        torch.testing.assert_close(table, parameter.detach(), rtol=1e-11, atol=1e-13)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS)
+def test_rows_that_no_step_touches_keep_their_bytes(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randn(9, 3, generator=generator)
+    before = table.clone()
+    rows = RowAdam(table, RATE)
+    touchable = torch.randperm(9, generator=generator)[:5]
+    untouched = [row for row in range(9) if row not in touchable.tolist()]
+    for count in (1, 3, 5):
+        touched = touchable[:count]
+        rows.step(touched, table[touched], torch.randn(count, 3, generator=generator))
+    assert table[untouched].numpy().tobytes() == before[untouched].numpy().tobytes()
+    assert table[touchable].ne(before[touchable]).all()
+
+
+def is_linear_weight(name: str) -> bool:
+    module, kind = name.split(".")[-2:]
+    return kind == "weight" and module in {"project", "output", "gate"}
+
+
+def random_model(items: int, domains: int) -> Recommender:
+    """In float64, without dropout; all parameters are random, biases and norms too."""
+    torch.manual_seed(0)
+    model = Recommender(WHOLE_MODEL, items, domains).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.5)
+    return model
+
+
+def test_the_first_step_is_the_one_found_by_hand(config: TrainConfig) -> None:
+    """Adam's first step is the learning rate times the gradient's sign; weight decay takes its share before."""
+    model = random_model(items=6, domains=2)
+    before = copy.deepcopy(model.state_dict())
+    optimizer = Optimizer(model, config)
+    touched = torch.tensor([4, 1])
+    rows = optimizer.rows(touched)
+    assert rows.is_leaf
+    assert rows.requires_grad
+    assert torch.equal(rows, before["item.weight"][touched])
+    signs = {}
+    for name, parameter in [*model.named_parameters(), ("rows", rows)]:
+        signs[name] = torch.randn_like(parameter).sign()
+        if name != "item.weight":
+            parameter.grad = signs[name] * (0.5 + torch.rand_like(parameter))
+    optimizer.step(touched, rows)
+    for name, parameter in model.named_parameters():
+        if name == "item.weight":
+            expected = before[name].clone()
+            expected[touched] -= RATE * signs["rows"]
+        else:
+            expected = before[name] * (1 - RATE * DECAY if is_linear_weight(name) else 1) - RATE * signs[name]
+        torch.testing.assert_close(parameter.detach(), expected, rtol=0, atol=1e-8)
+        assert parameter.grad is None
+    others = [0, 2, 3, 5]
+    assert torch.equal(model.item.weight[others], before["item.weight"][others])
+
+
+def steps_that_touch_all(model: Recommender, count: int) -> list[Step]:
+    steps = []
+    for seed in range(count):
+        sequences = random_sequences(seed)
+        batch = pack(sequences, sequences.offsets[:-1], sequences.offsets[1:] - 1)
+        users = np.arange(len(sequences.user_id))
+        steps.append(prepare_step(model, "sorted", users, batch, sequences.domains, None, np.random.default_rng(seed)))
+    return steps
+
+
+def test_training_steps_that_touch_all_items_follow_adamw(config: TrainConfig) -> None:
+    model = random_model(items=30, domains=3)
+    reference = copy.deepcopy(model)
+    named = list(reference.named_parameters())
+    adamw = torch.optim.AdamW(
+        [
+            {"params": [p for name, p in named if is_linear_weight(name)], "weight_decay": DECAY},
+            {"params": [p for name, p in named if not is_linear_weight(name)], "weight_decay": 0.0},
+        ],
+        lr=RATE,
+    )
+    optimizer = Optimizer(model, config)
+    for step in steps_that_touch_all(model, 3):
+        assert step.touched_U.tolist() == list(range(30))
+        rows = optimizer.rows(step.touched_U)
+        loss = domain_softmax_loss(model(step.batch, step.layout, rows), rows, step.targets, 0.2)
+        loss.backward()
+        assert all((p.grad is None) == (name == "item.weight") for name, p in model.named_parameters())
+        optimizer.step(step.touched_U, rows)
+        assert all(parameter.grad is None for parameter in model.parameters())
+
+        adamw.zero_grad()
+        table = reference.item.weight
+        expected_loss = domain_softmax_loss(reference(step.batch, step.layout), table, step.targets, 0.2)
+        expected_loss.backward()
+        adamw.step()
+        torch.testing.assert_close(loss, expected_loss, rtol=1e-9, atol=0)
+        for (name, actual), expected in zip(model.named_parameters(), reference.parameters(), strict=True):
+            assert torch.allclose(actual, expected, rtol=1e-9, atol=1e-9), name

@@ -1,0 +1,152 @@
+"""A training step's parts fit together, its negatives are fair, and steps come one ahead."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import WHOLE_MODEL, random_sequences
+
+from tapestry.data.batches import Batch, pack
+from tapestry.data.sequences import Sequences
+from tapestry.model.network import Recommender
+from tapestry.training.steps import Step, prefetched, prepare_step
+
+SEEDS = st.integers(0, 10_000)
+
+
+def whole_histories(sequences: Sequences) -> Batch:
+    return pack(sequences, sequences.offsets[:-1], sequences.offsets[1:] - 1)
+
+
+def prepared(
+    sequences: Sequences, negatives: int | None, generator: np.random.Generator, intra: bool = True
+) -> tuple[Batch, Step]:
+    """A batch and the step made of it."""
+    config = dataclasses.replace(WHOLE_MODEL, attention="intra" if intra else "full")
+    model = Recommender(config, sequences.items, len(sequences.domains))
+    batch = whole_histories(sequences)
+    users = np.arange(len(sequences.user_id))
+    return batch, prepare_step(model, "sorted", users, batch, sequences.domains, negatives, generator)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=SEEDS,
+    users=st.integers(1, 6),
+    domains=st.integers(1, 4),
+    negatives=st.sampled_from([None, 1, 3, 7, 8, 500]),
+    intra=st.booleans(),
+)
+def test_a_steps_parts_fit_together(seed: int, users: int, domains: int, negatives: int | None, intra: bool) -> None:
+    sequences = random_sequences(seed, users=users, items=8 * domains, domains=domains, longest=8)
+    batch, step = prepared(sequences, negatives, np.random.default_rng(seed), intra)
+    touched = step.touched_U.tolist()
+    order = step.layout.order_N.tolist()
+    items, targets, target_domains = (x.tolist() for x in (batch.item_N, batch.target_N, batch.target_domain_N))
+
+    assert touched == sorted(set(touched))
+    assert [touched[row] for row in step.batch.item_N.tolist()] == items
+    for name in ("domain_N", "target_N", "target_domain_N", "position_N", "offsets_B1"):
+        assert torch.equal(getattr(step.batch, name), getattr(batch, name))
+    assert step.users.tolist() == list(range(users))
+
+    places: list[int] = []
+    read = {*items, *targets}
+    for part in step.targets:
+        tokens = part.tokens_T.tolist()
+        (domain,) = {target_domains[order[place]] for place in tokens}
+        of_domain = range(sequences.domains[domain].start, sequences.domains[domain].end)
+        target_items = [touched[row] for row in part.target_T.tolist()]
+        assert target_items == [targets[order[place]] for place in tokens]
+        candidates = [touched[row] for row in part.candidates_C.tolist()]
+        assert len(set(candidates)) == len(candidates)
+        assert set(candidates) <= set(of_domain)
+        assert len(candidates) == (len(of_domain) if negatives is None else min(negatives, len(of_domain)))
+        hits = list(zip(part.hit_token.tolist(), part.hit_candidate.tolist(), strict=True))
+        assert hits == [
+            (number, place)
+            for number, target in enumerate(target_items)
+            for place, candidate in enumerate(candidates)
+            if candidate == target
+        ]
+        places += tokens
+        read |= set(candidates)
+    assert sorted(places) == list(range(len(order)))
+    assert len(step.targets) == len(set(target_domains))
+    assert set(touched) == read
+
+
+def candidates_of(step: Step) -> list[list[int]]:
+    return [step.touched_U[part.candidates_C].tolist() for part in step.targets]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS)
+def test_the_generator_alone_decides_the_negatives_and_each_step_has_its_own(seed: int) -> None:
+    sequences = random_sequences(seed, items=90)
+    generator, same = np.random.default_rng(seed), np.random.default_rng(seed)
+    (_, first), (_, second) = (prepared(sequences, 10, generator) for _ in range(2))
+    (_, first_again), (_, second_again) = (prepared(sequences, 10, same) for _ in range(2))
+    assert candidates_of(first) != candidates_of(second)
+    for one, other in ((first, first_again), (second, second_again)):
+        assert torch.equal(one.touched_U, other.touched_U)
+        for part, again in zip(one.targets, other.targets, strict=True):
+            for name in ("tokens_T", "target_T", "candidates_C", "hit_token", "hit_candidate"):
+                assert torch.equal(getattr(part, name), getattr(again, name))
+
+
+def test_each_item_of_a_domain_is_drawn_equally_often() -> None:
+    sequences = random_sequences(0, users=6)
+    generator = np.random.default_rng(0)
+    draws, negatives, size = 300, 3, 10
+    counts = np.zeros(sequences.items)
+    for _ in range(draws):
+        _, step = prepared(sequences, negatives, generator)
+        assert len(step.targets) == 3
+        for drawn in candidates_of(step):
+            counts[drawn] += 1
+    share = negatives / size
+    assert np.abs(counts - draws * share).max() < 5 * math.sqrt(draws * share * (1 - share))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_prefetched_items_are_the_same_in_the_same_order(count: int) -> None:
+    assert list(prefetched(iter(range(count)))) == list(range(count))
+
+
+@pytest.mark.parametrize("good", [0, 1, 3])
+def test_an_exception_comes_after_the_items_before_it(good: int) -> None:
+    def items() -> Iterator[int]:
+        yield from range(good)
+        raise LookupError("no more of them")
+
+    coming = prefetched(items())
+    assert [next(coming) for _ in range(good)] == list(range(good))
+    with pytest.raises(LookupError, match="no more of them"):
+        next(coming)
+
+
+def test_the_next_item_and_no_other_is_made_while_one_is_used() -> None:
+    made = [threading.Event() for _ in range(6)]
+
+    def items() -> Iterator[int]:
+        for number, event in enumerate(made):
+            event.set()
+            yield number
+
+    coming = prefetched(items())
+    assert not made[0].is_set()
+    for item in coming:
+        if item + 1 < len(made):
+            assert made[item + 1].wait(10)
+        time.sleep(0.01)  # long enough to make all of them
+        assert [event.is_set() for event in made[item + 2 :]] == [False] * len(made[item + 2 :])
