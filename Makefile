@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 INSTALLED := .venv/.installed
 
-.PHONY: help install repro test ui clean
+.PHONY: help install repro test ui bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
@@ -29,6 +29,18 @@ test: install  ## Lint, type-check and run every test
 
 ui: install  ## Browse the MLflow store on http://127.0.0.1:5000
 	$(RUN) tapestry ui
+
+SEQUENCES ?= data/sequences
+PEERS := benchmarks/peers
+
+bench: install $(PEERS)/.venv/.installed  ## Time attention, a step, growth, and training beside RecTools (an hour; SEQUENCES=folder)
+	for name in attention step growth; do $(BIN)/python benchmarks/$$name.py || exit; done
+	$(BIN)/python benchmarks/throughput.py $(SEQUENCES)
+
+$(PEERS)/.venv/.installed: $(PEERS)/requirements.txt
+	test -x $(PEERS)/.venv/bin/python || $(PYTHON) -m venv $(PEERS)/.venv
+	$(PEERS)/.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
 
 clean:  ## Remove what the pipeline made (DVC's cache stays)
 	rm -rf data models metrics/*.parquet reports

@@ -89,6 +89,21 @@ def test_the_model_is_ranked_by_its_scores_whatever_the_batch(split: int) -> Non
         assert by_batch[0].rank[place] == naive_rank(sequences, int(target), scores, True)[0]
 
 
+def test_no_more_than_the_stated_number_of_scores_is_asked_for_at_a_time() -> None:
+    sequences = random_sequences(3, users=40, items=90)
+    targets = sequences.targets(TEST)
+    asked: list[int] = []
+
+    def score(places: Integers, items: slice) -> torch.Tensor:
+        asked.append(len(places) * (items.stop - items.start))
+        return torch.zeros(len(places), items.stop - items.start)
+
+    with patch.object(ranking, "_SCORES", 50):
+        rank_targets(sequences, targets, False, iter([(np.arange(len(targets)), score)]))
+    assert max(asked) <= 50
+    assert sum(asked) < 2 * len(targets) * 30
+
+
 def test_the_model_reads_the_last_window_of_a_history() -> None:
     sequences = sequences_of([[0, 1, 2, 3, 4, 5, 6, 7]], [0] * 9)
     longer = sequences_of([[8, 0, 1, 2, 3, 4, 5, 6, 7]], [0] * 9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from itertools import pairwise
 from typing import Any
 from unittest.mock import patch
 
@@ -17,6 +18,7 @@ from tapestry.data.sequences import TEST, VALIDATION, Sequences
 from tapestry.errors import TapestryError
 from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.scoring import rank_by_model
+from tapestry.model.layout import Kernel
 from tapestry.model.loss import domain_softmax_loss
 from tapestry.model.network import Recommender
 from tapestry.training import loop
@@ -127,6 +129,52 @@ def test_a_loss_that_is_no_number_later_leaves_the_best_epochs_weights(config: T
     assert failure.value.model is not None
     for name, tensor in failure.value.model.state_dict().items():
         assert torch.equal(tensor, best.state_dict()[name])
+
+
+def test_bf16_trains_to_nearly_the_same_loss(config: TrainConfig) -> None:
+    """The products are rounded to 8 bits; weights, moments and the loss are not."""
+    sequences = cyclic_sequences()
+    exact, rounded = (
+        trained(sequences, dataclasses.replace(config, epochs=5, precision=precision)) for precision in ("fp32", "bf16")
+    )
+    assert exact.best.training.loss != rounded.best.training.loss
+    assert exact.epochs[-1].training.loss == pytest.approx(rounded.epochs[-1].training.loss, rel=0.02)
+    assert {tensor.dtype for tensor in rounded.model.state_dict().values()} == {torch.float32}
+
+
+def test_the_reference_kernel_has_the_same_losses(config: TrainConfig) -> None:
+    sequences = random_sequences(6, users=30)
+    targets = sequences.targets(VALIDATION)
+
+    def validate(model: Recommender) -> dict[str, float]:
+        return ranking_metrics(rank_by_model(model, sequences, targets, False, 16).rank, [1, 10, 100])
+
+    kernels: list[Kernel] = ["sorted", "reference"]
+    losses = []
+    for kernel in kernels:
+        model = dataclasses.replace(MODEL, kernel=kernel)
+        epochs = train(sequences, model, config, validate, lambda epoch: None).epochs
+        losses.append([epoch.training.loss for epoch in epochs])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_kernel_that_cannot_train_here_is_an_error_before_training(config: TrainConfig) -> None:
+    model = dataclasses.replace(MODEL, kernel="flex")
+    with pytest.raises(
+        TapestryError, match=r"model\.kernel: flex can't run here .* these can: auto, reference, sorted"
+    ):
+        train(random_sequences(3), model, config, lambda model: {}, lambda epoch: None)
+
+
+def test_an_epoch_tells_its_speed_and_how_much_of_attention_was_padding(config: TrainConfig) -> None:
+    sequences = random_sequences(8, users=20)
+    epoch = trained(sequences, config).epochs[0]
+    trained_items = [int((sequences.split[a:b] == 0).sum()) for a, b in pairwise(sequences.offsets.tolist())]
+    tokens = sum(items - 1 for items in trained_items if items >= 2)
+    assert epoch.training.tokens == tokens <= epoch.training.computed
+    timings = epoch.timings()
+    assert timings["useful_tokens"] == tokens / epoch.training.computed
+    assert timings["tokens_per_second"] == tokens / timings["seconds"]
 
 
 def test_nothing_to_learn_from_is_an_error(config: TrainConfig) -> None:

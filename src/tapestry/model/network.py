@@ -97,7 +97,7 @@ class Recommender(nn.Module):
         hidden_NK = self.dropout(self.embed(batch, layout.order_N, table_UK))
         for layer in self.layers:
             hidden_NK = layer(hidden_NK, layout)
-        return F.normalize(hidden_NK.float() if hidden_NK.dtype == torch.bfloat16 else hidden_NK, dim=-1)
+        return F.normalize(hidden_NK, dim=-1)
 
     def embed(self, batch: Batch, order_N: Tensor, table_UK: Tensor | None = None) -> Tensor:
         """h⁰_i = E[x_i]·√K + M[d_i] + r_i for the tokens at `order_N`, (N, K)."""

@@ -25,10 +25,14 @@ _softmax_backward = torch.ops.aten._softmax_backward_data
 
 
 def attend_sorted(qkv_N3HE: Tensor, slopes_H: Tensor, tiles: tuple[Tile, ...]) -> Tensor:
-    """`attend` over tokens sorted by segment; `tiles` cover them all. (N, H, E)"""
-    slopes_H = slopes_H.to(qkv_N3HE.dtype)
-    out_NHE: Tensor = _SortedAttention.apply(qkv_N3HE.contiguous(), slopes_H, tiles)  # type: ignore[no-untyped-call]
-    return out_NHE
+    """`attend` over tokens sorted by segment; `tiles` cover them all. (N, H, E)
+
+    Half precision is computed in float32: it hasn't the digits for scores of far positions.
+    """
+    wide = torch.promote_types(qkv_N3HE.dtype, torch.float32)
+    qkv_N3HE, dtype = qkv_N3HE.to(wide).contiguous(), qkv_N3HE.dtype
+    out_NHE: Tensor = _SortedAttention.apply(qkv_N3HE, slopes_H.to(wide), tiles)  # type: ignore[no-untyped-call]
+    return out_NHE.to(dtype)
 
 
 class _SortedAttention(torch.autograd.Function):
@@ -73,9 +77,13 @@ def _blocks_forward(
         p = q.new_empty(shape) if keep else _scratch("p", q, *shape)
         torch.baddbmm(p, q[:, start:end], k[:, :end].transpose(1, 2), beta=0, alpha=width**-0.5, out=p)
         # Measured from the block's last position: small, so exact, where the weights are not.
-        past_CJ = (tile.position_CL[:, :end] - tile.position_CL[:, end - 1 : end]).to(p.dtype)
-        p.view(tile.count, heads, end - start, end).add_((past_CJ[:, None] * slopes_H[:, None])[:, :, None])
-        p[:, :, start:].add_(_future(p)[: end - start, : end - start])
+        past_CJ = (tile.past_CL[:, :end] - tile.past_CL[:, end - 1 : end]).to(p.dtype)
+        p_CHRJ = p.view(tile.count, heads, end - start, end)
+        p_CHRJ.add_((past_CJ[:, None] * slopes_H[:, None])[:, :, None])
+        if tile.hidden_CLL is None:
+            p[:, :, start:].add_(_future(p)[: end - start, : end - start])
+        else:
+            p_CHRJ.add_(tile.hidden_CLL[:, None, start:end, :end])
         torch.softmax(p, -1, out=p)
         _product(p, v[:, :end], out, start, end)
         if keep:
@@ -167,7 +175,7 @@ def _with_alibi(qkv_N3HE: Tensor, slopes_H: Tensor, tile: Tile) -> tuple[Tensor,
     qkv_3LHE[..., :width] = qkv_N3HE[tile.start : tile.end].transpose(0, 1)
     qkv_3LHE[0, :, :, :width] *= width**-0.5
     qkv_3LHE[0, :, :, width:] = slopes_H[:, None] * slopes_H.new_tensor([64.0, 1.0])
-    past_L = tile.position_CL[0] - tile.position_CL[0, -1]
+    past_L = tile.past_CL[0]
     coarse_L = torch.floor(past_L / 64)
     qkv_3LHE[1, :, :, width] = coarse_L[:, None]
     qkv_3LHE[1, :, :, width + 1] = (past_L - 64 * coarse_L)[:, None]

@@ -171,7 +171,7 @@ class Trainer:
         self._model.train()
         started = time.perf_counter()
         total = -(-len(trained_users(self._sequences)) // self._config.batch_users)
-        steps = prefetched(self._steps())
+        steps = prefetched(self.steps())
         with tqdm(steps, total=total, desc=name, unit="step", leave=False, disable=None) as bar:
             for number, ready in enumerate(bar, start=1):
                 step = to_device(ready, self._device)
@@ -198,7 +198,8 @@ class Trainer:
             self._optimizer.step(step.touched_U, rows_UK)
         return value
 
-    def _steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[Step]:
+        """The steps of one pass, on the CPU."""
         config, domains = self._config, self._sequences.domains
         window = self._model.config.window
         for users, batch in training_batches(self._sequences, window, config.batch_users, self._shuffle):

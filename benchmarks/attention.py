@@ -1,0 +1,70 @@
+"""Attention forward and backward, within domains, against dense causal attention and the paper's mask.
+
+All are one interface, `tapestry.model.attention.attend`, over the same 16,384 tokens: the device's fastest kernel
+within domains; the same kernel over whole histories (dense causal, fused where that is faster); and the mask over
+interleaved domains. In float32 on the CPU; in bf16, with FlexAttention beside, on CUDA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from harness import against, interleaved, report
+from workloads import TOKENS, random_batch, shares, train_config
+
+from tapestry.data.batches import Batch
+from tapestry.model.attention import alibi_slopes, attend, choose_kernel
+from tapestry.model.layout import Kernel, arrange
+from tapestry.tensors import to_device
+from tapestry.training.device import choose_device, make_deterministic
+
+HEADS, WIDTH, DOMAINS = 4, 32, 5
+LENGTHS = (64, 200, 512, 1024, 2048, 4096)
+ROUNDS = 7
+
+
+def dtype_on(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def contender(
+    batch: Batch, kernel: Kernel, intra: bool, device: torch.device, domains: int = DOMAINS
+) -> Callable[[], object]:
+    """One forward and backward pass over the batch."""
+    layout = to_device(arrange(batch, kernel, HEADS, domains, intra, False), device)
+    tokens, dtype = len(batch.domain_N), dtype_on(device)
+    qkv = torch.randn(tokens, 3, HEADS, WIDTH, device=device, dtype=dtype, requires_grad=True)
+    grad = torch.randn(tokens, HEADS, WIDTH, device=device, dtype=dtype)
+    slopes = alibi_slopes(HEADS).to(device)
+    return lambda: torch.autograd.grad(attend(qkv, layout, slopes), qkv, grad)
+
+
+def main() -> None:
+    device = choose_device("auto")
+    make_deterministic(7, train_config().threads)
+    cuda = device.type == "cuda"
+    fast = choose_kernel("auto", device, dtype_on(device), HEADS, WIDTH, True)
+    rows = []
+    for name, share in (("balanced", shares(DOMAINS)), ("80 % in one domain", shares(DOMAINS, 0.8))):
+        for length in (*LENGTHS, 8192, 16_384) if cuda else LENGTHS:
+            batch = random_batch(length, share)
+            contenders = {
+                "ours": contender(batch, fast, True, device),
+                "dense causal": contender(batch, fast, False, device),
+            }
+            if length <= LENGTHS[-1]:  # beyond, the mask doesn't fit
+                contenders["the paper's mask"] = contender(batch, "reference", True, device)
+            if cuda:
+                contenders["FlexAttention"] = contender(batch, "flex", True, device)
+            seconds = interleaved(contenders, ROUNDS, f"attention S={length} {name}")
+            ideal = 1 / float((share**2).sum())
+            for other in list(contenders)[1:]:
+                case = f"S={length} D={DOMAINS} {name} {'bf16' if cuda else 'fp32'}"
+                rows.append(against(case, other, seconds["ours"], seconds[other], ideal_over_dense=ideal))
+    report("attention", rows)
+    print(f"\n{TOKENS} tokens, {HEADS} heads of {WIDTH}, forward and backward; medians of {ROUNDS} rounds")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""How cost grows with the length of histories, the number of items and the number of domains: fitted exponents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from attention import HEADS, WIDTH, dtype_on
+from attention import contender as attention_contender
+from harness import interleaved, report
+from workloads import TOKENS, model_config, random_batch, random_sequences, shares, train_config, trainer_of
+
+from tapestry.model.attention import choose_kernel
+from tapestry.training.device import choose_device, make_deterministic
+
+LENGTHS = (512, 1024, 2048, 4096, 8192)
+ITEMS = (10_000, 50_000, 200_000, 1_000_000)
+DOMAINS = (2, 4, 8, 16, 32)
+ROUNDS = 5
+
+
+def exponent(sizes: tuple[int, ...], seconds: list[float]) -> float:
+    """The slope of log seconds over log size: 0 is flat, 1 linear."""
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+
+def rows_of(what: str, sizes: tuple[int, ...], seconds: dict[str, float]) -> list[dict[str, Any]]:
+    taken = list(seconds.values())
+    last = [{"case": f"{what}, exponent", "ours_s": taken[-1], "exponent": exponent(sizes, taken)}]
+    first = [
+        {"case": f"{what}={size}", "ours_s": second, "over_first": second / taken[0]}
+        for size, second in zip(sizes, taken, strict=True)
+    ]
+    return first + last
+
+
+def main() -> None:
+    device = choose_device("auto")
+    make_deterministic(7, train_config().threads)
+    kernel = choose_kernel("auto", device, dtype_on(device), HEADS, WIDTH, True)
+    rows: list[dict[str, Any]] = []
+    for intra, name in ((True, "attention within 5 domains"), (False, "dense attention")):
+        contenders = {
+            str(length): attention_contender(random_batch(length, shares(5)), kernel, intra, device)
+            for length in LENGTHS
+        }
+        rows += rows_of(f"{name} S", LENGTHS, interleaved(contenders, ROUNDS, f"{name}, growing S"))
+    contenders = {
+        str(domains): attention_contender(random_batch(2048, shares(domains)), kernel, True, device, domains)
+        for domains in DOMAINS
+    }
+    rows += rows_of("attention S=2048 D", DOMAINS, interleaved(contenders, ROUNDS, "growing D"))
+    trainers = {
+        str(domains): trainer_of(
+            random_sequences(256, 64, shares(domains), 50_000),
+            model_config(True, window=256),
+            train_config(batch_users=64, negatives=512),
+        )
+        for domains in DOMAINS
+    }
+    steps = {name: (lambda trainer=trainer: trainer.run("pass")) for name, trainer in trainers.items()}
+    rows += rows_of("step S=256 D", DOMAINS, interleaved(steps, ROUNDS, "step, growing D"))
+    trainers = {
+        str(items): trainer_of(
+            random_sequences(64, 256, shares(5), items),
+            model_config(True),
+            train_config(batch_users=128, negatives=512),
+        )
+        for items in ITEMS
+    }
+    steps = {name: (lambda trainer=trainer: trainer.run("pass")) for name, trainer in trainers.items()}
+    rows += rows_of("step S=64 items", ITEMS, interleaved(steps, ROUNDS, "step, growing catalogue"))
+    report("growth", rows)
+    print(f"\nattention: {TOKENS} tokens a pass; medians of {ROUNDS} rounds")
+
+
+if __name__ == "__main__":
+    main()

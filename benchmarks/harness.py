@@ -1,0 +1,95 @@
+"""What the benchmarks share: interleaved timing, tables, and results on disk.
+
+Contenders run in turn, round after round, so that a machine whose speed drifts slows all of them alike, and each
+round starts with another, so that none always follows the same; a figure is the median of the rounds, after one
+that warms up and doesn't count.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from tapestry.atomic import write_json
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int, name: str) -> dict[str, float]:
+    """Median seconds of each contender."""
+    seconds: dict[str, list[float]] = {contender: [] for contender in contenders}
+    for number in tqdm(range(rounds + 1), desc=name, unit="round", leave=False, disable=None):
+        turn = list(contenders.items())
+        for contender, run in turn[number % len(turn) :] + turn[: number % len(turn)]:
+            started = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if number > 0:
+                seconds[contender].append(time.perf_counter() - started)
+    return {contender: statistics.median(taken) for contender, taken in seconds.items()}
+
+
+def against(case: str, other: str, ours: float, others: float, **more: Any) -> dict[str, Any]:
+    """A row of results: ratio = theirs / ours, so more is better."""
+    return {"case": case, "other": other, "ours_s": ours, "other_s": others, "ratio": others / ours, **more}
+
+
+def report(name: str, rows: list[dict[str, Any]]) -> None:
+    """Print the rows as a Markdown table and write results/<name>.json with its .meta.json."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    print(f"\n{name}\n" + "\n".join(_line(cells) for cells in [columns, ["---"] * len(columns)]))
+    for row in rows:
+        print(_line([_shown(row.get(column, "")) for column in columns]))
+    sys.stdout.flush()
+    RESULTS.mkdir(exist_ok=True)
+    write_json(RESULTS / f"{name}.json", [{key: _rounded(value) for key, value in row.items()} for row in rows])
+    write_json(
+        RESULTS / f"{name}.meta.json",
+        {
+            "machine": _machine(),
+            "versions": {"python": platform.python_version()} | {p: version(p) for p in ("torch", "numpy")},
+            "command": " ".join(["python", *sys.argv]),
+            "date": datetime.date.today().isoformat(),
+            "threads": torch.get_num_threads(),
+        },
+    )
+
+
+def read_results(name: str) -> list[dict[str, Any]]:
+    """The rows that `report` wrote."""
+    rows: list[dict[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return rows
+
+
+def _machine() -> str:
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        processor = names[0] if names else processor
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{processor}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}{gpu}"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _rounded(value: object) -> object:
+    return float(f"{value:.4g}") if isinstance(value, float) else value

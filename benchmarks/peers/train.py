@@ -1,0 +1,198 @@
+"""Train RecTools' SASRec or HSTU on sequences that the benchmark harness exports.
+
+Runs in the environment of ``requirements.txt`` beside this file, not in the project's.
+
+Reads ``--data``, an npz of 1-D arrays: ``item`` (item of each interaction, 0..items-1; user after user, each in
+time order), ``offsets`` (users + 1; where each user's interactions begin), ``split`` (of each interaction: 0 train,
+1 validation, 2 test), ``targets`` (indices of the interactions to predict) and ``items`` (their number).
+
+Writes ``--out``, an npz of ``query`` (targets, width) and ``item`` (items, width) in float32, such that the dot
+product of two rows is the score by which RecTools ranks, and beside it a JSON file of timings and settings. A target's
+history is every interaction of its user before it, whatever its split. Items that RecTools doesn't know (only users
+with two training interactions or more count, and of those the last ``window`` + 1 interactions) are dropped from
+histories and get rows of NaN, and so does the query of a target with no known item before it.
+
+Everything is RecTools' default but for three things. The trainer is the default one with a clock, on the CPU. HSTU
+goes without its relative *time* bias, as the data has no times (its relative position bias stays). And HSTU's
+cosine logits are divided by the temperature of the HSTU authors' configurations: at RecTools' default of 1 they
+lie within [-1, 1], too narrow a range for a softmax over a catalogue.
+"""
+
+import argparse
+import json
+import logging
+import platform
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from rectools import Columns
+from rectools.dataset import Dataset
+from rectools.models import HSTUModel, SASRecModel
+from rectools.models.rank import Distance
+
+HSTU_TEMPERATURE = 0.05
+ENCODE_BATCH = 256
+
+Data = dict[str, NDArray[np.int64]]
+Model = SASRecModel | HSTUModel
+
+
+class Clock(Callback):
+    """Wall seconds and mean loss of every training epoch."""
+
+    def __init__(self) -> None:
+        self.began = 0.0
+        self.seconds: list[float] = []
+        self.loss: list[float] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seconds.append(time.perf_counter() - self.began)
+        self.loss.append(float(trainer.callback_metrics["train_loss"]))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="npz to read")
+    parser.add_argument("--model", choices=["sasrec", "hstu"], required=True)
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--batches", type=int, help="at most so many batches an epoch")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--window", type=int, default=64, help="items of a history that a model sees")
+    parser.add_argument("--batch-users", type=int, default=128)
+    parser.add_argument("--loss", choices=["sampled_softmax", "softmax"], default="sampled_softmax")
+    parser.add_argument("--negatives", type=int, default=512, help="a position, for sampled_softmax")
+    parser.add_argument("--learning-rate", type=float, default=0.001)
+    parser.add_argument("--dropout", type=float, default=0.2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--out", type=Path, required=True, help="npz to write, with a .json beside it")
+    return parser.parse_args()
+
+
+def training_set(data: Data) -> Dataset:
+    """The training interactions; RecTools sorts by timestamp, so theirs is their index."""
+    rows = np.flatnonzero(data["split"] == 0)
+    users = np.repeat(np.arange(len(data["offsets"]) - 1), np.diff(data["offsets"]))
+    columns = {
+        Columns.User: users[rows],
+        Columns.Item: data["item"][rows],
+        Columns.Weight: 1.0,
+        Columns.Datetime: rows.astype("datetime64[ns]"),
+    }
+    return Dataset.construct(pd.DataFrame(columns))
+
+
+def build(args: argparse.Namespace) -> Model:
+    settings = {
+        "n_blocks": args.layers,
+        "n_heads": args.heads,
+        "n_factors": args.width,
+        "dropout_rate": args.dropout,
+        "session_max_len": args.window,
+        "loss": args.loss,
+        "n_negatives": args.negatives,
+        "lr": args.learning_rate,
+        "batch_size": args.batch_users,
+    }
+    model: Model
+    if args.model == "sasrec":
+        model = SASRecModel(**settings)
+    else:
+        temperature = {"logits_t": HSTU_TEMPERATURE}
+        model = HSTUModel(**settings, relative_time_attention=False, lightning_module_kwargs=temperature)
+    model._trainer = Trainer(  # RecTools' documented way to have a trainer of one's own
+        accelerator="cpu",
+        devices=1,
+        max_epochs=args.epochs,
+        min_epochs=args.epochs,
+        limit_train_batches=args.batches,
+        callbacks=[Clock()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    return model
+
+
+@torch.no_grad()
+def embed(model: Model, data: Data) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Query vectors of the targets and item vectors, in the order of the data's own ids."""
+    preparator, network = model.data_preparator, model.torch_model.eval()
+    known = preparator.get_known_item_ids().astype(np.int64)
+    internal = np.zeros(int(data["items"]), np.int64)  # 0 is the padding
+    internal[known] = preparator.get_known_items_sorted_internal_ids()
+
+    window = preparator.session_max_len
+    targets = data["targets"]
+    begins = data["offsets"][np.searchsorted(data["offsets"], targets, side="right") - 1]
+    histories = np.zeros((len(targets), window), np.int64)
+    for row, begin, target in zip(histories, begins, targets, strict=True):
+        history = internal[data["item"][begin:target]]
+        history = history[history != 0][-window:]
+        row[window - len(history) :] = history
+
+    table = network.item_model.get_all_embeddings()
+    batches = torch.from_numpy(histories).split(ENCODE_BATCH)
+    queries = torch.cat([network.encode_sessions({"x": batch}, table)[:, -1] for batch in batches])
+    if network.similarity_module.distance == Distance.COSINE:
+        table = torch.nn.functional.normalize(table, dim=-1, eps=1e-8)
+        queries = torch.nn.functional.normalize(queries, dim=-1, eps=1e-8)
+    query = queries.numpy()
+    query[histories[:, -1] == 0] = np.nan
+    item = np.full((len(internal), table.shape[1]), np.nan, np.float32)
+    item[known] = table.numpy()[internal[known]]
+    return query, item
+
+
+def main() -> None:
+    args = arguments()
+    warnings.filterwarnings("ignore", module="pytorch_lightning|pydantic|rectools")
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    torch.set_num_threads(args.threads)
+    seed_everything(args.seed)
+
+    with np.load(args.data) as arrays:
+        data: Data = {name: arrays[name] for name in ("item", "offsets", "split", "targets", "items")}
+    model = build(args)
+    model.fit(training_set(data))
+    clock = next(callback for callback in model.fit_trainer.callbacks if isinstance(callback, Clock))
+    trained = model.data_preparator.train_dataset.interactions.df  # what the batches of every epoch are made of
+    users = trained[Columns.User].nunique()
+    share = min(1.0, (args.batches or users) * args.batch_users / users)
+    query, item = embed(model, data)
+
+    np.savez(args.out, query=query, item=item)
+    report = {
+        "model": args.model,
+        "epochs": args.epochs,
+        "seconds": clock.seconds,
+        "tokens": share * (len(trained) - users),  # an epoch's; a user's first item is input only
+        "positions": share * users * args.window,  # what is computed: tokens and padding
+        "parameters": sum(parameter.numel() for parameter in model.torch_model.parameters()),
+        "loss": clock.loss,
+        "unknown_items": int(np.isnan(item[:, 0]).sum()),
+        "unknown_histories": int(np.isnan(query[:, 0]).sum()),
+        "versions": {name: version(name) for name in ("rectools", "torch", "numpy")}
+        | {"python": platform.python_version()},
+        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+        | ({"temperature": HSTU_TEMPERATURE} if args.model == "hstu" else {}),
+    }
+    args.out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

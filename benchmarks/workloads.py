@@ -1,0 +1,72 @@
+"""Random batches and sequences of a stated shape, for the benchmarks."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tapestry.config import ModelConfig, TrainConfig, load_parameters
+from tapestry.data.batches import Batch
+from tapestry.data.sequences import TRAIN, Domain, Sequences
+from tapestry.model.network import Recommender
+from tapestry.training.device import make_deterministic
+from tapestry.training.loop import Trainer
+
+TOKENS = 16_384
+PARAMETERS = load_parameters(Path(__file__).parents[1] / "params.yaml")
+
+
+def shares(domains: int, largest: float | None = None) -> npt.NDArray[np.float64]:
+    """Equal shares of the domains, or one of `largest` and the others equal."""
+    if largest is None:
+        return np.full(domains, 1 / domains)
+    return np.array([largest, *[(1 - largest) / (domains - 1)] * (domains - 1)])
+
+
+def random_sequences(length: int, users: int, share: npt.NDArray[np.float64], items: int) -> Sequences:
+    """Training histories of `length` + 1 interactions of random items; every domain has as many items."""
+    generator = np.random.default_rng(0)
+    domains, total = len(share), users * (length + 1)
+    edges = np.linspace(0, items, domains + 1).astype(np.int64)
+    domain = generator.choice(domains, total, p=share)
+    item = edges[domain] + (generator.random(total) * (edges[domain + 1] - edges[domain])).astype(np.int64)
+    return Sequences(
+        item=item.astype(np.int32),
+        domain=domain.astype(np.int16),
+        timestamp=np.arange(total),
+        split=np.full(total, TRAIN, dtype=np.int8),
+        offsets=np.arange(users + 1) * (length + 1),
+        user_id=np.arange(users).astype(str).astype(object),
+        item_id=np.empty(items, dtype=object),
+        train_count=np.bincount(item, minlength=items),
+        domains=tuple(Domain(f"D{d}", int(edges[d]), int(edges[d + 1])) for d in range(domains)),
+    )
+
+
+def random_batch(length: int, share: npt.NDArray[np.float64], tokens: int = TOKENS) -> Batch:
+    """Histories of `length` positions, as many as `tokens` have room for."""
+    users = max(1, tokens // length)
+    domain = np.random.default_rng(0).choice(len(share), users * length, p=share)
+    zeros = torch.zeros(users * length, dtype=torch.int64)
+    position = torch.arange(length).repeat(users)
+    return Batch(zeros, torch.from_numpy(domain), zeros, zeros, position, torch.arange(users + 1) * length)
+
+
+def model_config(whole: bool, **changes: object) -> ModelConfig:
+    """The default model, or with the same width and layers HSTU + ALiBi: `full` without TAPE and DDSR."""
+    baseline = {} if whole else {"attention": "full", "tape": False, "ddsr": False}
+    return dataclasses.replace(PARAMETERS.model, **(baseline | changes))  # type: ignore[arg-type]
+
+
+def train_config(**changes: object) -> TrainConfig:
+    return dataclasses.replace(PARAMETERS.train, **changes)  # type: ignore[arg-type]
+
+
+def trainer_of(sequences: Sequences, model: ModelConfig, train: TrainConfig) -> Trainer:
+    """A trainer of a new model on the CPU or the GPU that `train.device` says."""
+    make_deterministic(train.seed, train.threads)
+    return Trainer(Recommender(model, sequences.items, len(sequences.domains)), sequences, train)
