@@ -33,7 +33,7 @@ ui: install  ## Browse the MLflow store on http://127.0.0.1:5000
 SEQUENCES ?= data/sequences
 PEERS := benchmarks/peers
 
-bench: install $(PEERS)/.venv/.installed  ## Time attention, a step, growth, and training beside RecTools (an hour; SEQUENCES=folder)
+bench: install $(PEERS)/.venv/.installed  ## Time attention, a step, growth, and training beside RecTools (hours; SEQUENCES=folder)
 	for name in attention step growth; do $(BIN)/python benchmarks/$$name.py || exit; done
 	$(BIN)/python benchmarks/throughput.py $(SEQUENCES)
 

@@ -36,7 +36,8 @@ from tapestry.model.network import Recommender
 from tapestry.training.loop import Training, train
 
 PEERS = Path(__file__).parent / "peers"
-TURNS, PEER_BATCHES = 5, 6
+TURNS = int(os.environ.get("TURNS", "5"))
+PEER_BATCHES = 6
 PEER_EPOCHS = int(os.environ.get("PEER_EPOCHS", "20"))
 
 
