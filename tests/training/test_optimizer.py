@@ -36,12 +36,17 @@ def gradients(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return size * torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
+def table_and_parameter(seed: int) -> tuple[torch.Generator, Tensor, nn.Parameter]:
+    """A random table of seven rows for RowAdam, and its twin for an optimiser of torch."""
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    return generator, table, nn.Parameter(table.clone())
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=SEEDS)
 def test_rows_that_are_all_touched_follow_adam(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    table = torch.randn(7, 3, generator=generator, dtype=torch.float64)
-    parameter = nn.Parameter(table.clone())
+    generator, table, parameter = table_and_parameter(seed)
     reference = torch.optim.Adam([parameter], lr=RATE)
     rows = RowAdam(table, RATE)
     for _ in range(6):
@@ -56,9 +61,7 @@ def test_rows_that_are_all_touched_follow_adam(seed: int) -> None:
 @settings(max_examples=25, deadline=None)
 @given(seed=SEEDS)
 def test_rows_that_are_touched_now_and_then_follow_sparse_adam(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    table = torch.randn(7, 3, generator=generator, dtype=torch.float64)
-    parameter = nn.Parameter(table.clone())
+    generator, table, parameter = table_and_parameter(seed)
     reference = torch.optim.SparseAdam([parameter], lr=RATE)
     rows = RowAdam(table, RATE)
     for step in range(1, 9):
