@@ -35,7 +35,7 @@ PEERS := benchmarks/peers
 
 bench: install $(PEERS)/.venv/.installed  ## Time attention, a step, growth, and training beside RecTools (hours; SEQUENCES=folder)
 	for name in attention step growth; do $(BIN)/python benchmarks/$$name.py || exit; done
-	$(BIN)/python benchmarks/throughput.py $(SEQUENCES)
+	for name in throughput quality; do $(BIN)/python benchmarks/$$name.py $(SEQUENCES) || exit; done
 
 $(PEERS)/.venv/.installed: $(PEERS)/requirements.txt
 	test -x $(PEERS)/.venv/bin/python || $(PYTHON) -m venv $(PEERS)/.venv

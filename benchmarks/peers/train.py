@@ -6,11 +6,12 @@ Reads ``--data``, an npz of 1-D arrays: ``item`` (item of each interaction, 0..i
 time order), ``offsets`` (users + 1; where each user's interactions begin), ``split`` (of each interaction: 0 train,
 1 validation, 2 test), ``targets`` (indices of the interactions to predict) and ``items`` (their number).
 
-Writes ``--out``, an npz of ``query`` (targets, width) and ``item`` (items, width) in float32, such that the dot
-product of two rows is the score by which RecTools ranks, and beside it a JSON file of timings and settings. A target's
-history is every interaction of its user before it, whatever its split. Items that RecTools doesn't know (only users
-with two training interactions or more count, and of those the last ``window`` + 1 interactions) are dropped from
-histories and get rows of NaN, and so does the query of a target with no known item before it.
+After every epoch writes ``--report``, a JSON file of timings and settings, and into the folder ``--vectors``
+``<epoch>.npz``: ``query`` (targets, width) and ``item`` (items, width) in float32, such that the dot product of two
+rows is the score by which RecTools ranks. A target's history is every interaction of its user before it, whatever
+its split. Items that RecTools doesn't know (only users with two training interactions or more count, and of those
+the last ``window`` + 1 interactions) are dropped from histories and get rows of NaN, and so does the query of a
+target with no known item before it.
 
 Everything is RecTools' default but for three things. The trainer is the default one with a clock, on the CPU. HSTU
 goes without its relative *time* bias, as the data has no times (its relative position bias stays). And HSTU's
@@ -24,6 +25,7 @@ import logging
 import platform
 import time
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,10 +46,11 @@ Data = dict[str, NDArray[np.int64]]
 Model = SASRecModel | HSTUModel
 
 
-class Clock(Callback):
-    """Wall seconds and mean loss of every training epoch."""
+class Recorder(Callback):
+    """Wall seconds and mean loss of every training epoch; calls ``record`` after each, its time not counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, record: Callable[["Recorder"], None]) -> None:
+        self.record = record
         self.began = 0.0
         self.seconds: list[float] = []
         self.loss: list[float] = []
@@ -58,6 +61,7 @@ class Clock(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds.append(time.perf_counter() - self.began)
         self.loss.append(float(trainer.callback_metrics["train_loss"]))
+        self.record(self)
 
 
 def arguments() -> argparse.Namespace:
@@ -77,7 +81,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--out", type=Path, required=True, help="npz to write, with a .json beside it")
+    parser.add_argument("--report", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--vectors", type=Path, help="folder for each epoch's vectors; without it there are none")
     return parser.parse_args()
 
 
@@ -94,7 +99,7 @@ def training_set(data: Data) -> Dataset:
     return Dataset.construct(pd.DataFrame(columns))
 
 
-def build(args: argparse.Namespace) -> Model:
+def build(args: argparse.Namespace, recorder: Recorder) -> Model:
     settings = {
         "n_blocks": args.layers,
         "n_heads": args.heads,
@@ -118,7 +123,7 @@ def build(args: argparse.Namespace) -> Model:
         max_epochs=args.epochs,
         min_epochs=args.epochs,
         limit_train_batches=args.batches,
-        callbacks=[Clock()],
+        callbacks=[recorder],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -130,7 +135,9 @@ def build(args: argparse.Namespace) -> Model:
 @torch.no_grad()
 def embed(model: Model, data: Data) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Query vectors of the targets and item vectors, in the order of the data's own ids."""
-    preparator, network = model.data_preparator, model.torch_model.eval()
+    preparator, network = model.data_preparator, model.torch_model
+    training = network.training
+    network.eval()
     known = preparator.get_known_item_ids().astype(np.int64)
     internal = np.zeros(int(data["items"]), np.int64)  # 0 is the padding
     internal[known] = preparator.get_known_items_sorted_internal_ids()
@@ -150,6 +157,7 @@ def embed(model: Model, data: Data) -> tuple[NDArray[np.float32], NDArray[np.flo
     if network.similarity_module.distance == Distance.COSINE:
         table = torch.nn.functional.normalize(table, dim=-1, eps=1e-8)
         queries = torch.nn.functional.normalize(queries, dim=-1, eps=1e-8)
+    network.train(training)
     query = queries.numpy()
     query[histories[:, -1] == 0] = np.nan
     item = np.full((len(internal), table.shape[1]), np.nan, np.float32)
@@ -167,31 +175,46 @@ def main() -> None:
 
     with np.load(args.data) as arrays:
         data: Data = {name: arrays[name] for name in ("item", "offsets", "split", "targets", "items")}
-    model = build(args)
+
+    def record(recorder: Recorder) -> None:
+        vectors = {}
+        if args.vectors is not None:
+            query, item = embed(model, data)
+            args.vectors.mkdir(parents=True, exist_ok=True)
+            whole = args.vectors / f"{len(recorder.seconds)}.npz"
+            np.savez(whole.with_suffix(".part.npz"), query=query, item=item)
+            whole.with_suffix(".part.npz").replace(whole)
+            vectors = {
+                "unknown_items": int(np.isnan(item[:, 0]).sum()),
+                "unknown_histories": int(np.isnan(query[:, 0]).sum()),
+            }
+        write_report(args, model, recorder, vectors)
+
+    model = build(args, Recorder(record))
     model.fit(training_set(data))
-    clock = next(callback for callback in model.fit_trainer.callbacks if isinstance(callback, Clock))
+
+
+def write_report(args: argparse.Namespace, model: Model, recorder: Recorder, vectors: dict[str, int]) -> None:
     trained = model.data_preparator.train_dataset.interactions.df  # what the batches of every epoch are made of
     users = trained[Columns.User].nunique()
     share = min(1.0, (args.batches or users) * args.batch_users / users)
-    query, item = embed(model, data)
-
-    np.savez(args.out, query=query, item=item)
     report = {
         "model": args.model,
-        "epochs": args.epochs,
-        "seconds": clock.seconds,
+        "epochs": len(recorder.seconds),
+        "seconds": recorder.seconds,
         "tokens": share * (len(trained) - users),  # an epoch's; a user's first item is input only
         "positions": share * users * args.window,  # what is computed: tokens and padding
         "parameters": sum(parameter.numel() for parameter in model.torch_model.parameters()),
-        "loss": clock.loss,
-        "unknown_items": int(np.isnan(item[:, 0]).sum()),
-        "unknown_histories": int(np.isnan(query[:, 0]).sum()),
+        "loss": recorder.loss,
+        **vectors,
         "versions": {name: version(name) for name in ("rectools", "torch", "numpy")}
         | {"python": platform.python_version()},
         "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
         | ({"temperature": HSTU_TEMPERATURE} if args.model == "hstu" else {}),
     }
-    args.out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    part = args.report.with_suffix(".part")
+    part.write_text(json.dumps(report, indent=2) + "\n")
+    part.replace(args.report)
 
 
 if __name__ == "__main__":

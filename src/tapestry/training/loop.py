@@ -184,18 +184,19 @@ class Trainer:
                 tokens += count
                 computed += step.layout.computed
                 bar.set_postfix(loss=f"{loss_sum / tokens:.4f}")
+        self._optimizer.settle()
         return Pass(loss_sum / tokens, tape_sum / tokens, tokens, computed, time.perf_counter() - started)
 
     def step(self, step: Step) -> float:
         """One update; its loss. A loss that isn't finite leaves the weights as they were."""
-        rows_UK = self._optimizer.rows(step.touched_U)
+        rows = self._optimizer.rows(step.touched_U)
         with self._autocast:
-            query_NK = self._model(step.batch, step.layout, rows_UK)
-        loss = domain_softmax_loss(query_NK, rows_UK, step.targets, self._config.temperature)
+            query_NK = self._model(step.batch, step.layout, rows.value_UK)
+        loss = domain_softmax_loss(query_NK, rows.value_UK, step.targets, self._config.temperature)
         value = loss.item()
         if math.isfinite(value):
             loss.backward()
-            self._optimizer.step(step.touched_U, rows_UK)
+            self._optimizer.step(rows)
         return value
 
     def steps(self) -> Iterator[Step]:

@@ -1,0 +1,58 @@
+"""Peak memory of ranking, as users and catalogue grow: python evaluation.py
+
+Every case is a process of its own, so that no peak hides another's. What is printed is the most memory that it held
+while ranking, less what it held before: model, item table and sequences are there by then.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from harness import report
+from workloads import PARAMETERS, model_config, random_sequences, shares
+
+from tapestry.evaluation.scoring import rank_by_model
+from tapestry.model.network import Recommender
+from tapestry.training.device import make_deterministic
+
+LENGTH = 32
+CASES = ((2_000, 10_000), (2_000, 100_000), (2_000, 1_000_000), (500, 100_000), (8_000, 100_000), (32_000, 100_000))
+
+
+def rank(users: int, items: int) -> tuple[float, float]:
+    """Seconds, and MiB at the peak beyond those before."""
+    make_deterministic(7, PARAMETERS.train.threads)
+    sequences = random_sequences(LENGTH, users, shares(5), items)
+    model = Recommender(model_config(True), items, 5)
+    batch_users = PARAMETERS.evaluate.batch_users
+    targets = sequences.offsets[1:] - 1
+    rank_by_model(model, sequences, targets[: 2 * batch_users], True, batch_users)  # libraries' own buffers
+    before, started = _resident(), time.perf_counter()
+    rank_by_model(model, sequences, np.ascontiguousarray(targets), True, batch_users)
+    seconds = time.perf_counter() - started
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+
+
+def _resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def main() -> None:
+    rows = []
+    for users, items in CASES:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            seconds, peak = pool.submit(rank, users, items).result()
+        row = {"case": f"{users:,} targets, {items:,} items", "ours_s": seconds, "peak_mib": peak}
+        print(row, flush=True)
+        rows.append(row)
+    report("evaluation", rows)
+
+
+if __name__ == "__main__":
+    main()
