@@ -25,7 +25,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SourceConfig:
-    release: Literal["synthetic", "files"]
+    release: Literal[
+        "synthetic",
+        "files",
+        "amazon-2014",
+        "amazon-2014-5core",
+        "amazon-2018",
+        "amazon-2018-5core",
+        "amazon-2023",
+        "amazon-2023-5core",
+    ]
     domains: tuple[str, ...]
     path: str | None
 

@@ -44,7 +44,7 @@ def test_lines_are_those_of_the_whole_file_in_order(
     content = b"first\n" + b"\n".join(lines) + (b"\n" if ends_with_newline else b"")
     expected = [line.removesuffix(b"\n") + b"\n" for line in io.BytesIO(content)]
     rows = read(mark + content, name, block_bytes)
-    assert rows == [{"row": number, "line": line} for number, line in enumerate(expected, start=1)]
+    assert rows == [{"row": number, "line": line, "json": None} for number, line in enumerate(expected, start=1)]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ A check reports every broken rule of a table, so the flaws of one table are plan
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -16,7 +18,7 @@ from tapestry.errors import TapestryError
 
 INTERACTIONS = """
 CREATE TABLE interactions AS
-SELECT 'A' || (i // 2) AS user_id, 'B' || i AS item_id, 1378252800000::BIGINT AS timestamp,
+SELECT 'A' || (10 + i // 2) AS user_id, 'B' || (10 + i) AS item_id, 1378252800000::BIGINT AS timestamp,
     CASE WHEN i > 1 THEN 5.0 END::FLOAT AS rating, 'Books' AS domain, i AS row
 FROM range(1, 21) numbers(i)
 """
@@ -46,7 +48,7 @@ INTERACTION_FLAWS = {
     "UPDATE interactions SET rating = 0 WHERE row = 12": "{'rating': 0.0}",
     "UPDATE interactions SET rating = 'nan' WHERE row = 13": "{'rating': nan}",
     "UPDATE interactions SET row = 0 WHERE row = 14": "failure cases: {'row': 0}",
-    "INSERT INTO interactions SELECT * FROM interactions WHERE row = 15": "'item_id', 'timestamp')' not unique",
+    "INSERT INTO interactions SELECT * FROM interactions WHERE row = 15": "each after the one before",
 }
 SEQUENCE_FLAWS = {
     'UPDATE sequences SET timestamp = 9 WHERE "user" = 0 AND position = 1': "sorted by time",
@@ -98,8 +100,31 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
+def check_written(connection: duckdb.DuckDBPyConnection, config: IngestConfig) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        connection.execute(f"COPY (FROM interactions ORDER BY row) TO '{folder}/i.parquet' (FORMAT parquet)")
+        check_interactions(connection, Path(folder, "i.parquet"), "Books", config)
+
+
+@pytest.mark.parametrize(
+    "flaw",
+    [
+        "SET user_id = 'A09' WHERE row = 3",
+        "SET timestamp = timestamp - 1 WHERE row = 3",
+        "SET item_id = 'B11' WHERE row = 3",
+        "SET item_id = 'B12' WHERE row = 3",
+    ],
+)
+def test_interactions_not_in_order_are_found(
+    connection: duckdb.DuckDBPyConnection, config: IngestConfig, flaw: str
+) -> None:
+    connection.execute(f"UPDATE interactions {flaw}")
+    with pytest.raises(TapestryError, match="each after the one before"):
+        check_written(connection, config)
+
+
 def test_sound_interactions_pass(connection: duckdb.DuckDBPyConnection, config: IngestConfig) -> None:
-    check_interactions(connection, "Books", config)
+    check_written(connection, config)
 
 
 def test_sound_sequences_pass(connection: duckdb.DuckDBPyConnection) -> None:
@@ -110,7 +135,7 @@ def test_every_flaw_of_interactions_is_found(connection: duckdb.DuckDBPyConnecti
     for flaw in INTERACTION_FLAWS:
         connection.execute(flaw)
     with pytest.raises(TapestryError, match="table interactions breaks its schema") as caught:
-        check_interactions(connection, "Books", config)
+        check_written(connection, config)
     assert [complaint for complaint in INTERACTION_FLAWS.values() if complaint not in str(caught.value)] == []
 
 
@@ -159,16 +184,16 @@ def test_a_flaw_of_the_whole_table_of_interactions_is_found(
 ) -> None:
     connection.execute(flaw)
     with pytest.raises(TapestryError, match="breaks its schema") as caught:
-        check_interactions(connection, "Books", config)
+        check_written(connection, config)
     assert complaint in str(caught.value)
 
 
 def test_of_many_bad_values_some_are_shown(connection: duckdb.DuckDBPyConnection, config: IngestConfig) -> None:
     connection.execute(
         """INSERT INTO interactions
-        SELECT 'A' || i, 'B' || i, 1378252800000, 9, 'Toys', i FROM range(100, 1100) numbers(i)"""
+        SELECT 'C' || (1000 + i), 'B' || i, 1378252800000, 9, 'Toys', i FROM range(100, 1100) numbers(i)"""
     )
     with pytest.raises(TapestryError) as caught:
-        check_interactions(connection, "Books", config)
+        check_written(connection, config)
     assert str(caught.value).count("'Toys'") == 5
     assert str(caught.value).count("9.0") == 5

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet
 
 from tapestry.atomic import atomic_file
 from tapestry.errors import TapestryError
@@ -35,12 +36,24 @@ def quote(text: str | Path) -> str:
     return str(text).replace("'", "''")
 
 
-def write_parquet(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
-    """Write a query's rows atomically. Same rows in the same (total) order give the same bytes."""
+def write_parquet(
+    connection: duckdb.DuckDBPyConnection, query: str, path: Path, check: Callable[[Path], None] | None = None
+) -> None:
+    """Write a query's rows atomically. Same rows in the same (total) order give the same bytes.
+
+    `check` is given what was written, and raises if it mustn't be trusted: then nothing is.
+    """
     with atomic_file(path) as temporary:
         connection.execute(
             f"COPY ({query}) TO '{quote(temporary)}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
         )
+        if check is not None:
+            check(temporary)
+
+
+def count_rows(path: Path) -> int:
+    """The rows of a Parquet file."""
+    return int(pyarrow.parquet.read_metadata(path).num_rows)
 
 
 def scalar(connection: duckdb.DuckDBPyConnection, query: str) -> int:

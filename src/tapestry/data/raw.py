@@ -2,19 +2,20 @@
 
 Every row reaches the caller, also those that no parser likes: JSON lines come as bytes (so that invalid
 UTF-8 is a bad row, not the end of the file), CSV rows of a wrong width with the text that they hold. In
-CSV, bytes that aren't UTF-8 become U+FFFD.
+CSV, bytes that aren't UTF-8 become U+FFFD. What is held at a time is a block, whatever the file and its lines.
 """
 
 from __future__ import annotations
 
+import ast
 import codecs
 import csv
 import gzip
 import itertools
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -22,39 +23,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+from isal import igzip, igzip_lib
 
+from tapestry.data.layouts import LAYOUTS, Layout, columns_without_header, layout_of
 from tapestry.errors import TapestryError
 
+LONGEST_LINE = 1 << 24  # bytes; of a longer line one more than these comes through
 _BLOCK_BYTES = 1 << 24
 _SNIFFED_LINES = 1000
+_DAMAGED: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, cast(type[Exception], igzip_lib.IsalError))
+_LONGEST_LITERAL = 1 << 20  # bytes; a literal costs hundreds of times its size to read
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Column names of one release and the unit of its timestamps."""
-
-    name: str
-    user: str
-    item: str
-    timestamp: str
-    rating: str
-    unit: Literal["s", "ms"]
-
-    @property
-    def needed(self) -> tuple[str, str, str]:
-        return self.user, self.item, self.timestamp
-
-    def __str__(self) -> str:
-        return f"{', '.join(self.needed)}[, {self.rating}] ({self.name}, timestamps in {self.unit})"
-
-
-LAYOUTS = (
-    Layout("amazon-2014 and amazon-2018", "reviewerID", "asin", "unixReviewTime", "overall", "s"),
-    Layout("amazon-2023", "user_id", "parent_asin", "timestamp", "rating", "ms"),
-    Layout("plain", "user_id", "item_id", "timestamp", "rating", "s"),
-)
-
-LINES_SCHEMA = pa.schema([("row", pa.int64()), ("line", pa.binary())])
+LINES_SCHEMA = pa.schema([("row", pa.int64()), ("line", pa.binary()), ("json", pa.binary())])
 
 
 class RowStream:
@@ -117,23 +98,28 @@ class RawFile:
         Raises:
             TapestryError: a needed column is missing; lists what was found and what is accepted.
         """
-        found = self.columns()
-        for layout in LAYOUTS:
-            if all(name in found for name in layout.needed):
-                return layout
-        accepted = "\n  ".join(map(str, LAYOUTS))
-        raise TapestryError(
-            f"{self.path}: no known set of columns. Found: {', '.join(found) or 'none'}. Accepted:\n  {accepted}"
-        )
+        layout = layout_of(self.columns)
+        if layout is None:
+            accepted = "\n  ".join(map(str, LAYOUTS))
+            raise TapestryError(
+                f"{self.path}: no known set of columns. Found: {', '.join(self.columns) or 'none'}. "
+                f"Accepted:\n  {accepted}\nor, in CSV without a header, Amazon's user, item, rating, timestamp "
+                "(2014) or item, user, rating, timestamp (2018)"
+            )
+        return layout
 
     def read_lines(self) -> RowStream:
-        """Lines of a text file as (row int64, line binary), rows counted from 1."""
+        """Lines of a text file as (row int64, line binary, json binary), rows counted from 1.
+
+        `json` is null but for a line that is no JSON but a Python literal, as some of the 2014 release are: it is
+        the same in JSON.
+        """
         return RowStream(LINES_SCHEMA, self._line_batches())
 
     def read_csv(self, columns: list[str]) -> RowStream:
-        """Rows of a CSV file with a header as (row int64, malformed string, *columns string).
+        """Rows of a CSV file as (row int64, malformed string, *columns string).
 
-        Rows are counted from 1 below the header. A row with too few or too many fields comes with its
+        Rows are counted from 1, below the header if there is one. A row with too few or too many fields comes with its
         text in `malformed` and nulls elsewhere; `malformed` is null in the others.
         """
         schema = pa.schema([("row", pa.int64())] + [(name, pa.string()) for name in ["malformed", *columns]])
@@ -141,7 +127,7 @@ class RawFile:
 
     def _open(self) -> BinaryIO:
         if self.gzipped:
-            return cast(BinaryIO, gzip.open(self.path, "rb"))
+            return cast(BinaryIO, igzip.IGzipFile(self.path, "rb"))
         return self.path.open("rb")
 
     def _read_blocks(self, block_bytes: int) -> Iterator[bytes]:
@@ -152,7 +138,7 @@ class RawFile:
     def _guarded_read(self, file: BinaryIO, count: int) -> bytes:
         try:
             return file.read(count)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except _DAMAGED as error:
             raise TapestryError(
                 f"{self.path}: the gzip stream is truncated or damaged ({error}); fetch or copy it again"
             ) from error
@@ -162,7 +148,8 @@ class RawFile:
         tail = b""
         for block in itertools.chain(self._read_blocks(_BLOCK_BYTES), [b""]):
             is_last = not block
-            data = tail + block
+            # Of a line that grows too long no more is kept than tells it.
+            data = tail[: LONGEST_LINE + 1] + block
             if rows == 0:
                 data = data.removeprefix(codecs.BOM_UTF8)
             if is_last and data and not data.endswith(b"\n"):
@@ -170,7 +157,7 @@ class RawFile:
             ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
             tail = data[ends[-1] + 1 :] if len(ends) else data
             if len(ends):
-                batch = _split_lines(data, ends, rows)
+                batch = _split_lines(data, ends, rows, self._has_literals)
                 rows += len(ends)
                 yield batch
 
@@ -199,7 +186,7 @@ class RawFile:
             yield from pa.csv.open_csv(
                 _TextFile(self, file),
                 read_options=pa.csv.ReadOptions(
-                    use_threads=False, block_size=_BLOCK_BYTES, column_names=self.columns(), skip_rows=1
+                    use_threads=False, block_size=_BLOCK_BYTES, column_names=self.columns, skip_rows=self._has_header
                 ),
                 parse_options=pa.csv.ParseOptions(
                     newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=keep_malformed
@@ -213,27 +200,47 @@ class RawFile:
         except pa.ArrowInvalid as error:
             raise TapestryError(f"{self.path}: not readable as CSV: {error}") from error
 
+    @cached_property
     def columns(self) -> list[str]:
+        """The names of the columns, or of the keys of the first objects."""
         if self.format == "parquet":
             try:
                 return list(pa.parquet.read_schema(self.path).names)
             except (pa.ArrowInvalid, OSError) as error:
                 raise TapestryError(f"{self.path}: not a Parquet file, or a damaged one: {error}") from error
-        head = next(self._read_blocks(1 << 20), b"").splitlines()[:_SNIFFED_LINES]
+        if self.format == "csv":
+            names = columns_without_header(self._head_rows)
+            return list(names) if names else [name.strip() for name in self._head_rows[0]]
+        found: dict[str, None] = {}
+        for line in self._head:
+            value = _read_json(line)
+            found |= dict.fromkeys((_read_literal(line) if value is None else value) or {})
+        return list(found)
+
+    @cached_property
+    def _has_header(self) -> bool:
+        return columns_without_header(self._head_rows) is None
+
+    @cached_property
+    def _has_literals(self) -> bool:
+        """Whether lines are Python's and not JSON's, which is far slower to read."""
+        return any(_read_json(line) is None and _read_literal(line) is not None for line in self._head)
+
+    @cached_property
+    def _head(self) -> list[bytes]:
+        """The first lines."""
+        head = next(self._read_blocks(1 << 20), b"").removeprefix(codecs.BOM_UTF8).splitlines()[:_SNIFFED_LINES]
         if not head:
             raise TapestryError(f"{self.path}: the file holds no rows; fetch or copy it again")
-        if self.format == "csv":
-            header = head[0].removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")
-            return [name.strip() for name in next(csv.reader([header], skipinitialspace=True), [])]
-        names: dict[str, None] = {}
-        for line in head:
-            try:
-                value = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
-                names |= dict.fromkeys(value)
-        return list(names)
+        return head
+
+    @cached_property
+    def _head_rows(self) -> list[list[str]]:
+        """The first rows of CSV, as far as they can be told from single lines."""
+        try:
+            return [next(csv.reader([_decode(line)], skipinitialspace=True), []) for line in self._head]
+        except csv.Error as error:
+            raise TapestryError(f"{self.path}: not readable as CSV: {error}") from error
 
 
 class _TextFile:
@@ -255,9 +262,42 @@ class _TextFile:
         self.closed = True
 
 
-def _split_lines(data: bytes, ends: np.ndarray[Any, Any], rows_before: int) -> pa.RecordBatch:
+def _split_lines(data: bytes, ends: np.ndarray[Any, Any], rows_before: int, has_literals: bool) -> pa.RecordBatch:
     """Zero-copy: the block itself is the value buffer, line ends become offsets (newline cut in SQL)."""
     offsets = np.concatenate([[0], ends + 1]).astype(np.int32)
     lines = pa.Array.from_buffers(pa.binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
     rows = pa.array(np.arange(rows_before + 1, rows_before + 1 + len(ends)), pa.int64())
-    return pa.RecordBatch.from_arrays([rows, lines], schema=LINES_SCHEMA)
+    literals = pa.nulls(len(ends), pa.binary())
+    if has_literals:
+        literals = pa.array([_literal_as_json(line) for line in lines.to_pylist()], pa.binary())
+    return pa.RecordBatch.from_arrays([rows, lines, literals], schema=LINES_SCHEMA)
+
+
+def _decode(line: bytes) -> str:
+    return line.decode("utf-8", "replace")
+
+
+def _read_json(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _read_literal(line: bytes) -> dict[str, Any] | None:
+    if not line.startswith(b"{'") or len(line) > _LONGEST_LITERAL:
+        return None
+    try:
+        value = ast.literal_eval(line.decode())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    return value if isinstance(value, dict) and all(isinstance(key, str) for key in value) else None
+
+
+def _literal_as_json(line: bytes) -> bytes | None:
+    value = _read_literal(line)
+    try:
+        return None if value is None else json.dumps(value).encode()
+    except (TypeError, ValueError):  # Python has values that JSON has not
+        return None

@@ -7,6 +7,7 @@ uniqueness is a schema-level rule and types are compared as they are.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -16,17 +17,26 @@ import pandera.ibis as pa
 from pandera.errors import SchemaErrors
 
 from tapestry.config import IngestConfig
+from tapestry.data.database import quote
 from tapestry.errors import TapestryError
 
 _SHOWN_FAILURES = 5
 
 
-def check_interactions(connection: duckdb.DuckDBPyConnection, domain: str, config: IngestConfig) -> None:
-    """Check table `interactions` of one domain.
+def check_interactions(connection: duckdb.DuckDBPyConnection, written: Path, domain: str, config: IngestConfig) -> None:
+    """Check the Parquet file of one domain's interactions, in the order in which they are written.
+
+    That each row comes after the one before it says both that they are in order and that none is there twice.
 
     Raises:
         TapestryError: a rule is broken; lists each broken rule with some of the values that break it.
     """
+    keys = ("user_id", "timestamp", "item_id")
+    connection.execute(
+        f"""CREATE OR REPLACE TEMP VIEW interactions AS
+        SELECT * EXCLUDE (file_row_number), {", ".join(f'lag("{key}") OVER () AS "previous_{key}"' for key in keys)}
+        FROM read_parquet('{quote(written)}', file_row_number = true)"""
+    )
     first, last = config.time_range()
     schema = pa.DataFrameSchema(
         {
@@ -36,11 +46,22 @@ def check_interactions(connection: duckdb.DuckDBPyConnection, domain: str, confi
             "rating": pa.Column(dt.Float32, pa.Check.in_range(config.min_rating, config.max_rating), nullable=True),
             "domain": pa.Column(dt.String, pa.Check.equal_to(domain)),
             "row": pa.Column(dt.Int64, pa.Check.ge(1)),
+            **{f"previous_{key}": pa.Column(nullable=True) for key in keys},
         },
+        checks=[_compares("each after the one before", _after_the_one_before)],
         strict=True,
-        unique=["user_id", "item_id", "timestamp"],
     )
     _validate(connection, "interactions", schema)
+
+
+def _after_the_one_before(table: ibis.Table) -> ibis.expr.types.BooleanValue:
+    user, time = table.user_id == table.previous_user_id, table.timestamp == table.previous_timestamp
+    return (
+        table.previous_user_id.isnull()
+        | (table.user_id > table.previous_user_id)
+        | (user & (table.timestamp > table.previous_timestamp))
+        | (user & time & (table.item_id > table.previous_item_id))
+    )
 
 
 def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int) -> None:

@@ -1,4 +1,4 @@
-"""Where raw files come from: the simulator, or a folder of the user's own."""
+"""Where raw files come from: the simulator, a folder of the user's own, or the publishers of a release."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from tqdm import tqdm
 from tapestry.atomic import atomic_folder
 from tapestry.checkout import checkout_root
 from tapestry.config import SourceConfig, SyntheticConfig
+from tapestry.data.download import download
+from tapestry.data.releases import RELEASES
 from tapestry.data.synthetic import write_domain
 from tapestry.errors import TapestryError
 
@@ -54,11 +56,11 @@ def find_raw_file(folder: Path, domain: str) -> Path:
 
 
 def describe(source: SourceConfig, synthetic: SyntheticConfig) -> dict[str, dict[str, object]]:
-    """By domain, what determines its raw data: {"file", "bytes", "sha256"} of a user's file, or all that
-    the simulator depends on. The same wherever the files lie: no folder is named.
+    """By domain, what determines its raw data: {"file", "bytes", "sha256"} of a user's file, a release's address, or
+    all that the simulator depends on. The same wherever the files lie: no folder is named.
 
     Raises:
-        TapestryError: a domain's raw file cannot be found; see `find_raw_file`.
+        TapestryError: a domain's raw file cannot be found (see `find_raw_file`), or is no category of the release.
     """
     if source.release == "synthetic":
         simulator = dataclasses.asdict(synthetic)
@@ -67,16 +69,21 @@ def describe(source: SourceConfig, synthetic: SyntheticConfig) -> dict[str, dict
             domain: {"release": "synthetic", "domain": index, "domains": count, "synthetic": simulator}
             for index, domain in enumerate(source.domains)
         }
+    if source.release in RELEASES:
+        release = RELEASES[source.release]
+        return {domain: {"release": release.name, "url": release.url(domain)} for domain in source.domains}
     return {domain: _described(find_raw_file(_folder(source), domain)) for domain in source.domains}
 
 
 def fetch(source: SourceConfig, synthetic: SyntheticConfig, domain: str, folder: Path) -> Path:
     """Make `folder` hold exactly the raw file of `domain`, and return that file's path.
 
-    Simulated reviews are called <domain>.json.gz; a copy of a user's file keeps its name.
+    Simulated reviews are called <domain>.json.gz; a copy of a user's file keeps its name, as does a download. That
+    stays in `downloads/` at the checkout's root, where one that was cut short goes on and a whole one is found again,
+    and its size and hash in `checksums.json`: a file for version control, by which later downloads are judged.
 
     Raises:
-        TapestryError: `domain` is none of the source's, or its raw file cannot be found.
+        TapestryError: `domain` is none of the source's, or its raw file cannot be found or downloaded.
     """
     if domain not in source.domains:
         raise TapestryError(f"{domain} is not one of source.domains: {', '.join(source.domains)}")
@@ -84,6 +91,13 @@ def fetch(source: SourceConfig, synthetic: SyntheticConfig, domain: str, folder:
         name = f"{domain}.json.gz"
         with atomic_folder(folder) as temporary:
             write_domain(synthetic, source.domains, domain, temporary / name)
+    elif source.release in RELEASES:
+        url = RELEASES[source.release].url(domain)
+        name = url.rpartition("/")[2]
+        whole = checkout_root() / "downloads" / source.release / name
+        download(url, whole, checkout_root() / "checksums.json")
+        with atomic_folder(folder) as temporary:
+            _link(whole, temporary / name)
     else:
         raw = find_raw_file(_folder(source), domain)
         name = raw.name
@@ -113,6 +127,14 @@ def _copy(source: Path, target: Path) -> None:
         tqdm.wrapattr(reader, "read", total=total, desc=source.name, disable=None, miniters=1, leave=False) as measured,
     ):
         shutil.copyfileobj(measured, writer, 1 << 20)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name, or a copy where the file system has no such names."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        _copy(source, target)
 
 
 def _listed(files: list[Path]) -> str:

@@ -90,7 +90,7 @@ class RowAdam:
         before_U = self._step_I.index_select(0, touched_U)
         missed_U = self._steps - before_U
         if missed_U.any():
-            spent_U = self._remaining(before_U) - _DECAY**missed_U.double() * self._remaining(missed_U + before_U)
+            spent_U = self._remaining(before_U) - _DECAY ** missed_U.double() * self._remaining(missed_U + before_U)
             epsilon_U = _EPSILON * (1 - _BETAS[1] ** before_U.clamp(min=1).double()).sqrt()
             scale_UK = square_UK.sqrt().add_(epsilon_U[:, None]).div_(spent_U[:, None])
             value_UK.addcdiv_(mean_UK, scale_UK, value=-self._learning_rate)

@@ -1,0 +1,135 @@
+"""Files without a header, and lines that are Python's: what they hold is looked at, not assumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tapestry.config import IngestConfig, Parameters
+from tapestry.data.ingest import ingest
+from tapestry.data.layouts import columns_without_header
+from tapestry.errors import TapestryError
+
+NOON = 1_378_252_800
+# Of the kinds that Amazon's ids have: short and long users; items of books (digits) and of all else.
+RATINGS = [
+    ("AKM1MP6P0OYPR", "0132793040", 5.0, NOON),
+    ("A2CX7LUOHB2NDG", "B00004T1WX", 4.0, NOON + 86_400),
+    ("A00472881KT6WR48K907X", "043935806X", 1.0, NOON),
+    ("A1YJEY40YU", "B000HPV1UY", 2.0, NOON + 2 * 86_400),
+]
+
+
+@pytest.fixture
+def config(parameters: Parameters) -> IngestConfig:
+    return parameters.ingest
+
+
+def read(path: Path, config: IngestConfig) -> list[tuple[str, str, float, int]]:
+    """(user, item, rating, seconds), as the interactions are ordered."""
+    out = path.parent / "out"
+    ingest(path, "Books", config, out / "i.parquet", out / "q.parquet", out / "c.json")
+    rows = pq.read_table(out / "i.parquet").to_pylist()
+    return [(row["user_id"], row["item_id"], row["rating"], row["timestamp"] // 1000) for row in rows]
+
+
+def ratings_only(user_first: bool) -> bytes:
+    """As the publisher has them: the 2014 form, or that of 2018."""
+    rows = [(user, item) if user_first else (item, user) for user, item, _, _ in RATINGS]
+    return "".join(
+        f"{first},{second},{rating},{time}\n"
+        for (first, second), (_, _, rating, time) in zip(rows, RATINGS, strict=True)
+    ).encode()
+
+
+@pytest.mark.parametrize("user_first", [True, False], ids=["2014", "2018"])
+@pytest.mark.parametrize("name", ["ratings_Books.csv", "Books.csv.gz"])
+def test_ratings_without_a_header_are_read_in_either_order(
+    config: IngestConfig, tmp_path: Path, user_first: bool, name: str
+) -> None:
+    content = ratings_only(user_first)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert read(path, config) == sorted(RATINGS)
+
+
+def test_the_first_row_of_a_file_without_a_header_is_row_1(config: IngestConfig, tmp_path: Path) -> None:
+    path = tmp_path / "Books.csv"
+    path.write_bytes(ratings_only(user_first=True) + b"A2CX7LUOHB2NDG,,3.0,1378252800\n")
+    read(path, dataclasses.replace(config, max_quarantine_share=0.5))
+    (bad,) = pq.read_table(tmp_path / "out/q.parquet").to_pylist()
+    assert (bad["row"], bad["reason"]) == (5, "missing item")
+    rows = pq.read_table(tmp_path / "out/i.parquet").to_pylist()
+    assert sorted(row["row"] for row in rows) == [1, 2, 3, 4]
+
+
+def test_a_few_odd_ids_do_not_hide_the_order() -> None:
+    rows = [[user, item, str(rating), str(time)] for user, item, rating, time in RATINGS] * 10
+    odd = ["A300UEGL26", "A300UEGL27", "3.0", str(NOON)]
+    assert columns_without_header([*rows, odd]) == ("reviewerID", "asin", "overall", "unixReviewTime")
+    assert columns_without_header([[item, user, *more] for user, item, *more in [*rows, odd]]) == (
+        "asin",
+        "reviewerID",
+        "overall",
+        "unixReviewTime",
+    )
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["someone,something,5.0,1378252800", "B000HPV1UY,B000HPV1UY,5.0,1378252800", "A1YJEY40YU,B000HPV1UY,5.0,09 4 2013"],
+)
+def test_a_file_without_a_header_that_tells_no_order_is_refused(config: IngestConfig, tmp_path: Path, row: str) -> None:
+    path = tmp_path / "Books.csv"
+    path.write_text(f"{row}\n" * 20)
+    with pytest.raises(TapestryError, match="no known set of columns") as caught:
+        read(path, config)
+    assert str(path) in str(caught.value)
+    assert "without a header" in str(caught.value)
+
+
+def python_literal(user: str, item: str, rating: float, time: int) -> bytes:
+    review = {"reviewerID": user, "asin": item, "helpful": [0, 1], "reviewText": 'It\'s "so" so', "overall": rating}
+    return repr(review | {"unixReviewTime": time, "verified": True, "style": None}).encode()
+
+
+def test_lines_that_are_pythons_are_read_among_those_that_are_json(config: IngestConfig, tmp_path: Path) -> None:
+    path = tmp_path / "Books.json.gz"
+    (first, *more) = RATINGS
+    as_json = json.dumps({"reviewerID": first[0], "asin": first[1], "overall": first[2], "unixReviewTime": first[3]})
+    literals = [python_literal(*row) for row in more]
+    assert all(line.startswith(b"{'") for line in literals)
+    path.write_bytes(gzip.compress(b"\n".join([as_json.encode(), *literals])))
+    assert read(path, config) == sorted(RATINGS)
+
+
+def test_python_that_is_no_literal_is_quarantined_and_not_run(config: IngestConfig, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    bad = [
+        b"{'reviewerID': __import__('pathlib').Path(%r).touch()}" % str(trap),
+        b"{'reviewerID': 'A1', 'asin': b'B1', 'unixReviewTime': 1378252800}",
+        b"{'reviewerID': 'A1', 'asin'",
+        b"{'" + b"[" * 100_000,
+    ]
+    path = tmp_path / "Books.json"
+    path.write_bytes(b"\n".join([*(python_literal(*row) for row in RATINGS), *bad]))
+    assert read(path, dataclasses.replace(config, max_quarantine_share=0.9)) == sorted(RATINGS)
+    quarantine = pq.read_table(tmp_path / "out/q.parquet").to_pylist()
+    assert [row["row"] for row in quarantine] == [5, 6, 7, 8]
+    assert {row["reason"] for row in quarantine} == {"not a JSON object"}
+    assert [row["text"] for row in quarantine] == [line.decode()[:500] for line in bad]
+    assert not trap.exists()
+
+
+def test_the_order_is_told_from_shuffled_rows_of_either_form() -> None:
+    generator = random.Random(0)
+    rows = [[user, item, str(rating), str(time)] for user, item, rating, time in RATINGS] * 50
+    generator.shuffle(rows)
+    assert columns_without_header(rows) == ("reviewerID", "asin", "overall", "unixReviewTime")
+    assert columns_without_header([]) is None
