@@ -40,8 +40,8 @@ def check_interactions(connection: duckdb.DuckDBPyConnection, written: Path, dom
     first, last = config.time_range()
     schema = pa.DataFrameSchema(
         {
-            "user_id": pa.Column(dt.String, _holds("not blank", lambda column: column.strip() != "")),
-            "item_id": pa.Column(dt.String, _holds("not blank", lambda column: column.strip() != "")),
+            "user_id": pa.Column(dt.String, _holds("not blank", lambda column: column.re_search(r"\S"))),
+            "item_id": pa.Column(dt.String, _holds("not blank", lambda column: column.re_search(r"\S"))),
             "timestamp": pa.Column(dt.Int64, pa.Check.in_range(first, last, include_max=False)),
             "rating": pa.Column(dt.Float32, pa.Check.in_range(config.min_rating, config.max_rating), nullable=True),
             "domain": pa.Column(dt.String, pa.Check.equal_to(domain)),
