@@ -40,6 +40,7 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         _require(len(self.domains) >= 2, "source.domains: at least 2 domains are needed, cross-domain as this is")
+        _require(len(self.domains) <= 63, "source.domains: at most 63 domains, which a number's bits can tell apart")
         _require(len(set(self.domains)) == len(self.domains), "source.domains: a domain is named twice")
         for domain in self.domains:
             _require(

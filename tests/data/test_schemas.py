@@ -32,7 +32,7 @@ SELECT u::INTEGER AS "user", 'u' || u AS user_id, 4 * u AS "offset", 4::INTEGER 
 CREATE TABLE sequences AS
 SELECT u::INTEGER AS "user", position, item, domain, timestamp, split FROM range(12) numbers(u), (VALUES
     (0::INTEGER, 0::INTEGER, 0::SMALLINT, 10::BIGINT, 0::TINYINT), (1, 1, 0, 20, 0), (2, 2, 1, 20, 1), (3, 2, 1, 30, 2)
-) t(position, item, domain, timestamp, split);
+) t(position, item, domain, timestamp, split) ORDER BY u, position;
 """
 INTERACTION_FLAWS = {
     "UPDATE interactions SET user_id = NULL WHERE row = 2": "non-nullable column 'user_id' contains null",
@@ -57,11 +57,11 @@ SEQUENCE_FLAWS = {
     'UPDATE sequences SET split = 3 WHERE "user" = 3 AND position = 3': "failure cases: {'split': 3}",
     'UPDATE sequences SET domain = 1 WHERE "user" = 4 AND position = 0': "item of its domain",
     'UPDATE sequences SET domain = 2 WHERE "user" = 5 AND position = 0': "failure cases: {'domain': 2}",
-    'UPDATE sequences SET item = 3 WHERE "user" = 6 AND position = 0': "column 'item_domain' contains null",
+    'UPDATE sequences SET item = 3 WHERE "user" = 6 AND position = 0': "column 'item_id' contains null",
     'UPDATE sequences SET item = -1 WHERE "user" = 7 AND position = 0': "failure cases: {'item': -1}",
-    'UPDATE sequences SET position = 4 WHERE "user" = 8 AND position = 3': "position within length",
+    'UPDATE sequences SET position = 4 WHERE "user" = 8 AND position = 3': "positions count up",
     'UPDATE sequences SET position = -1 WHERE "user" = 9 AND position = 0': "failure cases: {'position': -1}",
-    'UPDATE sequences SET position = 2 WHERE "user" = 10 AND position = 3': "'('user', 'position')' not unique",
+    'UPDATE sequences SET position = 2 WHERE "user" = 10 AND position = 3': "positions count up",
     'UPDATE sequences SET "user" = 12 WHERE "user" = 11 AND position = 3': "column 'length' contains null",
 }
 USER_FLAWS = {
@@ -158,7 +158,7 @@ def test_every_flaw_of_sequences_users_and_items_is_found(
         ('DELETE FROM sequences WHERE "user" = 11 AND position = 3', "length counted"),
         ("ALTER TABLE sequences ALTER item TYPE BIGINT", "expected column 'item' to have type int32"),
         ('ALTER TABLE users ALTER "offset" TYPE INTEGER', "expected column 'offset' to have type int64"),
-        ("ALTER TABLE items ALTER domain TYPE INTEGER", "expected column 'item_domain' to have type int16"),
+        ("ALTER TABLE items ALTER domain TYPE INTEGER", "expected column 'domain' to have type int16"),
     ],
 )
 def test_a_flaw_of_a_whole_table_of_sequences_is_found(

@@ -7,6 +7,7 @@ uniqueness is a schema-level rule and types are compared as they are.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def check_interactions(connection: duckdb.DuckDBPyConnection, written: Path, dom
         checks=[_compares("each after the one before", _after_the_one_before)],
         strict=True,
     )
-    _validate(connection, "interactions", schema)
+    _validate(connection, {"interactions": schema})
 
 
 def _after_the_one_before(table: ibis.Table) -> ibis.expr.types.BooleanValue:
@@ -65,37 +66,37 @@ def _after_the_one_before(table: ibis.Table) -> ibis.expr.types.BooleanValue:
 
 
 def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int) -> None:
-    """Check tables `sequences`, `users` and `items` against themselves and each other.
+    """Check `sequences`, `users` and `items`, in the order of their rows, against themselves and each other.
 
     Each rule about other rows (sorted by time, test after training, length) is a comparison of two columns
-    of a view that puts the other rows' value beside the row's own.
+    of a view that puts the other rows' value beside the row's own. No interaction is there twice, as positions
+    count up from 0 for each user.
 
     Raises:
         TapestryError: a rule is broken.
     """
+    before = ("user", "position", "timestamp", "split")
     connection.execute(
-        """CREATE OR REPLACE TEMP VIEW sequences_with_neighbours AS
-        SELECT s.*, i.domain AS item_domain, u.length, u."offset" + s.position AS place,
-            row_number() OVER (ORDER BY s."user", s.position) - 1 AS expected_place,
-            lag(s.timestamp) OVER user_order AS previous_timestamp,
-            lag(s.split) OVER user_order AS previous_split
-        FROM sequences s LEFT JOIN items i USING (item) LEFT JOIN users u USING ("user")
-        WINDOW user_order AS (PARTITION BY s."user" ORDER BY s.position)"""
+        f"""CREATE OR REPLACE TEMP VIEW sequences_in_order AS
+        SELECT *, {", ".join(f'lag("{name}") OVER () AS previous_{name}' for name in before)} FROM sequences"""
     )
     connection.execute(
-        """CREATE OR REPLACE TEMP VIEW users_counted AS
-        SELECT users.*, row_number() OVER (ORDER BY "user") - 1 AS expected_user, interactions
-        FROM users LEFT JOIN (SELECT "user", count(*) AS interactions FROM sequences GROUP BY "user") USING ("user")"""
+        """CREATE OR REPLACE TEMP TABLE users_counted AS
+        SELECT * FROM (SELECT *, row_number() OVER () - 1 AS expected_user FROM users) FULL JOIN (
+            SELECT "user", count(*) AS interactions, min(place) AS first_place
+            FROM (SELECT "user", row_number() OVER () - 1 AS place FROM sequences) GROUP BY "user"
+        ) USING ("user")"""
     )
     connection.execute(
-        """CREATE OR REPLACE TEMP VIEW items_counted AS
-        SELECT items.*, row_number() OVER (ORDER BY item) - 1 AS expected_item,
-            lag(domain) OVER (ORDER BY item) AS previous_domain, trained
-        FROM items LEFT JOIN (
-            SELECT item, count(*) FILTER (split = 0) AS trained FROM sequences GROUP BY item
+        """CREATE OR REPLACE TEMP TABLE items_counted AS
+        SELECT * FROM (
+            SELECT *, row_number() OVER () - 1 AS expected_item, lag(domain) OVER () AS previous_domain FROM items
+        ) FULL JOIN (
+            SELECT item, count(*) FILTER (split = 0) AS trained, min(domain) AS least_domain, max(domain) AS last_domain
+            FROM sequences GROUP BY item
         ) USING (item)"""
     )
-    sequences = pa.DataFrameSchema(
+    in_order = pa.DataFrameSchema(
         {
             "user": pa.Column(dt.Int32, pa.Check.ge(0)),
             "position": pa.Column(dt.Int32, pa.Check.ge(0)),
@@ -103,17 +104,14 @@ def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int) -> None
             "domain": pa.Column(dt.Int16, pa.Check.in_range(0, domains, include_max=False)),
             "timestamp": pa.Column(dt.Int64),
             "split": pa.Column(dt.Int8, pa.Check.isin([0, 1, 2])),
-            "item_domain": pa.Column(dt.Int16),
-            "length": pa.Column(dt.Int32, pa.Check.ge(1)),
         },
         checks=[
-            _compares("item of its domain", lambda t: t.domain == t.item_domain),
-            _compares("sorted by time", lambda t: (t.timestamp >= t.previous_timestamp).fill_null(True)),
-            _compares("test after training", lambda t: (t.split >= t.previous_split).fill_null(True)),
-            _compares("position within length", lambda t: t.position < t.length),
-            _compares("offsets consistent", lambda t: t.place == t.expected_place),
+            _compares("sorted by user", lambda t: (t.user >= t.previous_user).fill_null(True)),
+            _compares("sorted by time", lambda t: _of_one_user(t, t.timestamp >= t.previous_timestamp)),
+            _compares("test after training", lambda t: _of_one_user(t, t.split >= t.previous_split)),
+            _compares("positions count up", lambda t: _of_one_user(t, t.position == t.previous_position + 1)),
+            _compares("positions from 0", lambda t: (t.user == t.previous_user).fill_null(False) | (t.position == 0)),
         ],
-        unique=["user", "position"],
     )
     users = pa.DataFrameSchema(
         {
@@ -126,6 +124,7 @@ def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int) -> None
         checks=[
             _compares("user ids contiguous", lambda t: t.user == t.expected_user),
             _compares("length counted", lambda t: t.length == t.interactions),
+            _compares("offsets consistent", lambda t: t.offset == t.first_place),
         ],
         unique=["user_id"],
     )
@@ -141,12 +140,15 @@ def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int) -> None
             _compares("item ids contiguous", lambda t: t.item == t.expected_item),
             _compares("contiguous by domain", lambda t: (t.domain >= t.previous_domain).fill_null(True)),
             _compares("training interactions counted", lambda t: t.train_count == t.trained),
+            _compares("item of its domain", lambda t: (t.domain == t.least_domain) & (t.domain == t.last_domain)),
         ],
         unique=["item_id"],
     )
-    _validate(connection, "sequences_with_neighbours", sequences)
-    _validate(connection, "users_counted", users)
-    _validate(connection, "items_counted", items)
+    _validate(connection, {"sequences_in_order": in_order, "users_counted": users, "items_counted": items})
+
+
+def _of_one_user(table: ibis.Table, rule: Any) -> Any:
+    return ((table.user != table.previous_user) | rule).fill_null(True)
 
 
 def _holds(name: str, rule: Any) -> pa.Check:
@@ -157,15 +159,21 @@ def _compares(name: str, rule: Any) -> pa.Check:
     return pa.Check(lambda data: rule(data.table), name=name)
 
 
-def _validate(connection: duckdb.DuckDBPyConnection, table: str, schema: pa.DataFrameSchema) -> None:
-    for part in (schema, *schema.columns.values()):
-        for check in part.checks:
-            check.n_failure_cases = _SHOWN_FAILURES
-    try:
-        schema.validate(ibis.duckdb.from_connection(connection).table(table), lazy=True)
-    except SchemaErrors as errors:
-        found = [f"  {error['check']}: {error['error']}" for kind in _groups(errors) for error in kind]
-        raise TapestryError(f"table {table} breaks its schema:\n" + "\n".join(found)) from errors
+def _validate(connection: duckdb.DuckDBPyConnection, schemas: Mapping[str, pa.DataFrameSchema]) -> None:
+    """Check tables by their schemas, all of them before raising."""
+    found = []
+    backend = ibis.duckdb.from_connection(connection)
+    for table, schema in schemas.items():
+        for part in (schema, *schema.columns.values()):
+            for check in part.checks:
+                check.n_failure_cases = _SHOWN_FAILURES
+        try:
+            schema.validate(backend.table(table), lazy=True)
+        except SchemaErrors as errors:
+            found.append(f"table {table} breaks its schema:")
+            found += [f"  {error['check']}: {error['error']}" for kind in _groups(errors) for error in kind]
+    if found:
+        raise TapestryError("\n".join(found))
 
 
 def _groups(errors: SchemaErrors) -> list[list[dict[str, Any]]]:

@@ -50,22 +50,19 @@ def sessionize(inputs: Mapping[str, DomainInput], config: SessionizeConfig, fold
         TapestryError: a domain has no user left after filtering, or a split no target.
     """
     domains = list(inputs)
-    with connect(config.memory_limit, config.threads) as connection:
+    with connect(config.memory_limit, config.threads) as connection, atomic_folder(folder) as temporary:
         _load(connection, inputs)
         filtered = {"item of another domain": _keep_owned_items(connection, domains)}
         boundaries = _boundaries(connection, config)
         filtered["too few interactions or domains"] = _keep_core(connection, config, boundaries, domains)
         _require_every_domain(connection, domains)
-        _order(connection, config)
-        filtered["older than max_length"] = _keep_recent(connection, config, domains)
+        filtered["older than max_length"] = _keep_recent(connection, config, boundaries, domains)
         _require_every_domain(connection, domains)
-        _split(connection, config, boundaries)
+        _require_targets(connection)
         _number(connection)
+        _write(connection, domains, temporary)
         check_sequences(connection, len(domains))
-        metrics = _account(inputs, filtered, sequence_statistics(connection, domains))
-        with atomic_folder(folder) as temporary:
-            _write(connection, domains, temporary)
-    return metrics
+        return _account(inputs, filtered, sequence_statistics(connection, domains))
 
 
 def _load(connection: duckdb.DuckDBPyConnection, inputs: Mapping[str, DomainInput]) -> None:
@@ -118,58 +115,62 @@ def _keep_core(
     domains: list[str],
 ) -> dict[str, int]:
     period = f"WHERE timestamp < {boundaries[0]}" if boundaries else ""
-    connection.execute(f"CREATE TABLE core AS SELECT * FROM rows {period}")
-    before = -1
-    while before != (left := scalar(connection, "SELECT count(*) FROM core")):
-        before = left
-        connection.execute(
-            f"""CREATE OR REPLACE TABLE core AS SELECT core.* FROM core SEMI JOIN (
-                SELECT "user" FROM core GROUP BY "user"
-                HAVING count(*) >= {config.min_user_interactions}
-                    AND count(DISTINCT domain) >= {config.min_domains}
-            ) USING ("user")"""
-        )
-        connection.execute(
-            f"""CREATE OR REPLACE TABLE core AS SELECT core.* FROM core SEMI JOIN (
-                SELECT item FROM core GROUP BY item HAVING count(*) >= {config.min_item_interactions}
-            ) USING (item)"""
-        )
+    connection.execute(f'CREATE TABLE core AS SELECT "user", item, domain FROM rows {period}')
+    too_few = {
+        "user": f"""count(*) < {config.min_user_interactions}
+            OR bit_count(bit_or(1::BIGINT << domain)) < {config.min_domains}""",
+        "item": f"count(*) < {config.min_item_interactions}",
+    }
+    unchanged = 0
+    while unchanged < len(too_few):
+        for key, condition in too_few.items():
+            connection.execute(
+                f'CREATE OR REPLACE TABLE leaving AS SELECT "{key}" FROM core GROUP BY "{key}" HAVING {condition}'
+            )
+            unchanged += 1
+            if scalar(connection, "SELECT count(*) FROM leaving") > 0:
+                connection.execute(
+                    f'CREATE OR REPLACE TABLE core AS SELECT core.* FROM core ANTI JOIN leaving USING ("{key}")'
+                )
+                unchanged = 0
     return _keep(
         connection,
         domains,
-        'SELECT rows.* FROM rows SEMI JOIN core USING ("user") SEMI JOIN core USING (item)',
+        """SELECT rows.* FROM rows SEMI JOIN (SELECT DISTINCT "user" FROM core) USING ("user")
+            SEMI JOIN (SELECT DISTINCT item FROM core) USING (item)""",
     )
 
 
-def _order(connection: duckdb.DuckDBPyConnection, config: SessionizeConfig) -> None:
-    """Positions by time; ties by a hash of seed, user and item, or by the raw file's row, then the hash."""
-    row = "row, " if config.ties == "row" else ""
-    connection.execute(
-        f"""CREATE OR REPLACE TABLE rows AS
-        SELECT r.*, u.user_id, i.item_id, row_number() OVER (
-            PARTITION BY r."user"
-            ORDER BY timestamp, {row}md5(concat_ws(chr(31), '{config.seed}', user_id, item_id)), r.item
-        ) - 1 AS position
-        FROM rows r JOIN user_ids u USING ("user") JOIN item_ids i USING (item)"""
-    )
+def _keep_recent(
+    connection: duckdb.DuckDBPyConnection,
+    config: SessionizeConfig,
+    boundaries: tuple[int, int] | None,
+    domains: list[str],
+) -> dict[str, int]:
+    """Rows with their position, of the most recent of each user, and their split.
 
-
-def _keep_recent(connection: duckdb.DuckDBPyConnection, config: SessionizeConfig, domains: list[str]) -> dict[str, int]:
-    return _keep(
-        connection,
-        domains,
-        f"""SELECT * REPLACE (position - greatest(0, length - {config.max_length}) AS position)
-        FROM (SELECT *, count(*) OVER (PARTITION BY "user") AS length FROM rows)
-        WHERE position >= length - {config.max_length}""",
-    )
-
-
-def _split(connection: duckdb.DuckDBPyConnection, config: SessionizeConfig, boundaries: tuple[int, int] | None) -> None:
+    Positions are by time; ties by a hash of seed, user and item, or by the raw file's row, then the hash.
+    """
+    tie = f"md5(concat_ws(chr(31), '{config.seed}', user_id, item_id))"
+    ties = f"row, {tie}" if config.ties == "row" else tie
     if boundaries:
-        rule = f"CASE WHEN timestamp >= {boundaries[1]} THEN 2 WHEN timestamp >= {boundaries[0]} THEN 1 ELSE 0 END"
+        split = f"CASE WHEN timestamp >= {boundaries[1]} THEN 2 WHEN timestamp >= {boundaries[0]} THEN 1 ELSE 0 END"
     else:
-        rule = 'greatest(0, position + 3 - count(*) OVER (PARTITION BY "user"))'
-    connection.execute(f"CREATE OR REPLACE TABLE rows AS SELECT *, ({rule})::TINYINT AS split FROM rows")
+        split = "greatest(0, place + 3 - length)"
+    return _keep(
+        connection,
+        domains,
+        f"""SELECT "user", item, domain, timestamp, ({split})::TINYINT AS split,
+            (place - greatest(0, length - {config.max_length}))::INTEGER AS position
+        FROM (
+            SELECT r."user", r.item, domain, timestamp, count(*) OVER (PARTITION BY r."user") AS length,
+                row_number() OVER (PARTITION BY r."user" ORDER BY timestamp, {ties}, r.item) - 1 AS place
+            FROM rows r JOIN user_ids u USING ("user") JOIN item_ids i USING (item))
+        WHERE place >= length - {config.max_length}""",
+    )
+
+
+def _require_targets(connection: duckdb.DuckDBPyConnection) -> None:
     for split, name in ((1, "validation"), (2, "test")):
         if scalar(connection, f"SELECT count(*) FROM rows WHERE split = {split} AND position > 0") == 0:
             raise TapestryError(
@@ -179,29 +180,38 @@ def _split(connection: duckdb.DuckDBPyConnection, config: SessionizeConfig, boun
 
 
 def _number(connection: duckdb.DuckDBPyConnection) -> None:
-    """Tables `users`, `items` and `sequences` with contiguous ids from 0."""
+    """Tables `numbered_users` and `numbered_items`: contiguous ids from 0, in the order of the texts."""
     connection.execute(
-        """CREATE TABLE items AS
-        SELECT (row_number() OVER (ORDER BY domain, item_id) - 1)::INTEGER AS item, item_id, domain, train_count
-        FROM (SELECT item_id, domain, count(*) FILTER (split = 0) AS train_count FROM rows GROUP BY ALL)"""
+        """CREATE TABLE numbered_items AS
+        SELECT item, (row_number() OVER (ORDER BY domain, item) - 1)::INTEGER AS number, domain, train_count
+        FROM (SELECT item, domain, count(*) FILTER (split = 0) AS train_count FROM rows GROUP BY item, domain)"""
     )
     connection.execute(
-        """CREATE TABLE users AS
-        SELECT (row_number() OVER (ORDER BY user_id) - 1)::INTEGER AS "user", user_id,
-            (sum(length) OVER (ORDER BY user_id) - length)::BIGINT AS "offset", length::INTEGER AS length
-        FROM (SELECT user_id, count(*) AS length FROM rows GROUP BY user_id)"""
-    )
-    connection.execute(
-        """CREATE TABLE sequences AS
-        SELECT u."user", r.position::INTEGER AS position, i.item, r.domain, r.timestamp, r.split
-        FROM rows r JOIN users u USING (user_id) JOIN items i USING (item_id)"""
+        """CREATE TABLE numbered_users AS
+        SELECT "user", (row_number() OVER (ORDER BY "user") - 1)::INTEGER AS number,
+            (sum(length) OVER (ORDER BY "user") - length)::BIGINT AS "offset", length::INTEGER AS length
+        FROM (SELECT "user", count(*) AS length FROM rows GROUP BY "user")"""
     )
 
 
 def _write(connection: duckdb.DuckDBPyConnection, domains: list[str], folder: Path) -> None:
-    write_parquet(connection, 'SELECT * FROM sequences ORDER BY "user", position', folder / "sequences.parquet")
-    write_parquet(connection, 'SELECT * FROM users ORDER BY "user"', folder / "users.parquet")
-    write_parquet(connection, "SELECT * FROM items ORDER BY item", folder / "items.parquet")
+    """The files, and views `sequences`, `users` and `items` of them."""
+    queries = {
+        "sequences": """
+            SELECT u.number AS "user", r.position, i.number AS item, r.domain, r.timestamp, r.split
+            FROM rows r JOIN numbered_users u USING ("user") JOIN numbered_items i USING (item)
+            ORDER BY u.number, r.position""",
+        "users": """
+            SELECT number AS "user", user_id, "offset", length
+            FROM numbered_users JOIN user_ids USING ("user") ORDER BY number""",
+        "items": """
+            SELECT number AS item, item_id, domain, train_count
+            FROM numbered_items JOIN item_ids USING (item) ORDER BY number""",
+    }
+    for name, query in queries.items():
+        path = folder / f"{name}.parquet"
+        write_parquet(connection, query, path)
+        connection.execute(f"CREATE VIEW {name} AS FROM read_parquet('{quote(path)}')")
     slices = connection.execute(
         "SELECT domain, min(item), max(item) + 1 FROM items GROUP BY domain ORDER BY domain"
     ).fetchall()

@@ -1,8 +1,8 @@
-"""Raw gzipped reviews to interactions, beside reading the gzip alone and beside pandas: python ingest.py
+"""Raw gzipped reviews to interactions, beside reading the gzip alone and beside pandas: python ingestion.py
 
 Files are generated in the 2018 layout, with texts of Amazon's mean length. The floor is `zcat FILE > /dev/null`, which
-runs on one core; ours may use two. pandas reads the same file in chunks, keeps the four columns, drops duplicates, sorts
-and writes Parquet. ROWS (the environment variable) are those of the five files together.
+runs on one core; ours may use two. pandas reads the same file in chunks, keeps the four columns, drops duplicates,
+sorts and writes Parquet. ROWS (the environment variable) are those of the five files together.
 """
 
 from __future__ import annotations
