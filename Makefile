@@ -33,8 +33,8 @@ ui: install  ## Browse the MLflow store on http://127.0.0.1:5000
 SEQUENCES ?= data/sequences
 PEERS := benchmarks/peers
 
-bench: install $(PEERS)/.venv/.installed  ## Time attention, a step, growth, and training beside RecTools (hours; SEQUENCES=folder)
-	for name in attention step growth; do $(BIN)/python benchmarks/$$name.py || exit; done
+bench: install $(PEERS)/.venv/.installed  ## Measure everything beside its alternatives (hours; SEQUENCES=folder)
+	for name in attention step growth evaluation ingestion sessionizing; do $(BIN)/python benchmarks/$$name.py || exit; done
 	for name in throughput quality; do $(BIN)/python benchmarks/$$name.py $(SEQUENCES) || exit; done
 
 $(PEERS)/.venv/.installed: $(PEERS)/requirements.txt

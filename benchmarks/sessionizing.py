@@ -1,0 +1,106 @@
+"""Interactions to sequences, beside pandas and Polars, and as the rows grow: python sessionizing.py
+
+Random interactions of five domains, of people of whom most buy little. The peers do the same work (`peers/sessions.py`)
+but for our checks of what was written and its statistics, in the environment of `peers/`; all may use two threads.
+Every run is a process of its own, for its peak of memory. ROWS (the environment variable) are the sizes, ascending; the
+peers take part up to PEER_ROWS, as pandas holds all in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import against, report
+from peer import PEERS
+from workloads import PARAMETERS
+
+from tapestry.atomic import write_json
+from tapestry.data.database import connect
+from tapestry.data.sessionize import DomainInput, sessionize
+
+ROWS = tuple(int(rows) for rows in os.environ.get("ROWS", "1000000,10000000,50000000").split(","))
+PEER_ROWS = int(os.environ.get("PEER_ROWS", "10000000"))
+DOMAINS = ("Books", "Clothing_Shoes_and_Jewelry", "Sports_and_Outdoors", "Toys_and_Games", "Video_Games")
+Figures = dict[str, Any]
+
+
+def write_interactions(folder: Path, rows: int) -> None:
+    """A Parquet file a domain, as ingest writes them, and its counts."""
+    users, items = rows // 6, rows // 75  # as many to a person and an item as in the 2018 release
+    with connect("4GB", PARAMETERS.sessionize.threads) as connection:
+        for index, domain in enumerate(DOMAINS):
+            streams = [3 * index + column for column in range(3)]  # of random numbers
+            uniform = [f"(hash({3 * len(DOMAINS)} * i + {s}) >> 11)::DOUBLE / (1::BIGINT << 53)" for s in streams]
+            connection.execute(
+                f"""COPY (
+                    SELECT DISTINCT ON (user_id, timestamp, item_id) * FROM (
+                        SELECT 'A' || lpad(({users} * ({uniform[0]}) ** 1.5)::BIGINT::VARCHAR, 13, '0') AS user_id,
+                            'B{index}' || lpad(({items} * ({uniform[1]}) ** 2)::BIGINT::VARCHAR, 8, '0') AS item_id,
+                            (1262304000 + 86400 * (3000 * ({uniform[2]}))::BIGINT) * 1000 AS timestamp,
+                            5::FLOAT AS rating, '{domain}' AS domain, i + 1 AS row
+                        FROM range({rows // len(DOMAINS)}) numbers(i))
+                    ORDER BY user_id, timestamp, item_id
+                ) TO '{folder}/{domain}.parquet' (FORMAT parquet, COMPRESSION zstd)"""
+            )
+            (count,) = connection.execute(f"SELECT count(*) FROM '{folder}/{domain}.parquet'").fetchone() or (0,)
+            counts = {"rows_in": count, "rows_quarantined": 0, "rows_duplicate": 0, "interactions": count}
+            write_json(folder / f"{domain}.json", counts | {"reasons": {}})
+
+
+def ours(folder: Path) -> Figures:
+    inputs = {name: DomainInput(folder / f"{name}.parquet", folder / f"{name}.json") for name in DOMAINS}
+    started = time.perf_counter()
+    metrics = sessionize(inputs, PARAMETERS.sessionize, folder / "ours")
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "peak_mib": peak, "kept": metrics["all"]["interactions"]}
+
+
+def peer(folder: Path, library: str) -> Figures:
+    command: list[str | Path] = [PEERS / ".venv/bin/python", PEERS / "sessions.py", library, folder, *DOMAINS]
+    threads = {"POLARS_MAX_THREADS": str(PARAMETERS.sessionize.threads)}
+    done = subprocess.run(command, env=os.environ | threads, stdout=subprocess.PIPE, check=True)
+    figures: Figures = json.loads(done.stdout)
+    return figures
+
+
+def apart(run: Callable[..., Figures], *arguments: object) -> Figures:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(run, *arguments).result()
+
+
+def main() -> None:
+    rows: list[dict[str, Any]] = []
+    taken: list[float] = []
+    for count in ROWS:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            write_interactions(folder, count)
+            mine = apart(ours, folder)
+            taken.append(mine["seconds"])
+            others = {"ours": mine}
+            if count <= PEER_ROWS:
+                others |= {library: peer(folder, library) for library in ("pandas", "polars")}
+        for name, other in others.items():
+            assert other["kept"] == mine["kept"], (name, other, mine)
+            row = against(f"{count:,} rows, {mine['kept']:,} kept", name, mine["seconds"], other["seconds"])
+            rows.append(row | {"peak_mib": other["peak_mib"]})
+            print(rows[-1], flush=True)
+    exponent = float(np.polyfit(np.log(ROWS), np.log(taken), 1)[0]) if len(ROWS) > 1 else None
+    rows.append({"case": f"{ROWS[0]:,} to {ROWS[-1]:,} rows", "ours_s": taken[-1], "exponent": exponent})
+    report("sessionize", rows)
+
+
+if __name__ == "__main__":
+    main()
