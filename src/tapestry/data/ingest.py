@@ -193,7 +193,7 @@ def _order(connection: duckdb.DuckDBPyConnection, domain: str) -> None:
 
 
 def _trim(column: str) -> str:
-    """Without Unicode's blanks around it; to look for one of them in plain ASCII costs three times the parsing."""
+    """Without Unicode's blanks around it; to look for them in plain ASCII costs twice the parsing."""
     return f"CASE WHEN regexp_full_match({column}, '[!-~]*') THEN {column} ELSE trim({column}, '{_BLANKS}') END"
 
 
