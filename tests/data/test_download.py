@@ -201,11 +201,14 @@ def test_a_status_that_will_not_pass_is_an_error_at_once(site: Site, target: Pat
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
 def test_a_status_that_may_pass_is_asked_again_after_growing_waits(
-    site: Site, target: Path, record: Path, status: int, waits: list[float]
+    site: Site, target: Path, record: Path, status: int, waits: list[float], capfd: pytest.CaptureFixture[str]
 ) -> None:
     site.script = [Reply(status, {"Content-Length": "0"})] * 3
     assert download(site.url, target, record) == DIGEST
     assert len(site.asked) == 4
+    told = capfd.readouterr().err.splitlines()
+    assert len(told) == 3
+    assert all(f"{site.url}: the server answers {status}" in line and "trying again in" in line for line in told)
     assert all(low <= wait <= low + 1 for low, wait in zip((1, 2, 4), waits, strict=True))
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -84,9 +85,14 @@ def download(url: str, target: Path, record: Path, *, attempts: int = 6, longest
             asked = error.wait if isinstance(error, _PassingError) else 0.0
             return min(max(backoff(state), asked), longest_wait)
 
+        def tell(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            tqdm.write(f"{url}: {error}; trying again in {state.upcoming_sleep:.0f} s", file=sys.stderr)
+
         retrying = Retrying(
             stop=stop_after_attempt(attempts),
             wait=wait,
+            before_sleep=tell,
             retry=retry_if_exception_type(_PassingError),
             reraise=True,
         )
