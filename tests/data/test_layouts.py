@@ -61,12 +61,13 @@ def test_ratings_without_a_header_are_read_in_either_order(
 
 def test_the_first_row_of_a_file_without_a_header_is_row_1(config: IngestConfig, tmp_path: Path) -> None:
     path = tmp_path / "Books.csv"
-    path.write_bytes(ratings_only(user_first=True) + b"A2CX7LUOHB2NDG,,3.0,1378252800\n")
+    bad = b"A2CX7LUOHB2NDG,,3.0,1378252800\nA2CX7LUOHB2NDG,B000HPV1UY\n"
+    path.write_bytes(ratings_only(user_first=True) + bad + b"AKM1MP6P0OYPR,B000HPV1UY,1.0,1378252800\n")
     read(path, dataclasses.replace(config, max_quarantine_share=0.5))
-    (bad,) = pq.read_table(tmp_path / "out/q.parquet").to_pylist()
-    assert (bad["row"], bad["reason"]) == (5, "missing item")
+    quarantine = pq.read_table(tmp_path / "out/q.parquet").to_pylist()
+    assert [(row["row"], row["reason"]) for row in quarantine] == [(5, "missing item"), (6, "wrong number of fields")]
     rows = pq.read_table(tmp_path / "out/i.parquet").to_pylist()
-    assert sorted(row["row"] for row in rows) == [1, 2, 3, 4]
+    assert sorted(row["row"] for row in rows) == [1, 2, 3, 4, 7]
 
 
 def test_a_few_odd_ids_do_not_hide_the_order() -> None:

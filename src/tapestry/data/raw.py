@@ -28,12 +28,11 @@ from isal import igzip, igzip_lib
 from tapestry.data.layouts import LAYOUTS, Layout, columns_without_header, layout_of
 from tapestry.errors import TapestryError
 
-LONGEST_LINE = 1 << 24  # bytes; of a longer line one more than these comes through
+LONGEST_LINE = 1 << 24  # bytes; a longer one comes through cut, but longer than this
 _BLOCK_BYTES = 1 << 24
 _SNIFFED_LINES = 1000
 _DAMAGED: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, cast(type[Exception], igzip_lib.IsalError))
 _LONGEST_LITERAL = 1 << 20  # bytes; a literal costs hundreds of times its size to read
-
 
 LINES_SCHEMA = pa.schema([("row", pa.int64()), ("line", pa.binary()), ("json", pa.binary())])
 
@@ -165,7 +164,7 @@ class RawFile:
         malformed: dict[int, str] = {}
 
         def keep_malformed(row: Any) -> Literal["skip"]:
-            malformed[row.number - 1] = row.text
+            malformed[row.number - self._has_header] = row.text
             return "skip"
 
         numbered = 0
