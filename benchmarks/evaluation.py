@@ -6,14 +6,12 @@ while ranking, less what it held before: model, item table and sequences are the
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from harness import report
+from harness import apart, peak_mib, report
 from workloads import PARAMETERS, model_config, random_sequences, shares
 
 from tapestry.evaluation.scoring import rank_by_model
@@ -35,7 +33,7 @@ def rank(users: int, items: int) -> tuple[float, float]:
     before, started = _resident(), time.perf_counter()
     rank_by_model(model, sequences, np.ascontiguousarray(targets), True, batch_users)
     seconds = time.perf_counter() - started
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    return seconds, peak_mib() - before
 
 
 def _resident() -> float:
@@ -46,8 +44,7 @@ def _resident() -> float:
 def main() -> None:
     rows = []
     for users, items in CASES:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            seconds, peak = pool.submit(rank, users, items).result()
+        seconds, peak = apart(rank, users, items)
         row = {"case": f"{users:,} targets, {items:,} items", "ours_s": seconds, "peak_mib": peak}
         print(row, flush=True)
         rows.append(row)

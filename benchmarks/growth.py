@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from attention import HEADS, WIDTH, dtype_on
 from attention import contender as attention_contender
-from harness import interleaved, report
+from harness import exponent, interleaved, report
 from workloads import TOKENS, model_config, random_batch, random_sequences, shares, train_config, trainer_of
 
 from tapestry.model.attention import choose_kernel
@@ -17,11 +16,6 @@ LENGTHS = (512, 1024, 2048, 4096, 8192)
 ITEMS = (10_000, 50_000, 200_000, 1_000_000)
 DOMAINS = (2, 4, 8, 16, 32)
 ROUNDS = 5
-
-
-def exponent(sizes: tuple[int, ...], seconds: list[float]) -> float:
-    """The slope of log seconds over log size: 0 is flat, 1 linear."""
-    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
 def rows_of(what: str, sizes: tuple[int, ...], seconds: dict[str, float]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, tables, and results on disk.
+"""What the benchmarks share: interleaved timing, processes apart, tables, and results on disk.
 
 Contenders run in turn, round after round, so that a machine whose speed drifts slows all of them alike, and each
 round starts with another, so that none always follows the same; a figure is the median of the rounds, after one
@@ -8,22 +8,27 @@ that warms up and doesn't count.
 from __future__ import annotations
 
 import datetime
-import json
+import multiprocessing
 import platform
+import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from tapestry.atomic import write_json
 
 RESULTS = Path(__file__).parent / "results"
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int, name: str) -> dict[str, float]:
@@ -39,6 +44,22 @@ def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int, nam
             if number > 0:
                 seconds[contender].append(time.perf_counter() - started)
     return {contender: statistics.median(taken) for contender, taken in seconds.items()}
+
+
+def apart(run: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """What a function returns in a process of its own, so that no peak of memory hides another's."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(run, *arguments, **named).result()
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
+    """The slope of log seconds over log size: 0 is flat, 1 linear."""
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
 def against(case: str, other: str, ours: float, others: float, **more: Any) -> dict[str, Any]:
@@ -65,12 +86,6 @@ def report(name: str, rows: list[dict[str, Any]]) -> None:
             "threads": torch.get_num_threads(),
         },
     )
-
-
-def read_results(name: str) -> list[dict[str, Any]]:
-    """The rows that `report` wrote."""
-    rows: list[dict[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return rows
 
 
 def _machine() -> str:

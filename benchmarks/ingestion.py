@@ -7,7 +7,6 @@ sorts and writes Parquet. ROWS (the environment variable) are those of the five 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import statistics
@@ -15,10 +14,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from harness import against, report
+from harness import against, apart, peak_mib, report
 from reviews import write_reviews
 from workloads import PARAMETERS
 
@@ -62,7 +60,7 @@ def timed(run: Callable[[list[Path], Path], None], raw: list[Path], out: Path) -
     started = time.perf_counter()
     run(raw, out)
     seconds = time.perf_counter() - started
-    return seconds, _processor_seconds() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return seconds, _processor_seconds() - before, peak_mib()
 
 
 def _processor_seconds() -> float:
@@ -80,8 +78,7 @@ def main() -> None:
         size = sum(write_reviews(path, share, share // 3, share // 10, seed) for seed, path in enumerate(raw))
         for number in range(ROUNDS):
             for name, run in contenders.items():
-                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                    measured[name].append(pool.submit(timed, run, raw, folder).result())
+                measured[name].append(apart(timed, run, raw, folder))
                 print(f"round {number + 1}, {name}: {measured[name][-1]}", flush=True)
     median = {name: [statistics.median(column) for column in zip(*rows)] for name, rows in measured.items()}  # noqa: B905
     case = f"{share * len(DOMAINS):,} rows, 5 files, {size / 2**20:,.0f} MiB before gzip"

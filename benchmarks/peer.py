@@ -26,6 +26,11 @@ KS = (1, 10, 100)
 _ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=16000000000"}
 
 
+def case_of(sequences: Sequences) -> str:
+    """What the models are compared on."""
+    return f"{len(sequences.domains)} domains, {len(sequences.user_id):,} users, {sequences.items:,} items"
+
+
 def export(sequences: Sequences, targets: Integers, file: Path) -> None:
     """Write the sequences, and the targets whose vectors are wanted, as `peers/train.py` reads them."""
     np.savez(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from harness import report
-from peer import KS, NAMES, PEERS, export, finish_training, judge, start_training
+from peer import KS, NAMES, PEERS, case_of, export, finish_training, judge, start_training
 from workloads import PARAMETERS, model_config, train_config
 
 from tapestry.data.sequences import TEST, VALIDATION, Sequences, read_sequences
@@ -76,8 +76,7 @@ def judge_peer(sequences: Sequences, name: str) -> dict[str, Any]:
 
 
 def _row(sequences: Sequences, name: str, figures: dict[str, float], best: int, epochs: int) -> dict[str, Any]:
-    case = f"{len(sequences.domains)} domains, {len(sequences.user_id):,} users, {sequences.items:,} items"
-    return {"case": case, "other": name, "epochs": epochs, "best_epoch": best, **figures}
+    return {"case": case_of(sequences), "other": name, "epochs": epochs, "best_epoch": best, **figures}
 
 
 def main(folder: Path) -> None:

@@ -9,19 +9,14 @@ peers take part up to PEER_ROWS, as pandas holds all in memory.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import resource
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from harness import against, report
+from harness import against, apart, exponent, peak_mib, report
 from peer import PEERS
 from workloads import PARAMETERS
 
@@ -63,8 +58,7 @@ def ours(folder: Path) -> Figures:
     started = time.perf_counter()
     metrics = sessionize(inputs, PARAMETERS.sessionize, folder / "ours")
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": seconds, "peak_mib": peak, "kept": metrics["all"]["interactions"]}
+    return {"seconds": seconds, "peak_mib": peak_mib(), "kept": metrics["all"]["interactions"]}
 
 
 def peer(folder: Path, library: str) -> Figures:
@@ -73,11 +67,6 @@ def peer(folder: Path, library: str) -> Figures:
     done = subprocess.run(command, env=os.environ | threads, stdout=subprocess.PIPE, check=True)
     figures: Figures = json.loads(done.stdout)
     return figures
-
-
-def apart(run: Callable[..., Figures], *arguments: object) -> Figures:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(run, *arguments).result()
 
 
 def main() -> None:
@@ -97,8 +86,9 @@ def main() -> None:
             row = against(f"{count:,} rows, {mine['kept']:,} kept", name, mine["seconds"], other["seconds"])
             rows.append(row | {"peak_mib": other["peak_mib"]})
             print(rows[-1], flush=True)
-    exponent = float(np.polyfit(np.log(ROWS), np.log(taken), 1)[0]) if len(ROWS) > 1 else None
-    rows.append({"case": f"{ROWS[0]:,} to {ROWS[-1]:,} rows", "ours_s": taken[-1], "exponent": exponent})
+    if len(ROWS) > 1:
+        case = f"{ROWS[0]:,} to {ROWS[-1]:,} rows"
+        rows.append({"case": case, "ours_s": taken[-1], "exponent": exponent(ROWS, taken)})
     report("sessionize", rows)
 
 

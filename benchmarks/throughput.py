@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from harness import against, report
-from peer import NAMES, export, finish_training, start_training
+from peer import NAMES, case_of, export, finish_training, start_training
 from workloads import model_config, train_config, trainer_of
 
 from tapestry.data.sequences import TEST, read_sequences
@@ -46,10 +46,9 @@ def main(folder: Path) -> None:
                 f"turn {turn + 1} of {TURNS}: " + ", ".join(f"{n} {r[-1]:,.0f} tokens/s" for n, r in rates.items()),
                 flush=True,
             )
-    case = f"{len(sequences.domains)} domains, {len(sequences.user_id):,} users, {sequences.items:,} items"
     median = {name: statistics.median(rate) for name, rate in rates.items()}
     rows = [
-        against(f"{case}; 100,000 tokens", name, 1e5 / median["ours"], 1e5 / rate, tokens_per_second=rate)
+        against(f"{case_of(sequences)}; 100,000 tokens", name, 1e5 / median["ours"], 1e5 / rate, tokens_per_second=rate)
         for name, rate in median.items()
     ]
     report("throughput", rows)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import harness
 import numpy as np
 import pytest
-from growth import exponent
+from harness import exponent
 from workloads import random_batch, random_sequences, shares
 
 
