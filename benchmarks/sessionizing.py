@@ -3,7 +3,7 @@
 Random interactions of five domains, of people of whom most buy little. The peers do the same work (`peers/sessions.py`)
 but for our checks of what was written and its statistics, in the environment of `peers/`; all may use two threads.
 Every run is a process of its own, for its peak of memory. ROWS (the environment variable) are the sizes, ascending; the
-peers take part up to PEER_ROWS, as pandas holds all in memory.
+peers take part up to PANDAS_ROWS and POLARS_ROWS.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ from tapestry.atomic import write_json
 from tapestry.data.database import connect
 from tapestry.data.sessionize import DomainInput, sessionize
 
-ROWS = tuple(int(rows) for rows in os.environ.get("ROWS", "1000000,10000000,50000000").split(","))
-PEER_ROWS = int(os.environ.get("PEER_ROWS", "10000000"))
+ROWS = tuple(int(rows) for rows in os.environ.get("ROWS", "1000000,10000000,50000000,100000000").split(","))
+PEER_ROWS = {
+    "pandas": int(os.environ.get("PANDAS_ROWS", "10000000")),
+    "polars": int(os.environ.get("POLARS_ROWS", "50000000")),
+}
 DOMAINS = ("Books", "Clothing_Shoes_and_Jewelry", "Sports_and_Outdoors", "Toys_and_Games", "Video_Games")
 Figures = dict[str, Any]
 
@@ -78,9 +81,8 @@ def main() -> None:
             write_interactions(folder, count)
             mine = apart(ours, folder)
             taken.append(mine["seconds"])
-            others = {"ours": mine}
-            if count <= PEER_ROWS:
-                others |= {library: peer(folder, library) for library in ("pandas", "polars")}
+            taking_part = [library for library, most in PEER_ROWS.items() if count <= most]
+            others = {"ours": mine} | {library: peer(folder, library) for library in taking_part}
         for name, other in others.items():
             assert other["kept"] == mine["kept"], (name, other, mine)
             row = against(f"{count:,} rows, {mine['kept']:,} kept", name, mine["seconds"], other["seconds"])

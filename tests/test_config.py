@@ -93,6 +93,11 @@ def test_a_missing_parameter_is_named(params_yaml: Path, tmp_path: Path, name: s
         ("model.attention", ["intra"], "model.attention: ['intra'] is not one of intra, full"),
         ("sessionize.memory_limit", 2, "sessionize.memory_limit: expected text, got 2"),
         ("source.path", 3, "source.path: expected text, got 3"),
+        (
+            "source.path",
+            "s3://bucket/reviews",
+            "source.path: 's3://bucket/reviews' is an address; stages read and write",
+        ),
         ("source.domains", "Books", "source.domains: expected a list, got 'Books'"),
         ("source.domains", ["Books", 7], "source.domains[1]: expected text, got 7"),
         ("evaluate.ks", 10, "evaluate.ks: expected a list, got 10"),

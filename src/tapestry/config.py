@@ -47,6 +47,11 @@ class SourceConfig:
                 domain != "" and all(c.isalnum() or c in "_-" for c in domain),
                 f"source.domains: {domain!r} may hold only letters, digits, _ and -",
             )
+        _require(
+            self.path is None or "://" not in self.path,
+            f"source.path: {self.path!r} is an address; stages read and write files. Copy or mount the raw files, and "
+            "let a DVC remote hold what is made of them in an object store",
+        )
         if self.release == "files":
             _require(self.path is not None, "source.path: release 'files' needs the folder of the raw files")
 
@@ -115,6 +120,7 @@ class SessionizeConfig:
     test_share: float
     ties: Literal["hash", "row"]
     seed: int
+    engine: Literal["duckdb", "spark"]
     memory_limit: str
     threads: int
 

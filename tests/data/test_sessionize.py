@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -156,10 +157,11 @@ def period_starts(interactions: list[Interaction], config: SessionizeConfig) -> 
     """The days on which validation and test begin: quantiles of the interactions' days."""
     days = sorted(i.day for i in interactions)
 
-    def quantile(share: float) -> int:
-        return days[max(math.ceil(Fraction(str(share)) * len(days)), 1) - 1]
+    def quantile(share: Fraction) -> int:
+        return days[max(math.ceil(share * len(days)), 1) - 1]
 
-    return quantile(1 - config.validation_share - config.test_share), quantile(1 - config.test_share)
+    validation, test = Fraction(str(config.validation_share)), Fraction(str(config.test_share))
+    return quantile(1 - validation - test), quantile(1 - test)
 
 
 def in_core(interactions: list[Interaction], config: SessionizeConfig) -> tuple[set[str], set[str]]:
@@ -487,6 +489,12 @@ def test_a_memory_limit_that_is_no_amount_is_refused(config: SessionizeConfig, t
         sessionized(tmp_path, interactions, replace(config, memory_limit="plenty"))
 
 
+def test_too_little_memory_is_an_error_that_says_so(config: SessionizeConfig, tmp_path: Path) -> None:
+    with pytest.raises(TapestryError, match=r"memory_limit: 1MB is too little here for \d threads; raise it"):
+        sessionized(tmp_path, shoppers(5000), replace(config, memory_limit="1MB"))
+    assert not (tmp_path / "sequences").exists()
+
+
 # Ties.
 
 
@@ -556,6 +564,31 @@ def test_the_same_interactions_give_the_same_bytes_at_any_number_of_threads(
         hashes.add(content_hash(out))
     assert len(hashes) == 1
     assert metrics[1:] == metrics[:1] * 3
+
+
+def test_the_same_interactions_give_the_same_bytes_when_they_do_not_fit_in_memory(
+    parameters: Parameters, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(7)
+    inputs = {}
+    for name in DOMAINS:
+        numbers = generator.integers(0, [[30_000], [2_000], [3_000]], (3, 150_000))
+        columns = {
+            "user_id": [f"user{number:020}" for number in numbers[0]],
+            "item_id": [f"{name}{number:020}" for number in numbers[1]],
+            "timestamp": numbers[2] * DAY,
+            "row": np.arange(1, 150_001),
+        }
+        inputs[name] = DomainInput(tmp_path / f"{name}.parquet", tmp_path / f"{name}.json")
+        pq.write_table(pa.table(columns), inputs[name].interactions)
+        counts = {"rows_in": 150_000, "rows_quarantined": 0, "rows_duplicate": 0, "reasons": {}}
+        inputs[name].counts.write_text(json.dumps(counts))
+    hashes = set()
+    for limit in ("2GB", "75MB"):
+        out = tmp_path / limit
+        sessionize(inputs, replace(parameters.sessionize, memory_limit=limit), out)
+        hashes.add(content_hash(out))
+    assert len(hashes) == 1
 
 
 # Real interactions.

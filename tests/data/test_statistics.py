@@ -19,6 +19,10 @@ def statistics(users: list[list[Interaction]], domains: int) -> dict[str, Any]:
             ("user" INTEGER, position INTEGER, item INTEGER, domain SMALLINT, timestamp BIGINT)"""
         )
         connection.executemany("INSERT INTO sequences VALUES (?, ?, ?, ?, ?)", rows)
+        connection.execute(
+            """CREATE TABLE users AS SELECT "user", count(*)::INTEGER AS length FROM sequences GROUP BY "user";
+            CREATE TABLE items AS SELECT DISTINCT item, domain FROM sequences"""
+        )
         return sequence_statistics(connection, [f"d{domain}" for domain in range(domains)])
 
 

@@ -13,22 +13,32 @@ import pyarrow.parquet
 from tapestry.atomic import atomic_file
 from tapestry.errors import TapestryError
 
+_OF_THE_LIMIT = 0.65  # measured: DuckDB counts its buffers alone, and a process at its limit takes half as much again
+
 
 @contextmanager
 def connect(memory_limit: str, threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-process database that spills to a temporary folder above `memory_limit` (such as 2GB).
+    """An in-process database that keeps the process to about `memory_limit` (such as 2GB), and spills to a temporary
+    folder what is more.
 
     Raises:
-        TapestryError: DuckDB doesn't understand `memory_limit`.
+        TapestryError: DuckDB doesn't understand `memory_limit`, or can't do with it what it is asked.
     """
     with tempfile.TemporaryDirectory(prefix="tapestry-") as spill, duckdb.connect() as connection:
         connection.execute(f"SET threads = {threads}")
         connection.execute(f"SET temp_directory = '{quote(spill)}'")
         try:
-            connection.execute(f"SET memory_limit = '{quote(memory_limit)}'")
+            limit = scalar(connection, f"SELECT parse_formatted_bytes('{quote(memory_limit)}')")
+            connection.execute(f"SET memory_limit = '{int(_OF_THE_LIMIT * limit)} B'")
         except duckdb.Error as error:
             raise TapestryError(f"memory_limit: {memory_limit!r} is not a size such as 2GB") from error
-        yield connection
+        try:
+            yield connection
+        except duckdb.OutOfMemoryException as error:
+            raise TapestryError(
+                f"memory_limit: {memory_limit} is too little here for {threads} threads; raise it, or lower threads. "
+                f"DuckDB: {str(error).splitlines()[0]}"
+            ) from error
 
 
 def quote(text: str | Path) -> str:

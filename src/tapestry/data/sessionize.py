@@ -17,7 +17,8 @@ keeps what its users do with its items. Then the most recent `max_length` of eac
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ import duckdb
 
 from tapestry.atomic import atomic_folder, write_json
 from tapestry.config import SessionizeConfig
-from tapestry.data.database import connect, quote, scalar, write_parquet
+from tapestry.data.database import connect, quote, write_parquet
+from tapestry.data.engine import DuckDBEngine, Engine
+from tapestry.data.rules import apply_rules
 from tapestry.data.schemas import check_sequences
 from tapestry.data.statistics import sequence_statistics
 from tapestry.errors import TapestryError
@@ -50,147 +53,51 @@ def sessionize(inputs: Mapping[str, DomainInput], config: SessionizeConfig, fold
         TapestryError: a domain has no user left after filtering, or a split no target.
     """
     domains = list(inputs)
+    interactions = {domain: source.interactions for domain, source in inputs.items()}
     with connect(config.memory_limit, config.threads) as connection, atomic_folder(folder) as temporary:
-        _load(connection, inputs)
-        filtered = {"item of another domain": _keep_owned_items(connection, domains)}
-        boundaries = _boundaries(connection, config)
-        filtered["too few interactions or domains"] = _keep_core(connection, config, boundaries, domains)
-        _require_every_domain(connection, domains)
-        filtered["older than max_length"] = _keep_recent(connection, config, boundaries, domains)
-        _require_every_domain(connection, domains)
-        _require_targets(connection)
-        _number(connection)
-        _write(connection, domains, temporary)
+        with _engine(config, connection, folder) as engine:
+            filtered = apply_rules(engine, interactions, config)
+            for name, query in _KEPT.items():
+                engine.hand_over(name, query)
+            _number(connection)
+            _write(connection, domains, temporary)
         check_sequences(connection, len(domains))
         return _account(inputs, filtered, sequence_statistics(connection, domains))
 
 
-def _load(connection: duckdb.DuckDBPyConnection, inputs: Mapping[str, DomainInput]) -> None:
-    """Table `rows` with users and items as integers; `user_ids` and `item_ids` hold the text, once."""
-    union = " UNION ALL ".join(
-        f"SELECT user_id, item_id, timestamp, row, {index}::SMALLINT AS domain "
-        f"FROM read_parquet('{quote(source.interactions)}')"
-        for index, source in enumerate(inputs.values())
-    )
-    connection.execute(f"CREATE VIEW loaded AS {union}")
-    for name in ("user", "item"):
-        connection.execute(
-            f"""CREATE TABLE {name}_ids AS
-            SELECT {name}_id, row_number() OVER (ORDER BY {name}_id) AS "{name}"
-            FROM (SELECT DISTINCT {name}_id FROM loaded)"""
-        )
-    connection.execute(
-        """CREATE TABLE rows AS SELECT "user", item, domain, timestamp, row
-        FROM loaded JOIN user_ids USING (user_id) JOIN item_ids USING (item_id)"""
-    )
-
-
-def _keep_owned_items(connection: duckdb.DuckDBPyConnection, domains: list[str]) -> dict[str, int]:
-    return _keep(
-        connection,
-        domains,
-        """SELECT rows.* FROM rows SEMI JOIN (
-            SELECT item, domain FROM rows GROUP BY item, domain
-            QUALIFY row_number() OVER (PARTITION BY item ORDER BY count(*) DESC, domain) = 1
-        ) USING (item, domain)""",
-    )
-
-
-def _boundaries(connection: duckdb.DuckDBPyConnection, config: SessionizeConfig) -> tuple[int, int] | None:
-    """First millisecond of the validation and of the test period (temporal split only)."""
-    if config.split == "leave_one_out":
-        return None
-    trained, known = 1 - config.validation_share - config.test_share, 1 - config.test_share
-    row = connection.execute(
-        f"SELECT quantile_disc(timestamp, {trained}), quantile_disc(timestamp, {known}) FROM rows"
-    ).fetchone()
-    assert row is not None
-    return int(row[0]), int(row[1])
-
-
-def _keep_core(
-    connection: duckdb.DuckDBPyConnection,
-    config: SessionizeConfig,
-    boundaries: tuple[int, int] | None,
-    domains: list[str],
-) -> dict[str, int]:
-    period = f"WHERE timestamp < {boundaries[0]}" if boundaries else ""
-    connection.execute(f'CREATE TABLE core AS SELECT "user", item, domain FROM rows {period}')
-    too_few = {
-        "user": f"""count(*) < {config.min_user_interactions}
-            OR bit_count(bit_or(1::BIGINT << domain)) < {config.min_domains}""",
-        "item": f"count(*) < {config.min_item_interactions}",
-    }
-    unchanged = 0
-    while unchanged < len(too_few):
-        for key, condition in too_few.items():
-            connection.execute(
-                f'CREATE OR REPLACE TABLE leaving AS SELECT "{key}" FROM core GROUP BY "{key}" HAVING {condition}'
-            )
-            unchanged += 1
-            if scalar(connection, "SELECT count(*) FROM leaving") > 0:
-                connection.execute(
-                    f'CREATE OR REPLACE TABLE core AS SELECT core.* FROM core ANTI JOIN leaving USING ("{key}")'
-                )
-                unchanged = 0
-    return _keep(
-        connection,
-        domains,
-        """SELECT rows.* FROM rows SEMI JOIN (SELECT DISTINCT "user" FROM core) USING ("user")
-            SEMI JOIN (SELECT DISTINCT item FROM core) USING (item)""",
-    )
-
-
-def _keep_recent(
-    connection: duckdb.DuckDBPyConnection,
-    config: SessionizeConfig,
-    boundaries: tuple[int, int] | None,
-    domains: list[str],
-) -> dict[str, int]:
-    """Rows with their position, of the most recent of each user, and their split.
-
-    Positions are by time; ties by a hash of seed, user and item, or by the raw file's row, then the hash.
-    """
-    tie = f"md5(concat_ws(chr(31), '{config.seed}', user_id, item_id))"
-    ties = f"row, {tie}" if config.ties == "row" else tie
-    if boundaries:
-        split = f"CASE WHEN timestamp >= {boundaries[1]} THEN 2 WHEN timestamp >= {boundaries[0]} THEN 1 ELSE 0 END"
-    else:
-        split = "greatest(0, place + 3 - length)"
-    return _keep(
-        connection,
-        domains,
-        f"""SELECT "user", item, domain, timestamp, ({split})::TINYINT AS split,
-            (place - greatest(0, length - {config.max_length}))::INTEGER AS position
+_KEPT = {
+    "kept": "SELECT * FROM rows",
+    "kept_users": """SELECT user, user_id, length
+        FROM (SELECT user, count(*) AS length FROM rows GROUP BY user) AS users JOIN user_ids USING (user)""",
+    "kept_items": """SELECT item, item_id, domain, train_count
         FROM (
-            SELECT r."user", r.item, domain, timestamp, count(*) OVER (PARTITION BY r."user") AS length,
-                row_number() OVER (PARTITION BY r."user" ORDER BY timestamp, {ties}, r.item) - 1 AS place
-            FROM rows r JOIN user_ids u USING ("user") JOIN item_ids i USING (item))
-        WHERE place >= length - {config.max_length}""",
-    )
+            SELECT item, domain, count(*) FILTER (WHERE split = 0) AS train_count FROM rows GROUP BY item, domain
+        ) AS items JOIN item_ids USING (item)""",
+}
 
 
-def _require_targets(connection: duckdb.DuckDBPyConnection) -> None:
-    for split, name in ((1, "validation"), (2, "test")):
-        if scalar(connection, f"SELECT count(*) FROM rows WHERE split = {split} AND position > 0") == 0:
-            raise TapestryError(
-                f"sessionize: no {name} interaction is left with a history before it; lower "
-                f"sessionize.min_user_interactions or raise sessionize.{name}_share"
-            )
+@contextmanager
+def _engine(config: SessionizeConfig, connection: duckdb.DuckDBPyConnection, folder: Path) -> Iterator[Engine]:
+    if config.engine == "duckdb":
+        yield DuckDBEngine(connection)
+        return
+    from tapestry.data.spark import spark_engine  # an optional extra
+
+    with spark_engine(connection, folder, config) as engine:
+        yield engine
 
 
 def _number(connection: duckdb.DuckDBPyConnection) -> None:
     """Tables `numbered_users` and `numbered_items`: contiguous ids from 0, in the order of the texts."""
     connection.execute(
         """CREATE TABLE numbered_items AS
-        SELECT item, (row_number() OVER (ORDER BY domain, item) - 1)::INTEGER AS number, domain, train_count
-        FROM (SELECT item, domain, count(*) FILTER (split = 0) AS train_count FROM rows GROUP BY item, domain)"""
+        SELECT *, (row_number() OVER (ORDER BY domain, item_id) - 1)::INTEGER AS number FROM kept_items"""
     )
     connection.execute(
         """CREATE TABLE numbered_users AS
-        SELECT "user", (row_number() OVER (ORDER BY "user") - 1)::INTEGER AS number,
-            (sum(length) OVER (ORDER BY "user") - length)::BIGINT AS "offset", length::INTEGER AS length
-        FROM (SELECT "user", count(*) AS length FROM rows GROUP BY "user")"""
+        SELECT "user", user_id, length::INTEGER AS length, (row_number() OVER in_order - 1)::INTEGER AS number,
+            (sum(length) OVER in_order - length)::BIGINT AS "offset"
+        FROM kept_users WINDOW in_order AS (ORDER BY user_id)"""
     )
 
 
@@ -199,14 +106,12 @@ def _write(connection: duckdb.DuckDBPyConnection, domains: list[str], folder: Pa
     queries = {
         "sequences": """
             SELECT u.number AS "user", r.position, i.number AS item, r.domain, r.timestamp, r.split
-            FROM rows r JOIN numbered_users u USING ("user") JOIN numbered_items i USING (item)
+            FROM kept r JOIN numbered_users u USING ("user") JOIN numbered_items i USING (item)
             ORDER BY u.number, r.position""",
         "users": """
-            SELECT number AS "user", user_id, "offset", length
-            FROM numbered_users JOIN user_ids USING ("user") ORDER BY number""",
+            SELECT number AS "user", user_id, "offset", length FROM numbered_users ORDER BY number""",
         "items": """
-            SELECT number AS item, item_id, domain, train_count
-            FROM numbered_items JOIN item_ids USING (item) ORDER BY number""",
+            SELECT number AS item, item_id, domain, train_count FROM numbered_items ORDER BY number""",
     }
     for name, query in queries.items():
         path = folder / f"{name}.parquet"
@@ -219,29 +124,6 @@ def _write(connection: duckdb.DuckDBPyConnection, domains: list[str], folder: Pa
         folder / "domains.json",
         [{"name": domains[domain], "start": start, "end": end} for domain, start, end in slices],
     )
-
-
-def _keep(connection: duckdb.DuckDBPyConnection, domains: list[str], query: str) -> dict[str, int]:
-    """Replace `rows` by the query's; return how many rows each domain lost."""
-    before = _rows_by_domain(connection, domains)
-    connection.execute(f"CREATE OR REPLACE TABLE rows AS {query}")
-    after = _rows_by_domain(connection, domains)
-    return {domain: before[domain] - after[domain] for domain in domains}
-
-
-def _rows_by_domain(connection: duckdb.DuckDBPyConnection, domains: list[str]) -> dict[str, int]:
-    counted = dict(connection.execute("SELECT domain, count(*) FROM rows GROUP BY domain").fetchall())
-    return {domain: counted.get(index, 0) for index, domain in enumerate(domains)}
-
-
-def _require_every_domain(connection: duckdb.DuckDBPyConnection, domains: list[str]) -> None:
-    empty = [domain for domain, rows in _rows_by_domain(connection, domains).items() if rows == 0]
-    if empty:
-        raise TapestryError(
-            f"sessionize: no user is left in {', '.join(empty)} after filtering; lower "
-            "sessionize.min_user_interactions, min_item_interactions or min_domains, or leave the domain "
-            "out of source.domains"
-        )
 
 
 def _account(
