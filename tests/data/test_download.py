@@ -263,6 +263,21 @@ def test_a_cut_is_resumed_where_it_came(site: Site, target: Path, record: Path) 
     assert target.read_bytes() == CONTENT
 
 
+def test_cuts_between_which_bytes_come_are_no_reason_to_give_up(
+    site: Site, target: Path, record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tapestry.data.download.CHUNK", 64)
+    site.script = [len(CONTENT) // 6] * 5
+    assert download(site.url, target, record, attempts=2) == DIGEST
+    assert len(site.asked) == 6
+    target.unlink()
+    record.unlink()
+    site.script = [len(CONTENT) // 6, 10, 0, 10]
+    with pytest.raises(TapestryError, match="given up after 3 attempts in vain"):
+        download(site.url, target, record, attempts=3)
+    assert len(site.asked) == 10
+
+
 def test_a_later_process_resumes(site: Site, target: Path, record: Path) -> None:
     leave_part(site, target, record, 1000)
     assert download(site.url, target, record) == DIGEST

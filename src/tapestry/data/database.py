@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ def connect(memory_limit: str, threads: int) -> Iterator[duckdb.DuckDBPyConnecti
     """
     with tempfile.TemporaryDirectory(prefix="tapestry-") as spill, duckdb.connect() as connection:
         connection.execute(f"SET threads = {threads}")
+        connection.execute(f"SET enable_progress_bar = {sys.stdout.isatty()}")
         connection.execute(f"SET temp_directory = '{quote(spill)}'")
         try:
             limit = scalar(connection, f"SELECT parse_formatted_bytes('{quote(memory_limit)}')")

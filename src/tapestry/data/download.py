@@ -18,7 +18,7 @@ from pathlib import Path
 import requests
 import urllib3
 from filelock import FileLock
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 from tqdm import tqdm
 
 from tapestry.atomic import write_json
@@ -51,6 +51,24 @@ class _Version:
     total: int | None
 
 
+class _Stuck:
+    """Whether so many attempts in a row have brought no `CHUNK` more of the file than there had been."""
+
+    def __init__(self, part: Path, attempts: int) -> None:
+        self._part = part
+        self._attempts = attempts
+        self._furthest = _size(part)
+        self._in_vain = 0
+
+    def __call__(self, _: RetryCallState) -> bool:
+        size = _size(self._part)
+        if size >= self._furthest + CHUNK:
+            self._furthest, self._in_vain = size, 0
+        else:
+            self._in_vain += 1
+        return self._in_vain >= self._attempts
+
+
 class _PassingError(Exception):
     """A fault that another attempt may not meet."""
 
@@ -64,7 +82,8 @@ def download(url: str, target: Path, record: Path, *, attempts: int = 6, longest
 
     `record` is a JSON file {url: {"bytes", "sha256"}}: the first download of a URL adds an entry, later ones
     must equal it, and a `target` that equals it is not fetched again. What an interrupted download has fetched
-    stays in <target>.part, from which the next call, in this process or another, goes on.
+    stays in <target>.part, from which the next call, in this process or another, goes on. `attempts` are those in a
+    row that bring nothing: a line that is cut again and again is gone on with as long as bytes come.
 
     Raises:
         TapestryError: the file cannot be had, is not what the publisher or `record` says, or does not fit on
@@ -90,7 +109,7 @@ def download(url: str, target: Path, record: Path, *, attempts: int = 6, longest
             tqdm.write(f"{url}: {error}; trying again in {state.upcoming_sleep:.0f} s", file=sys.stderr)
 
         retrying = Retrying(
-            stop=stop_after_attempt(attempts),
+            stop=_Stuck(part, attempts),
             wait=wait,
             before_sleep=tell,
             retry=retry_if_exception_type(_PassingError),
@@ -100,8 +119,8 @@ def download(url: str, target: Path, record: Path, *, attempts: int = 6, longest
             digest = retrying(_attempt, url, target)
         except _PassingError as error:
             raise TapestryError(
-                f"{url}: {error}; given up after {attempts} attempts. Run again later: it goes on from what has "
-                f"come, where the server lets it. {BY_HAND}"
+                f"{url}: {error}; given up after {attempts} attempts in vain. Run again later: it goes on from what "
+                f"has come, where the server lets it. {BY_HAND}"
             ) from error
         _enter(record, url, digest, target)
         part.replace(target)
@@ -213,7 +232,7 @@ def _write(response: requests.Response, offset: int, total: int | None, url: str
             head += chunk
         # Before anything is written: a login page must not cost a part that can be resumed.
         _refuse_page(head, url, target)
-    present = part.stat().st_size if part.exists() else 0
+    present = _size(part)
     missing = None if total is None else total - present
     if missing is not None and missing > shutil.disk_usage(target.parent).free:
         raise _disk_full(target, missing)
@@ -321,6 +340,10 @@ def _enter(record: Path, url: str, digest: Digest, target: Path) -> None:
 
 def _told(digest: Digest) -> str:
     return f"{digest.bytes} bytes, sha256 {digest.sha256}"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _part(target: Path) -> Path:
