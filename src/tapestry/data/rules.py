@@ -17,6 +17,7 @@ from tapestry.data.engine import Engine
 from tapestry.errors import TapestryError
 
 _DAY = 86_400_000  # in milliseconds
+_ROUNDS_WRITTEN = 3  # of the k-core
 
 Losses = dict[str, int]
 
@@ -117,7 +118,10 @@ def _quantile(engine: Engine, days: list[tuple[int, int]], share: Fraction) -> i
 
 
 def _keep_core(engine: Engine, config: SessionizeConfig, starts: tuple[int, int] | None) -> None:
-    """The iterated k-core. After the first round only who lost an interaction in the last one is counted again."""
+    """The iterated k-core. After the first round only who lost an interaction in the last one is counted again.
+
+    The first rounds, in which most leave, write the rows anew; the later ones only note who leaves, until the end.
+    """
     core = "rows"
     if starts:
         core = "core"
@@ -127,6 +131,9 @@ def _keep_core(engine: Engine, config: SessionizeConfig, starts: tuple[int, int]
             OR bit_count(bit_or(CAST(1 AS BIGINT) << domain)) < {config.min_domains}""",
         "item": f"count(*) < {config.min_item_interactions}",
     }
+    for key in too_few:
+        engine.table(f"left_{key}", f"SELECT {key} FROM {core} WHERE 1 = 0")
+    staying = "ANTI JOIN left_user USING (user) ANTI JOIN left_item USING (item)"
     key, other, counted = "user", "item", core
     done = 0
     while True:
@@ -134,11 +141,16 @@ def _keep_core(engine: Engine, config: SessionizeConfig, starts: tuple[int, int]
         ((leaving,),) = engine.fetch("SELECT count(*) FROM leaving")
         if leaving == 0 and done > 0:
             break
-        engine.table("touched", f"SELECT DISTINCT {other} FROM {core} SEMI JOIN leaving USING ({key})")
-        engine.table(core, f"SELECT * FROM {core} ANTI JOIN leaving USING ({key})")
+        if done > 0:
+            engine.table("touched", f"SELECT DISTINCT {other} FROM {core} SEMI JOIN leaving USING ({key}) {staying}")
+        if done < _ROUNDS_WRITTEN:
+            engine.table(core, f"SELECT * FROM {core} ANTI JOIN leaving USING ({key})")
+        else:
+            engine.table(f"left_{key}", f"SELECT {key} FROM left_{key} UNION ALL SELECT {key} FROM leaving")
         key, other = other, key
-        counted = f"{core} SEMI JOIN touched USING ({key})" if done > 0 else core
+        counted = f"{core} SEMI JOIN touched USING ({key}) {staying}" if done > 0 else core
         done += 1
+    engine.table(core, f"SELECT * FROM {core} {staying}")
     if starts:
         engine.table(
             "rows",
