@@ -406,12 +406,17 @@ def test_users_of_fewer_domains_than_asked_for_are_filtered(config: SessionizeCo
     assert [user_id for _, user_id, _, _ in result.users] == ["both"]
 
 
-def test_filtering_is_repeated_until_it_changes_nothing(config: SessionizeConfig, tmp_path: Path) -> None:
-    """Removing "short" leaves item d too rare, and that leaves "chained" too short, and so on to item c."""
+@pytest.mark.parametrize("chained", [1, 2, 3, 8])
+def test_filtering_is_repeated_until_it_changes_nothing(chained: int, config: SessionizeConfig, tmp_path: Path) -> None:
+    """Removing "short" leaves item 0 too rare, and that leaves user 1 too short, and so on to the last."""
     interactions = [
-        *timeline("short", ("d", 1, 1), ("a", 0, 2)),
-        *timeline("chained", ("d", 1, 1), ("c", 1, 2), ("a", 0, 3)),
-        *timeline("later", ("c", 1, 1), ("a", 0, 2), ("b", 1, 3)),
+        *timeline("short", ("0", 1, 1), ("a", 0, 2)),
+        *(
+            step
+            for link in range(chained)
+            for step in timeline(str(link + 1), (f"{link}", 1, 1), (f"{link + 1}", 1, 2), ("a", 0, 3))
+        ),
+        *timeline("later", (f"{chained}", 1, 1), ("a", 0, 2), ("b", 1, 3)),
         *(step for name in ("x", "y") for step in timeline(name, ("a", 0, 1), ("b", 1, 2), ("a", 0, 3))),
     ]
     result = sessionized(tmp_path, interactions, replace(config, min_item_interactions=2))
