@@ -167,14 +167,20 @@ def _keep_recent(engine: Engine, config: SessionizeConfig, starts: tuple[int, in
     """
     engine.table(
         "placed",
-        """SELECT *, CAST(rank() OVER (PARTITION BY user ORDER BY timestamp) - 1 AS INTEGER) AS place,
+        # tied by its neighbours: a count over the frame of equal times takes memory that cannot be spilled
+        """SELECT *, CAST(rank() OVER by_time - 1 AS INTEGER) AS place,
             CAST(count(*) OVER (PARTITION BY user) AS INTEGER) AS length,
-            CAST(count(*) OVER (PARTITION BY user ORDER BY timestamp
-                RANGE BETWEEN CURRENT ROW AND CURRENT ROW) AS INTEGER) AS tied
-        FROM rows""",
+            coalesce(timestamp = lag(timestamp) OVER by_time, false)
+                OR coalesce(timestamp = lead(timestamp) OVER by_time, false) AS tied
+        FROM rows WINDOW by_time AS (PARTITION BY user ORDER BY timestamp)""",
     )
-    tie = f"md5(concat_ws(chr(31), '{config.seed}', user_id, item_id))"
-    ties = f"row, {tie}" if config.ties == "row" else tie
+    row, ties = (", row", "row, tie") if config.ties == "row" else ("", "tie")
+    engine.table(  # apart from the step after it, which together with it takes memory that cannot be spilled
+        "tied",
+        f"""SELECT user, item, domain, timestamp{row}, place, length,
+            md5(concat_ws(chr(31), '{config.seed}', user_id, item_id)) AS tie
+        FROM placed JOIN user_ids USING (user) JOIN item_ids USING (item) WHERE tied""",
+    )
     if starts:
         split = f"CASE WHEN timestamp >= {starts[1]} THEN 2 WHEN timestamp >= {starts[0]} THEN 1 ELSE 0 END"
     else:
@@ -184,11 +190,11 @@ def _keep_recent(engine: Engine, config: SessionizeConfig, starts: tuple[int, in
         f"""SELECT user, item, domain, timestamp, CAST({split} AS TINYINT) AS split,
             CAST(place - greatest(0, length - {config.max_length}) AS INTEGER) AS position
         FROM (
-            SELECT user, item, domain, timestamp, length, place FROM placed WHERE tied = 1
+            SELECT user, item, domain, timestamp, length, place FROM placed WHERE NOT tied
             UNION ALL
             SELECT user, item, domain, timestamp, length,
                 place + row_number() OVER (PARTITION BY user, timestamp ORDER BY {ties}) - 1 AS place
-            FROM placed JOIN user_ids USING (user) JOIN item_ids USING (item) WHERE tied > 1
+            FROM tied
         ) AS ordered
         WHERE place >= length - {config.max_length}""",
     )

@@ -103,11 +103,13 @@ def _number(connection: duckdb.DuckDBPyConnection) -> None:
 
 def _write(connection: duckdb.DuckDBPyConnection, domains: list[str], folder: Path) -> None:
     """The files, and views `sequences`, `users` and `items` of them."""
+    connection.execute(  # apart from sorting, which together with the joins takes memory that cannot be spilled
+        """CREATE TABLE numbered AS
+        SELECT u.number AS "user", r.position, i.number AS item, r.domain, r.timestamp, r.split
+        FROM kept r JOIN numbered_users u USING ("user") JOIN numbered_items i USING (item)"""
+    )
     queries = {
-        "sequences": """
-            SELECT u.number AS "user", r.position, i.number AS item, r.domain, r.timestamp, r.split
-            FROM kept r JOIN numbered_users u USING ("user") JOIN numbered_items i USING (item)
-            ORDER BY u.number, r.position""",
+        "sequences": """FROM numbered ORDER BY "user", position""",
         "users": """
             SELECT number AS "user", user_id, "offset", length FROM numbered_users ORDER BY number""",
         "items": """
