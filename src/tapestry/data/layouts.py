@@ -23,6 +23,11 @@ class Layout:
     def needed(self) -> tuple[str, str, str]:
         return self.user, self.item, self.timestamp
 
+    @property
+    def by_key(self) -> dict[str, str]:
+        """The file's names of what we call user, item, timestamp and rating."""
+        return {"user": self.user, "item": self.item, "timestamp": self.timestamp, "rating": self.rating}
+
     def __str__(self) -> str:
         return f"{', '.join(self.needed)}[, {self.rating}] ({self.name}, timestamps in {self.unit})"
 
@@ -38,6 +43,7 @@ _ITEM_FIRST = (RATINGS_ONLY.item, RATINGS_ONLY.user, RATINGS_ONLY.rating, RATING
 _USER = re.compile(r"A[0-9A-Z]{9,20}")
 _ITEM = re.compile(r"[0-9B][0-9A-Z]{9}")
 _SECONDS = re.compile(r"-?[0-9]{9,10}")
+_RECBOLE_TYPE = re.compile(r":(token|token_seq|float|float_seq)\Z")
 
 
 def layout_of(columns: Sequence[str]) -> Layout | None:
@@ -45,13 +51,25 @@ def layout_of(columns: Sequence[str]) -> Layout | None:
     return next((layout for layout in LAYOUTS if all(name in columns for name in layout.needed)), None)
 
 
+def header_names(fields: Sequence[str]) -> list[str]:
+    """Column names of a header's fields, without blanks around them and without RecBole's types (`user_id:token`)."""
+    names = [field.strip() for field in fields]
+    names = [name[1:-1] if len(name) > 1 and name[0] == name[-1] == '"' else name for name in names]
+    if all(_RECBOLE_TYPE.search(name) for name in names):
+        names = [_RECBOLE_TYPE.sub("", name) for name in names]
+    return names
+
+
 def columns_without_header(rows: Sequence[Sequence[str]]) -> tuple[str, ...] | None:
     """The column names of ratings-only rows, which have no header: user or item first, as their ids tell.
 
     The 2014 files are (user, item, rating, timestamp), those of 2018 (item, user, rating, timestamp); a swap would
     go through unnoticed. Amazon's user ids are an A and 9 to 20 letters and digits; its items' are ten of these, the
-    first a B or a digit. None where most rows are neither.
+    first a B or a digit. None where most rows are neither, or where the first has four fields and no time as the
+    fourth: that is a header, if one with names of its own.
     """
+    if rows and len(rows[0]) == 4 and not _SECONDS.fullmatch(rows[0][3].strip()):
+        return None
     rows = [row for row in rows if len(row) == 4 and _SECONDS.fullmatch(row[3].strip())]
     for columns, users, items in ((_USER_FIRST, 0, 1), (_ITEM_FIRST, 1, 0)):
         alike = sum(
