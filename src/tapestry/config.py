@@ -11,6 +11,7 @@ import datetime
 import math
 import types
 import typing
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -44,7 +45,7 @@ class SourceConfig:
         _require(len(set(self.domains)) == len(self.domains), "source.domains: a domain is named twice")
         for domain in self.domains:
             _require(
-                domain != "" and all(c.isalnum() or c in "_-" for c in domain),
+                domain != "" and all(c.isalnum() or c in "_-" for c in unicodedata.normalize("NFC", domain)),
                 f"source.domains: {domain!r} may hold only letters, digits, _ and -",
             )
         _require(

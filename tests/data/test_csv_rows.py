@@ -27,8 +27,8 @@ WIDTH, TIMESTAMP = len(HEADER), HEADER.index("timestamp")
 def expected_rows(body: bytes, delimiter: bytes) -> Rows:
     rows = []
     for number, record in enumerate(read_records(body, delimiter, WIDTH, TIMESTAMP), start=1):
-        fields = [field.decode("utf-8", "replace") for field in record.fields] or [None] * WIDTH
-        values = dict(zip(HEADER, fields, strict=True))
+        fields = [field.decode("utf-8", "replace") for field in record.fields]
+        values: dict[str, str | None] = dict.fromkeys(HEADER) | dict(zip(HEADER, fields, strict=False))
         text = None if record.problem is None else record.text.decode("utf-8", "replace")
         rows.append(
             {

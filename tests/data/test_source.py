@@ -5,7 +5,9 @@ import gzip
 import hashlib
 import json
 import shutil
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -33,6 +35,11 @@ FORMS = (
     "Books.jsonl",
     "Books.csv",
     "Books.parquet",
+    "Books.ndjson",
+    "Books.tsv",
+    "Books.inter",
+    "Books.inter.gz",
+    "Books.CSV",
     "Books.json.gz",
     "Books.jsonl.gz",
     "Books.csv.gz",
@@ -217,3 +224,17 @@ def test_a_write_that_fails_leaves_nothing_behind(
     with pytest.raises(OSError, match="no space"):
         fetch(own_files() if release == "files" else SIMULATED, SYNTHETIC, "Books", tmp_path / "out" / "Books")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+@pytest.mark.parametrize("asked", ["NFC", "NFD"])
+def test_composed_and_decomposed_names_meet(
+    raw: Path, written: Literal["NFC", "NFD"], asked: Literal["NFC", "NFD"]
+) -> None:
+    (raw / unicodedata.normalize(written, "Café.csv")).write_text("x")
+    (raw / "Toys.csv").write_text("y")
+    domain = unicodedata.normalize(asked, "Café")
+    source = SourceConfig(release="files", domains=(domain, "Toys"), path="raw")
+    fingerprint = describe(source, SYNTHETIC)[domain]
+    assert fingerprint["file"] == unicodedata.normalize("NFC", "Café.csv")
+    assert fetch(source, SYNTHETIC, domain, Path("data/raw") / domain).read_text() == "x"

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import re
 import shutil
+import unicodedata
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,7 +25,8 @@ SHOWN = 10  # file names in a message
 def find_raw_file(folder: Path, domain: str) -> Path:
     """The one raw file of `domain` in `folder`, absolute; a relative folder starts at the checkout's root.
 
-    Accepted are [ratings_|reviews_]<domain>[_5] with .json, .jsonl or .csv, each also .gz, or .parquet.
+    Accepted are [ratings_|reviews_]<domain>[_5] with .json, .jsonl, .ndjson, .csv, .tsv or .inter, each also .gz, or
+    .parquet. Letters may be composed or decomposed (é as one character or two), as file systems differ in it.
 
     Raises:
         TapestryError: no such folder, none or several such files, or the file is empty.
@@ -37,14 +39,15 @@ def find_raw_file(folder: Path, domain: str) -> Path:
         )
     if not resolved.is_dir():
         raise TapestryError(f"source.path: {resolved} is a file; the folder that holds the raw files is needed")
-    accepted = re.compile(rf"(ratings_|reviews_)?{re.escape(domain)}(_5)?\.((json|jsonl|csv)(\.gz)?|parquet)")
+    kinds = r"(?i:(jsonl?|ndjson|csv|tsv|inter)(\.gz)?|parquet)"
+    accepted = re.compile(rf"(ratings_|reviews_)?{re.escape(_composed(domain))}(_5)?\.{kinds}")
     files = sorted(path for path in resolved.iterdir() if path.is_file())
-    matches = [path for path in files if accepted.fullmatch(path.name)]
+    matches = [path for path in files if accepted.fullmatch(_composed(path.name))]
     if not matches:
         raise TapestryError(
-            f"source.path: no raw file of {domain} in {resolved}. Accepted are {domain}.json, .jsonl or "
-            f".csv, each also with .gz, and {domain}.parquet, with ratings_ or reviews_ before {domain} "
-            f"and _5 after it if need be. The folder holds {_listed(files)}"
+            f"source.path: no raw file of {domain} in {resolved}. Accepted are {domain}.json, .jsonl, "
+            f".ndjson, .csv, .tsv or .inter, each also with .gz, and {domain}.parquet, with ratings_ or reviews_ before "
+            f"{domain} and _5 after it if need be. The folder holds {_listed(files)}"
         )
     if len(matches) > 1:
         raise TapestryError(
@@ -100,7 +103,7 @@ def fetch(source: SourceConfig, synthetic: SyntheticConfig, domain: str, folder:
             _link(whole, temporary / name)
     else:
         raw = find_raw_file(_folder(source), domain)
-        name = raw.name
+        name = _composed(raw.name)
         with atomic_folder(folder) as temporary:
             _copy(raw, temporary / name)
     return folder / name
@@ -112,10 +115,14 @@ def _folder(source: SourceConfig) -> Path:
     return Path(source.path)
 
 
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
 def _described(path: Path) -> dict[str, object]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    return {"file": _composed(path.name), "bytes": path.stat().st_size, "sha256": digest}
 
 
 def _copy(source: Path, target: Path) -> None:
