@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet
 
-from tapestry.atomic import atomic_file
+from tapestry.atomic import atomic_file, own_folder
 from tapestry.errors import TapestryError
 
 _OF_THE_LIMIT = 0.65  # measured: DuckDB counts its buffers alone, and a process at its limit takes half as much again
@@ -19,13 +19,13 @@ _OF_THE_LIMIT = 0.65  # measured: DuckDB counts its buffers alone, and a process
 
 @contextmanager
 def connect(memory_limit: str, threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-process database that keeps the process to about `memory_limit` (such as 2GB), and spills to a temporary
-    folder what is more.
+    """An in-process database that keeps the process to about `memory_limit` (such as 2GB), and spills to a folder of
+    TMPDIR what is more; the next one removes what a killed process left there.
 
     Raises:
         TapestryError: DuckDB doesn't understand `memory_limit`, or can't do with it what it is asked.
     """
-    with tempfile.TemporaryDirectory(prefix="tapestry-") as spill, duckdb.connect() as connection:
+    with own_folder(Path(tempfile.gettempdir(), "tapestry-spill")) as spill, duckdb.connect() as connection:
         connection.execute(f"SET threads = {threads}")
         connection.execute(f"SET enable_progress_bar = {sys.stdout.isatty()}")
         connection.execute(f"SET temp_directory = '{quote(spill)}'")
