@@ -11,10 +11,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
@@ -258,6 +259,40 @@ def test_the_rows_of_each_domain_add_up(checkout: Path) -> None:
     metrics = json.loads((checkout / "metrics/data.json").read_text())
     for rows in [metrics["all"], *metrics["domain"].values()]:
         assert rows["rows_in"] == rows["rows_kept"] + rows["rows_quarantined"] + rows["rows_filtered"] > 0
+
+
+def swap_domains(folder: Path) -> None:
+    config = json.loads((folder / "models/config.json").read_text())
+    for domain, name in zip(config["domains"], reversed(DOMAINS), strict=True):
+        domain["name"] = name
+    (folder / "models/config.json").write_text(json.dumps(config))
+
+
+def drop_targets(folder: Path) -> None:
+    path = folder / "data/baselines/item_knn.parquet"
+    pq.write_table(pq.read_table(path).slice(1), path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (swap_domains, "models: a model of other data: domain 1 is Toys with"),
+        (drop_targets, "data/baselines/item_knn.parquet: not the ranks of data/sequences' test targets: "),
+    ],
+)
+def test_evaluate_refuses_what_is_of_other_data(
+    checkout: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    folder = shutil.copytree(checkout, tmp_path / "copy", ignore=shutil.ignore_patterns(".dvc", ".git"))
+    before = (folder / "metrics/test.json").read_bytes()
+    run([sys.executable, "stages/evaluate.py"], folder)
+    assert (folder / "metrics/test.json").read_bytes() == before
+    spoil(folder)
+    (folder / "metrics/test.json").unlink()
+    with pytest.raises(AssertionError, match=re.escape(f"evaluate: error: {message}")) as failure:
+        run([sys.executable, "stages/evaluate.py"], folder)
+    assert "Traceback" not in str(failure.value)
+    assert not (folder / "metrics/test.json").exists()
 
 
 @pytest.mark.parametrize(
