@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import _start  # noqa: F401
+
 from tapestry.atomic import write_csv, write_json
 from tapestry.checkout import checkout_root
 from tapestry.config import flatten, load_parameters

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ruamel.yaml import YAML
 
 from tapestry.config import Parameters, flatten
 from tapestry.data.source import fetch
+from tapestry.provenance import content_hash
 
 ROOT = Path(__file__).parents[1]
 DOMAINS = ("Books", "Toys")
@@ -259,6 +261,51 @@ def test_the_rows_of_each_domain_add_up(checkout: Path) -> None:
     metrics = json.loads((checkout / "metrics/data.json").read_text())
     for rows in [metrics["all"], *metrics["domain"].values()]:
         assert rows["rows_in"] == rows["rows_kept"] + rows["rows_quarantined"] + rows["rows_filtered"] > 0
+
+
+OUTPUTS = {
+    "source": "data/source",
+    "fetch": "data/raw/Books",
+    "ingest": "data/interactions/Books.parquet",
+    "sessionize": "data/sequences",
+    "baselines": "data/baselines",
+    "train": "models",
+    "evaluate": "metrics/ranks.parquet",
+    "report": "reports/index.html",
+}
+
+
+def test_a_full_disk_ends_each_stage_with_one_line_and_changes_nothing(
+    checkout: Path, tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    folder = small_disk(64 << 20)
+    ignored = shutil.ignore_patterns(".dvc", ".git", "mlflow.db*", "__pycache__")  # the store is on another disk
+    shutil.copytree(checkout, folder, ignore=ignored, dirs_exist_ok=True)
+    (folder / "mlflow.db.lock").touch()
+    with suppress(OSError), (folder / "filler").open("ab", 0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    before = content_hash(folder)
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
+        "DVC_ROOT": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    for stage, output in OUTPUTS.items():
+        arguments = ["Books"] if stage in ("fetch", "ingest") else []
+        done = subprocess.run(
+            [sys.executable, f"stages/{stage}.py", *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1, stage
+        line = done.stderr.splitlines()[-1]
+        name = f"{stage}@Books" if arguments else stage
+        assert re.match(rf"{name}: error: {output}: No space left on device: [\d,]+ bytes are free in {folder}", line)
+        assert "Traceback" not in done.stderr
+        assert content_hash(folder) == before, stage
 
 
 def swap_domains(folder: Path) -> None:

@@ -21,6 +21,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tapestry.errors import TapestryError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SQLITE_FULL = "database or disk is full"
+_TEMPORARY = re.compile(r"^(.*?/|)\.([^/]+)\.[a-z0-9_]{8}\.partial(/.*)?$", re.DOTALL)
 _IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -62,15 +67,47 @@ def own_folder(path: Path) -> Iterator[Path]:
 
     The folder is locked by flock(2), a lock that goes with the process. Where a file system has no such locks,
     nothing is taken for left.
+
+    Raises:
+        OSError: with the name of `path`, where the disk was too full for what was written to the folder, whatever
+            error the library that wrote it raised.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_left(path)
     folder, lock = _make_own(path)
     try:
         yield folder
+    except Exception as error:
+        code = disk_full(error)
+        if code is not None and _is_of(folder, error):
+            raise OSError(code, os.strerror(code), str(path)) from error
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def disk_full(error: BaseException) -> int | None:
+    """The errno of an error that says that a disk is full; None of any other. DuckDB and others give it as text."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.errno in _FULL else None
+    if isinstance(error, TapestryError):  # says already what it has to
+        return None
+    if SQLITE_FULL in str(error):
+        return errno.ENOSPC
+    return next((code for code in _FULL if os.strerror(code) in str(error)), None)
+
+
+def _is_of(folder: Path, error: Exception) -> bool:
+    """Whether an error is about a file of the folder: it says so, or names no file."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return folder.name in str(error.filename)
+    return folder.name in str(error) or ".partial/" not in str(error)
+
+
+def path_of(temporary: str) -> str:
+    """The path that a temporary path stands for; any other as it is."""
+    return _TEMPORARY.sub(r"\1\2", temporary)
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

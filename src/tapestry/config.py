@@ -14,7 +14,7 @@ import sys
 import types
 import typing
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -282,6 +282,21 @@ def load_parameters(path: Path = Path("params.yaml")) -> Parameters:
         return parse(Parameters, values)
     except TapestryError as error:
         raise TapestryError(f"{path}: {error}") from error
+
+
+def chosen_domain(arguments: Sequence[str], domains: Sequence[str]) -> str:
+    """The domain that the one argument of a stage's script names.
+
+    Raises:
+        TapestryError: there is none, or more than one, or it is none of `domains`.
+    """
+    accepted = f"source.domains: {', '.join(domains)}"
+    if len(arguments) != 1:
+        found = one_line(" ".join(arguments)) or "none"
+        raise TapestryError(f"one argument is needed, found {found}; accepted is one of {accepted}")
+    if arguments[0] not in domains:
+        raise TapestryError(f"{shown(arguments[0])} is not one of {accepted}")
+    return arguments[0]
 
 
 def parse(section: type[T], values: Any, name: str = "") -> T:

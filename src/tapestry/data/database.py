@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ def connect(memory_limit: str, threads: int) -> Iterator[duckdb.DuckDBPyConnecti
 
     Raises:
         TapestryError: DuckDB doesn't understand `memory_limit`, or can't do with it what it is asked.
+        OSError: the disk of the spill folder is full.
     """
     with own_folder(Path(tempfile.gettempdir(), "tapestry-spill")) as spill, duckdb.connect() as connection:
         connection.execute(f"SET threads = {threads}")
@@ -37,6 +40,8 @@ def connect(memory_limit: str, threads: int) -> Iterator[duckdb.DuckDBPyConnecti
         try:
             yield connection
         except duckdb.OutOfMemoryException as error:
+            if "max_temp_directory_size" in str(error):  # as large as the disk allows, unless it is set
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(spill)) from error
             raise TapestryError(
                 f"memory_limit: {memory_limit} is too little here for {threads} threads; raise it, or lower threads. "
                 f"DuckDB: {str(error).splitlines()[0]}"
