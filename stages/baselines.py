@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import _start  # noqa: F401
 import torch
 
 from tapestry.atomic import atomic_folder

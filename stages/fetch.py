@@ -3,14 +3,17 @@
 import sys
 from pathlib import Path
 
-from tapestry.config import flatten, load_parameters
+import _start  # noqa: F401
+
+from tapestry.config import chosen_domain, flatten, load_parameters
 from tapestry.data.source import fetch
 from tapestry.provenance import content_hash
 from tapestry.tracking import reported_errors, stage_run
 
 
-def main(domain: str) -> None:
+def main(arguments: list[str]) -> None:
     parameters = load_parameters()
+    domain = chosen_domain(arguments, parameters.source.domains)
     folder = Path("data/raw", domain)
     params = flatten(parameters.source, "source")
     if parameters.source.release == "synthetic":
@@ -22,5 +25,5 @@ def main(domain: str) -> None:
 
 
 if __name__ == "__main__":
-    with reported_errors(f"fetch@{sys.argv[1]}"):
-        main(sys.argv[1])
+    with reported_errors("fetch"):
+        main(sys.argv[1:])

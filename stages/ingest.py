@@ -3,15 +3,19 @@
 import sys
 from pathlib import Path
 
-from tapestry.config import flatten, load_parameters
+import _start  # noqa: F401
+
+from tapestry.checkout import only_file
+from tapestry.config import chosen_domain, flatten, load_parameters
 from tapestry.data.ingest import ingest
 from tapestry.provenance import content_hash
 from tapestry.tracking import reported_errors, stage_run
 
 
-def main(domain: str) -> None:
+def main(arguments: list[str]) -> None:
     parameters = load_parameters()
-    (raw,) = Path("data/raw", domain).iterdir()
+    domain = chosen_domain(arguments, parameters.source.domains)
+    raw = only_file(Path("data/raw", domain), f"fetch@{domain}")
     interactions = Path(f"data/interactions/{domain}.parquet")
     quarantine = Path(f"data/quarantine/{domain}.parquet")
     counts = Path(f"data/counts/{domain}.json")
@@ -26,5 +30,5 @@ def main(domain: str) -> None:
 
 
 if __name__ == "__main__":
-    with reported_errors(f"ingest@{sys.argv[1]}"):
-        main(sys.argv[1])
+    with reported_errors("ingest"):
+        main(sys.argv[1:])

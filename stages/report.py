@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import _start  # noqa: F401
+
+from tapestry.checkout import require_root
 from tapestry.report.page import read_inputs, write_report
 from tapestry.tracking import reported_errors
 
 
 def main() -> None:
+    require_root()
     write_report(read_inputs(Path("metrics"), Path("models")), Path("reports/index.html"))
 
 

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import _start  # noqa: F401
+
 from tapestry.atomic import write_json
+from tapestry.checkout import require_made
 from tapestry.config import flatten, load_parameters
 from tapestry.data.sessionize import DomainInput, sessionize
 from tapestry.provenance import content_hash
@@ -12,7 +15,10 @@ from tapestry.tracking import reported_errors, stage_run
 def main() -> None:
     parameters = load_parameters()
     inputs = {
-        domain: DomainInput(Path(f"data/interactions/{domain}.parquet"), Path(f"data/counts/{domain}.json"))
+        domain: DomainInput(
+            require_made(Path(f"data/interactions/{domain}.parquet"), f"ingest@{domain}"),
+            require_made(Path(f"data/counts/{domain}.json"), f"ingest@{domain}"),
+        )
         for domain in parameters.source.domains
     }
     folder = Path("data/sequences")

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+import _start  # noqa: F401
+
 from tapestry.atomic import atomic_folder, write_json
 from tapestry.config import load_parameters
 from tapestry.data.source import describe
@@ -19,7 +21,7 @@ def main() -> None:
             write_json(folder / f"{domain}.json", fingerprint)
     # What other choices of domains left behind would be taken for input; DVC's cache still has it.
     for left in (path for name in DERIVED for path in Path("data", name).glob("*")):
-        if left.name.partition(".")[0] not in fingerprints:
+        if not left.name.startswith(".") and left.name.partition(".")[0] not in fingerprints:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import _start  # noqa: F401
+
 from tapestry.atomic import write_csv, write_json
+from tapestry.checkout import checkout_root
 from tapestry.config import flatten, load_parameters
 from tapestry.data.sequences import VALIDATION, read_sequences
 from tapestry.errors import TapestryError
@@ -15,7 +18,6 @@ from tapestry.tracking import reported_errors, stage_run
 from tapestry.training.loop import DivergedError, Epoch, train
 
 KS = (1, 10, 100)
-LAST_GOOD = Path("models.last_good")
 
 
 def main() -> None:
@@ -42,8 +44,9 @@ def main() -> None:
         except DivergedError as error:
             if error.model is None:
                 raise
-            save_model(LAST_GOOD, error.model, sequences.domains, parameters.train)
-            raise TapestryError(f"{error}; the best epoch's weights are in {LAST_GOOD}") from error
+            last_good = checkout_root() / "models.last_good"  # a temporary checkout would take it along
+            save_model(last_good, error.model, sequences.domains, parameters.train)
+            raise TapestryError(f"{error}; the best epoch's weights are in {last_good}") from error
         save_model(folder, training.model, sequences.domains, parameters.train)
         write_csv(Path("metrics/curve.csv"), [epoch.figures() for epoch in training.epochs])
         write_json(Path("metrics/train.json"), training.summary())

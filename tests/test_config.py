@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+import duckdb
 import pytest
 from dvc.utils.serialize import modify_yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from tapestry.config import Parameters, flatten, load_parameters
+from tapestry.config import Parameters, flatten, load_parameters, memory_size, parse
 from tapestry.errors import TapestryError
 
+ROOT = Path(__file__).parents[1]
 Load = Callable[..., Parameters]
 
 
@@ -142,11 +147,147 @@ def test_a_value_of_the_wrong_type_is_named_with_what_was_expected(
         ("evaluate.ks", [], "evaluate.ks: at least one cut-off"),
         ("evaluate.ks", [10, 5], "evaluate.ks: must be ascending"),
         ("evaluate.ks", [0, 5], "evaluate.ks: cut-offs are at least 1"),
+        ("evaluate.ks", list(range(1, 1002)), "evaluate.ks: 1001 cut-offs; at most 1000"),
+        ("evaluate.ks", [1, 10**30], f"evaluate.ks[1]: {10**30} is above 1000000000"),
+        (
+            "source.domains",
+            ["Books", "BOOKS"],
+            "source.domains: 'Books' and 'BOOKS' would be one name on a file system",
+        ),
+        ("source.domains", ["\u212b", "\u00e5"], "source.domains: '\u212b' and '\u00e5' would be one name"),
+        ("source.domains", ["Books", "\u00e9" * 101], "is longer than 200 bytes, too long for file names"),
+        ("source.path", "raw\0files", r"source.path: 'raw\x00files' holds a control character"),
+        ("source.path", "raw\x1b[2J", r"source.path: 'raw\x1b[2J' holds a control character"),
+        ("synthetic.users", 10**8, "synthetic.users: 100000000 users of 24.0 interactions (synthetic.mean_length) are"),
     ],
 )
 def test_a_value_out_of_range_is_named(load_with: Load, name: str, value: Any, complaint: str) -> None:
     with pytest.raises(TapestryError, match=re.escape(complaint)):
         load_with(name, value)
+
+
+NUMBERS = {
+    name: kind
+    for section, of in get_type_hints(Parameters).items()
+    for name, kind in {f"{section}.{key}": hint for key, hint in get_type_hints(of).items()}.items()
+    if kind in (int, float, int | None)
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [2**64, 10**30, -(2**64), -(10**30), 10**400])
+def test_no_number_may_be_beyond_all_measure(values: dict[str, dict[str, Any]], name: str, value: int) -> None:
+    section, key = name.split(".")
+    changed = values | {section: values[section] | {key: value}}
+    with pytest.raises(
+        TapestryError, match=rf"^{re.escape(name)}: .*(is (above|below|not)|at least|must be|finite)"
+    ) as failure:
+        parse(Parameters, changed)
+    assert len(str(failure.value)) < 250
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if name.endswith(".threads")])
+def test_threads_have_a_bound(load_with: Load, name: str) -> None:
+    load_with(name, 1024)
+    with pytest.raises(TapestryError, match=f"{name}: 1000000000000 is above 1024"):
+        load_with(name, 10**12)
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ("lots", "'lots' is not a size; accepted is a number and a unit (MB, GB, TB, MiB, GiB or TiB), such as 2GB"),
+        ("-1GB", "'-1GB' is not a size"),
+        ("-1", "'-1' is not a size"),
+        ("80%", "'80%' is not a size"),
+        ("2", "'2' is not a size"),
+        ("2PB", "'2PB' is not a size"),
+        ("", "'' is not a size"),
+        ("infGB", "'infGB' is not a size"),
+        ("\u0662GB", "is not a size"),
+        ("1B", "'1B' is not a size"),
+        ("0GB", "'0GB' is below 100MB, which DuckDB needs"),
+        ("99.9MB", "'99.9MB' is below 100MB"),
+        ("1e400GB", "'1e400GB' is above 1000TB"),
+        ("1001TB", "'1001TB' is above 1000TB"),
+        ("9" * 900 + "GB", "is above 1000TB"),
+    ],
+)
+@pytest.mark.parametrize("section", ["ingest", "sessionize"])
+def test_a_memory_limit_that_is_none_is_refused(load_with: Load, section: str, value: str, complaint: str) -> None:
+    with pytest.raises(
+        TapestryError, match=re.escape(f"{section}.memory_limit: {complaint}" if "'" in complaint else complaint)
+    ):
+        load_with(f"{section}.memory_limit", value)
+
+
+SIZES = st.builds(
+    "{}{}{}{}{}".format,
+    st.sampled_from(["", " "]),
+    st.integers(0, 10**7)
+    | st.floats(0, 10**5, allow_subnormal=False)
+    | st.sampled_from([".5", "2.", "1e3", "1.5e2", "1e+2"]),
+    st.sampled_from(["", " ", "  "]),
+    st.sampled_from(["KB", "kb", "MB", "Mb", "GB", "gb", "TB", "KiB", "MiB", "mib", "GiB", "TiB"]),
+    st.sampled_from(["", " "]),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(SIZES)
+def test_duckdb_reads_every_accepted_memory_limit_as_the_size_that_was_checked(text: str) -> None:
+    number, unit = re.fullmatch(r"\s*([0-9.e+-]+)\s*(\w+)\s*", text).groups()  # type: ignore[union-attr]
+    scale = {"k": 1, "m": 2, "g": 3, "t": 4}[unit[0].lower()]
+    expected = float(number) * (1024 if "i" in unit else 1000) ** scale
+    try:
+        memory_size(text, "ingest.memory_limit")
+    except TapestryError:
+        assert expected < 10**8 or expected > 10**15 or "e-" in text or "e+" in text
+        return
+    assert 10**8 <= expected <= 10**15
+    with duckdb.connect() as connection:
+        (read,) = connection.execute("SELECT parse_formatted_bytes(?)", [text]).fetchone()  # type: ignore[misc]
+        assert read == pytest.approx(expected, abs=1)
+        connection.execute(f"SET memory_limit = '{text}'")
+
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-(10**40), 10**40)
+    | st.floats()
+    | st.text(max_size=30)
+    | st.dates()
+    | st.binary(max_size=5)
+    | st.sampled_from(["9" * 900, "0x" + "f" * 900, "1e999", "-.inf", ".nan", "2GB", "1:30", "0o17", "~", "yes", "on"])
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(sorted(flatten(load_parameters(ROOT / "params.yaml")))), SCALARS, st.integers(0, 2))
+def test_any_scalar_in_any_key_is_taken_or_refused_by_name_at_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, value: Any, depth: int
+) -> None:
+    values = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+    section, key = name.split(".")
+    for _ in range(depth):
+        value = [value]
+    values[section][key] = value
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    with path.open("w", encoding="utf-8", errors="surrogatepass") as file:
+        YAML(typ="safe", pure=True).dump(values, file)
+    started = time.process_time()
+    try:
+        taken = getattr(getattr(load_parameters(path), section), key)
+    except TapestryError as error:
+        message = str(error)
+    else:
+        assert taken == (tuple(value) if isinstance(value, list) else value)
+        message = f"{path}: {name}"
+    assert time.process_time() - started < 1
+    assert re.match(rf"{re.escape(str(path))}.*(\b{section}\.{key}\b|: {section}: .*{key}|line \d+:)", message)
+    assert message.isprintable()
 
 
 def test_the_temporal_split_allows_users_of_fewer_than_3_interactions(load_with: Load, tmp_path: Path) -> None:

@@ -11,15 +11,18 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
 from tapestry.config import Parameters, flatten
 from tapestry.data.source import fetch
+from tapestry.provenance import content_hash
 
 ROOT = Path(__file__).parents[1]
 DOMAINS = ("Books", "Toys")
@@ -258,6 +261,85 @@ def test_the_rows_of_each_domain_add_up(checkout: Path) -> None:
     metrics = json.loads((checkout / "metrics/data.json").read_text())
     for rows in [metrics["all"], *metrics["domain"].values()]:
         assert rows["rows_in"] == rows["rows_kept"] + rows["rows_quarantined"] + rows["rows_filtered"] > 0
+
+
+OUTPUTS = {
+    "source": "data/source",
+    "fetch": "data/raw/Books",
+    "ingest": "data/interactions/Books.parquet",
+    "sessionize": "data/sequences",
+    "baselines": "data/baselines",
+    "train": "models",
+    "evaluate": "metrics/ranks.parquet",
+    "report": "reports/index.html",
+}
+
+
+def test_a_full_disk_ends_each_stage_with_one_line_and_changes_nothing(
+    checkout: Path, tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    folder = small_disk(64 << 20)
+    ignored = shutil.ignore_patterns(".dvc", ".git", "mlflow.db*", "__pycache__")  # the store is on another disk
+    shutil.copytree(checkout, folder, ignore=ignored, dirs_exist_ok=True)
+    (folder / "mlflow.db.lock").touch()
+    with suppress(OSError), (folder / "filler").open("ab", 0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    before = content_hash(folder)
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
+        "DVC_ROOT": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    for stage, output in OUTPUTS.items():
+        arguments = ["Books"] if stage in ("fetch", "ingest") else []
+        done = subprocess.run(
+            [sys.executable, f"stages/{stage}.py", *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1, stage
+        line = done.stderr.splitlines()[-1]
+        name = f"{stage}@Books" if arguments else stage
+        assert re.match(rf"{name}: error: {output}: No space left on device: [\d,]+ bytes are free in {folder}", line)
+        assert "Traceback" not in done.stderr
+        assert content_hash(folder) == before, stage
+
+
+def swap_domains(folder: Path) -> None:
+    config = json.loads((folder / "models/config.json").read_text())
+    for domain, name in zip(config["domains"], reversed(DOMAINS), strict=True):
+        domain["name"] = name
+    (folder / "models/config.json").write_text(json.dumps(config))
+
+
+def drop_targets(folder: Path) -> None:
+    path = folder / "data/baselines/item_knn.parquet"
+    pq.write_table(pq.read_table(path).slice(1), path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (swap_domains, "models: a model of other data: domain 1 is Toys with"),
+        (drop_targets, "data/baselines/item_knn.parquet: not the ranks of data/sequences' test targets: "),
+    ],
+)
+def test_evaluate_refuses_what_is_of_other_data(
+    checkout: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    folder = shutil.copytree(checkout, tmp_path / "copy", ignore=shutil.ignore_patterns(".dvc", ".git"))
+    before = (folder / "metrics/test.json").read_bytes()
+    run([sys.executable, "stages/evaluate.py"], folder)
+    assert (folder / "metrics/test.json").read_bytes() == before
+    spoil(folder)
+    (folder / "metrics/test.json").unlink()
+    with pytest.raises(AssertionError, match=re.escape(f"evaluate: error: {message}")) as failure:
+        run([sys.executable, "stages/evaluate.py"], folder)
+    assert "Traceback" not in str(failure.value)
+    assert not (folder / "metrics/test.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -20,6 +20,14 @@ def to_device(value: T, device: torch.device) -> T:
 def pinned(value: T) -> T:
     """A copy in page-locked memory, from which a CUDA device reads on its own."""
     return _mapped(Tensor.pin_memory, value)
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The tensors that hold NaN or infinite values, and how many, as text; None if none does."""
+    # The smallest and largest are not finite if any is not, and take no memory to find.
+    found = [name for name, x in tensors.items() if x.numel() and not all(v.isfinite() for v in torch.aminmax(x))]
+    counts = (f"{name} ({(~tensors[name].isfinite()).sum():,} of {tensors[name].numel():,})" for name in found)
+    return ", ".join(counts) or None
 
 
 def _mapped(function: Callable[[Tensor], Tensor], value: T) -> T:

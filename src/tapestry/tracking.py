@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from tapestry.checkout import checkout_root
 from tapestry.errors import TapestryError
+from tapestry.failures import explain
 from tapestry.provenance import dvc_experiment, git_commit
 
 if TYPE_CHECKING:
@@ -97,11 +98,20 @@ def model_run(model_hash: str, params: Mapping[str, Any]) -> Iterator[Run]:
 
 @contextmanager
 def reported_errors(stage: str) -> Iterator[None]:
-    """Print a TapestryError without a traceback and exit with 1."""
+    """Print a TapestryError, or an error of the operating system that a user can mend, in place of a traceback.
+
+    Raises:
+        SystemExit: with 1, after such an error.
+    """
     try:
         yield
-    except TapestryError as error:
-        print(f"{stage}: error: {error}", file=sys.stderr)
+    except Exception as error:
+        message = (
+            str(error) if isinstance(error, TapestryError) else explain(error, store_uri().removeprefix("sqlite:///"))
+        )
+        if message is None:
+            raise
+        print(f"{stage}: error: {message}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -128,8 +138,8 @@ def open_store() -> tuple[MlflowClient, str]:
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     from mlflow import MlflowClient
 
-    for noisy in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints what it raises, traceback and all
     root = checkout_root()
     # Two processes that create the tables of a fresh SQLite store at once break it.
     with FileLock(root / "mlflow.db.lock"):

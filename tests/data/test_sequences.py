@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,4 +71,81 @@ def test_a_missing_file_says_which_stage_makes_it(folder: Path, tmp_path: Path, 
     copy = shutil.copytree(folder, tmp_path / "sequences")
     (copy / name).unlink()
     with pytest.raises(TapestryError, match=r"no sequences; run `dvc repro sessionize`"):
+        read_sequences(copy)
+
+
+def rewrite(path: Path, change: Callable[[dict[str, list[object]]], None]) -> None:
+    """Change columns of a Parquet file, their types kept."""
+    table = pq.read_table(path)
+    columns = table.to_pydict()
+    change(columns)
+    pq.write_table(pa.table(columns, schema=table.schema), path)
+
+
+def dropped_user(columns: dict[str, list[object]]) -> None:
+    for values in columns.values():
+        del values[0]
+
+
+CONTRADICTIONS: dict[str, tuple[str, Callable[[dict[str, list[object]]], None], str]] = {
+    "users of other data": ("users", dropped_user, "users.parquet's offsets"),
+    "users in another order": ("users", lambda c: c["offset"].reverse(), "users.parquet's offsets"),
+    "a shifted offset": ("users", lambda c: c["offset"].__setitem__(1, 3), "users.parquet's offsets"),
+    "fewer items": ("items", dropped_user, "domains.json is of 3 items, items.parquet has 2"),
+    "items of other domains": ("items", lambda c: c["domain"].reverse(), "domains.json and items.parquet"),
+    "other counts": ("items", lambda c: c["train_count"].__setitem__(0, 9), "train_count"),
+    "unknown item": ("sequences", lambda c: c["item"].__setitem__(0, 3), "outside the 3 of items.parquet"),
+    "negative item": ("sequences", lambda c: c["item"].__setitem__(0, -1), "outside the 3 of items.parquet"),
+    "other domain": ("sequences", lambda c: c["domain"].__setitem__(0, 1), "sequences.parquet and items.parquet"),
+    "other split": ("sequences", lambda c: c["split"].__setitem__(0, 1), "train_count"),
+}
+
+
+@pytest.mark.parametrize(("name", "change", "complaint"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_files_that_are_not_of_one_run_are_refused_by_what_differs(
+    folder: Path, tmp_path: Path, name: str, change: Callable[[dict[str, list[object]]], None], complaint: str
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "sequences")
+    rewrite(copy / f"{name}.parquet", change)
+    with pytest.raises(TapestryError, match=f"not of one run: .*{complaint}.*; remove the folder and run"):
+        read_sequences(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("domains.json", b'[{"name": "Toys", "start": 0, "end": 1}, {"name": "Books", "start": 1, "end": 3}]'),
+        ("domains.json", b'[{"name": "Toys", "start": 0, "end": 3}, {"name": "Books", "start": 2, "end": 3}]'),
+        ("domains.json", b'[{"name": "Toys", "start": 0, "end": 2}, {"name": "Toys", "start": 2, "end": 3}]'),
+        ("domains.json", b'[{"name": "Toys", "start": 0, "end": 2}]'),
+        ("domains.json", b"[]"),
+        ("domains.json", b'[{"name": "Toys", "start": 0, "end": Infinity}]'),
+        ("domains.json", b'[{"name": "Toys", "start": 0}]'),
+        ("domains.json", b'{"name": "Toys"}'),
+        ("domains.json", b"[" * 100_000),
+        ("domains.json", b"\xff\xfe"),
+        ("domains.json", b""),
+        ("users.parquet", b""),
+        ("items.parquet", b"PAR1 and no more"),
+    ],
+)
+def test_a_damaged_file_is_refused(folder: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    copy = shutil.copytree(folder, tmp_path / "sequences")
+    (copy / name).write_bytes(content)
+    with pytest.raises(TapestryError, match=r"(damaged|not of one run).*run `dvc repro sessionize`"):
+        read_sequences(copy)
+
+
+@pytest.mark.parametrize("change", ["null", "float", "dropped"])
+def test_a_column_of_another_type_is_refused(folder: Path, tmp_path: Path, change: str) -> None:
+    copy = shutil.copytree(folder, tmp_path / "sequences")
+    table = pq.read_table(copy / "sequences.parquet")
+    if change == "null":
+        table = table.set_column(2, "item", pa.array([None] * len(table), pa.int32()))
+    elif change == "float":
+        table = table.set_column(2, "item", table["item"].cast(pa.float64()))
+    else:
+        table = table.drop(["item"])
+    pq.write_table(table, copy / "sequences.parquet")
+    with pytest.raises(TapestryError, match=r"damaged or not of this version \(.*item.*run `dvc repro sessionize`"):
         read_sequences(copy)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
+import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small import WHOLE_MODEL, random_sequences
 
 from tapestry.config import Parameters
 from tapestry.data.batches import pack
+from tapestry.data.sequences import Domain
 from tapestry.errors import TapestryError
 from tapestry.model.network import Recommender
 from tapestry.model.storage import load_model, load_train_config, save_model
@@ -54,3 +60,145 @@ def test_a_damaged_model_is_refused(damage: str, tmp_path: Path, parameters: Par
     config.write_text(json.dumps(values))
     with pytest.raises(TapestryError, match="train"):
         load_model(tmp_path)
+
+
+@pytest.fixture
+def saved(tmp_path: Path, parameters: Parameters) -> Path:
+    """A model of 30 items in domains D0, D1 and D2, of 10 each."""
+    sequences = random_sequences(0)
+    save_model(tmp_path / "models", Recommender(WHOLE_MODEL, 30, 3), sequences.domains, parameters.train)
+    return tmp_path / "models"
+
+
+def test_both_files_may_be_read_by_whom_new_files_may(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (*saved.iterdir(), tmp_path / "new")}
+    assert len(modes) == 1
+
+
+D = (Domain("D0", 0, 10), Domain("D1", 10, 20), Domain("D2", 20, 30))
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (
+            (D[0], Domain("D2", 10, 20), Domain("D1", 20, 30)),
+            "domain 2 is D1 with 10 items from 10, expected D2 with 10",
+        ),
+        (
+            (D[0], D[1], Domain("D3", 20, 30)),
+            "domain 3 is D2 with 10 items from 20, expected D3 with 10 items from 20$",
+        ),
+        (
+            (Domain("D0", 0, 9), Domain("D1", 9, 20), D[2]),
+            "domain 1 is D0 with 10 items from 0, expected D0 with 9 items",
+        ),
+        ((D[0], D[1], Domain("D2", 20, 31)), "domain 3 is D2 with 10 items from 20, expected D2 with 11 items from 20"),
+        (D[:2], "domain 3 is D2 with 10 items from 20, expected none"),
+        ((*D, Domain("D3", 30, 40)), "domain 4 is missing, expected D3 with 10 items from 30"),
+    ],
+    ids=["order", "name", "counts", "more items", "fewer domains", "more domains"],
+)
+def test_a_model_of_other_data_is_refused_with_both_values(
+    saved: Path, data: tuple[Domain, ...], complaint: str
+) -> None:
+    assert load_model(saved, D)[1] == D
+    with pytest.raises(TapestryError, match=f"a model of other data: {complaint.rstrip('$')}.*run `dvc repro train`"):
+        load_model(saved, data)
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+
+
+WEIGHTS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
+    "an item more": (
+        lambda w: w.update({"item.weight": torch.zeros(31, 8)}),
+        r"item\.weight is F32 \[31, 8\], expected F32 \[30, 8\]",
+    ),
+    "missing": (lambda w: w.pop("layers.1.norm_in.bias"), r"layers\.1\.norm_in\.bias is missing, expected F32 \[8\]"),
+    "extra": (lambda w: w.update(more=torch.zeros(1)), r"more is F32 \[1\], expected none"),
+    "of another type": (
+        lambda w: w.update({"item.weight": w["item.weight"].double()}),
+        r"item\.weight is F64 \[30, 8\], expected F32 \[30, 8\]",
+    ),
+    "many": (lambda w: w.clear(), r"missing, .*missing, .*missing, .* and \d+ more"),
+    "NaN": (
+        lambda w: w["item.weight"][3, :2].fill_(math.nan),
+        r"weights are NaN or infinite: item\.weight \(2 of 240\);",
+    ),
+    "infinite": (
+        lambda w: (w["item.weight"][3, 0].fill_(math.inf), w["domain.weight"][0, 0].fill_(-math.inf)),
+        r"weights are NaN or infinite: domain\.weight \(1 of 24\), item\.weight \(1 of 240\);",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "complaint"), WEIGHTS.values(), ids=WEIGHTS)
+def test_weights_that_do_not_fit_are_refused_by_name(
+    saved: Path, change: Callable[[dict[str, torch.Tensor]], Any], complaint: str
+) -> None:
+    change_weights(saved, change)
+    with pytest.raises(TapestryError, match=complaint + ".*run `dvc repro train`"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\xff" * 100, b"\x02" + bytes(7) + b"{}", b"\x0a" + bytes(7) + b"{}"])
+def test_a_file_that_holds_no_weights_is_refused(saved: Path, content: bytes) -> None:
+    (saved / "model.safetensors").write_bytes(content)
+    with pytest.raises(TapestryError, match=r"model\.safetensors: (damaged|not the weights).*run `dvc repro train`"):
+        load_model(saved)
+
+
+CONFIGS: dict[str, tuple[bytes, bytes, str]] = {
+    "cut short": (b'"layers": 2,', b'"layers": 2,\0', "Invalid control|Expecting"),
+    "not UTF-8": (b'"layers": 2,', b'"layers": 2, "\xff": 1,', "utf-8"),
+    "nested": (b'"layers": 2,', b'"layers": ' + b"[" * 100_000 + b",", "recursion"),
+    "a key missing": (b'"layers": 2,', b"", r"model\.layers: missing"),
+    "a section missing": (b'"train": {', b'"trains": {', "trains: unknown parameter"),
+    "text": (b'"layers": 2,', b'"layers": "2",', r"model\.layers: expected a whole number, got '2'"),
+    "infinite": (b'"layers": 2,', b'"layers": Infinity,', r"model\.layers: expected a whole number, got inf"),
+    "infinite share": (b'"dropout": 0.3', b'"dropout": Infinity', r"model\.dropout: expected a finite number, got inf"),
+    "NaN": (b'"dropout": 0.3', b'"dropout": NaN', r"model\.dropout: expected a finite number, got nan"),
+    "huge": (
+        b'"layers": 2,',
+        b'"layers": 1' + b"0" * 30 + b",",
+        r"model\.layers: 1000000000000000000000000000000 is above",
+    ),
+    "far too long": (b'"layers": 2,', b'"layers": ' + b"9" * 5000 + b",", "4300 digits"),
+    "many items": (
+        b'"end": 30',
+        b'"end": 3000000000000',
+        r"item\.weight is F32 \[30, 8\], expected F32 \[3000000000000, 8\]",
+    ),
+    "items apart": (b'"end": 10', b'"end": 9', "domains: their items don't follow each other"),
+    "no domain's name": (b'"name": "D1"', b'"name": null', r"domains\[1\]\.name: expected text, got None"),
+}
+
+
+@pytest.mark.parametrize(("before", "after", "complaint"), CONFIGS.values(), ids=CONFIGS)
+def test_a_damaged_config_is_refused_by_what_is_wrong(saved: Path, before: bytes, after: bytes, complaint: str) -> None:
+    config = saved / "config.json"
+    content = config.read_bytes()
+    assert before in content
+    config.write_bytes(content.replace(before, after))
+    with pytest.raises(TapestryError, match=f"({complaint}).*run `dvc repro train`"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"3", b'{"model": 1, "train": 2, "domains": []}'])
+def test_a_config_that_is_none_is_refused(saved: Path, content: bytes) -> None:
+    (saved / "config.json").write_bytes(content)
+    for load in (load_model, load_train_config):
+        with pytest.raises(TapestryError, match=r"config\.json: damaged or of another version .*run `dvc repro train`"):
+            load(saved)
+
+
+def test_a_model_without_domains_is_refused(saved: Path, parameters: Parameters) -> None:
+    values = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(values | {"domains": []}))
+    with pytest.raises(TapestryError, match="domains"):
+        load_model(saved)

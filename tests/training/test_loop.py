@@ -131,6 +131,50 @@ def test_a_loss_that_is_no_number_later_leaves_the_best_epochs_weights(config: T
         assert torch.equal(tensor, best.state_dict()[name])
 
 
+def test_an_update_that_breaks_the_weights_in_the_only_step_is_caught(config: TrainConfig) -> None:
+    """The loss of that step is finite, and no later one tells of the weights."""
+    overflowing = dataclasses.replace(config, epochs=1, batch_users=100, temperature=1e-36, learning_rate=1000.0)
+    with pytest.raises(
+        DivergedError, match=r"epoch 1, after step 1: weights are NaN or infinite: .*item.weight"
+    ) as failure:
+        trained(random_sequences(3), overflowing)
+    assert failure.value.model is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_a_weight_broken_by_an_epochs_last_step_leaves_the_epoch_before(
+    config: TrainConfig, epochs: int, value: float
+) -> None:
+    """Of one item that nobody has had in training: no loss would ever tell."""
+    sequences = sequences_of([[0, 1, 0, 1, 2]] * 20, [0] * 3)
+    config = dataclasses.replace(config, epochs=epochs, negatives=1)
+    broken: list[bool] = []
+    kept: list[torch.Tensor] = []
+    step = loop.Trainer.step
+
+    def breaking(self: loop.Trainer, ready: Any) -> float:
+        loss = step(self, ready)
+        if broken:
+            self._model.item.weight.data[2, 3] = value
+        return loss
+
+    def validate(model: Recommender) -> dict[str, float]:
+        kept.append(model.item.weight.detach().clone())
+        return {"ndcg_10": float(len(kept)), "hr_10": 0.0, "hr_100": 0.0, "mrr": 0.0}
+
+    with (
+        patch.object(loop.Trainer, "step", breaking),
+        pytest.raises(
+            DivergedError, match=rf"epoch {epochs}, after step 3: .* infinite: item.weight \(1 of 48\); "
+        ) as failure,
+    ):
+        train(sequences, MODEL, config, validate, lambda e: broken.append(True) if e.epoch == epochs - 1 else None)
+    assert failure.value.model is not None
+    assert torch.equal(failure.value.model.item.weight, kept[-1])
+    assert len(kept) == epochs - 1
+
+
 def test_bf16_trains_to_nearly_the_same_loss(config: TrainConfig) -> None:
     """The products are rounded to 8 bits; weights, moments and the loss are not."""
     sequences = cyclic_sequences()

@@ -19,7 +19,7 @@ from tapestry.data.layouts import LAYOUTS, Layout, layout_of
 from tapestry.data.parquet_rows import ParquetRows
 from tapestry.data.raw import RawFile
 from tapestry.data.rows import Query, Reader, RowStream, plain_id, trimmed
-from tapestry.errors import TapestryError, printable
+from tapestry.errors import TapestryError, one_line
 
 QUARANTINED_CHARACTERS = 500
 BLANK_LINE = "blank line"
@@ -74,7 +74,7 @@ def open_reader(path: Path) -> tuple[Reader, Layout]:
             reader = ParquetRows(file)
     layout = layout_of(reader.columns)
     if layout is None:
-        found = [printable(name)[:_SHOWN_CHARACTERS] for name in reader.columns]
+        found = [one_line(name) for name in reader.columns]
         more = f" and {len(found) - _SHOWN_COLUMNS} more" if len(found) > _SHOWN_COLUMNS else ""
         accepted = "\n  ".join(map(str, LAYOUTS))
         raise TapestryError(
@@ -255,7 +255,7 @@ def _too_many(
     allowed = f"allows {config.max_quarantine_share:.1%}" + (
         "" if is_whole else " of the file, which can't be met any more"
     )
-    first = "\n".join(f"  row {row}: {why}: {printable(text)[:_SHOWN_CHARACTERS]}" for row, why, text in shown)
+    first = "\n".join(f"  row {row}: {why}: {one_line(text, _SHOWN_CHARACTERS)}" for row, why, text in shown)
     return TapestryError(
         f"{path}: {tally.unusable} of {rows} can't be used ({tally.unusable / tally.rows:.1%}; "
         f"ingest.max_quarantine_share {allowed}). The first:\n{first}\n{mend}, or raise ingest.max_quarantine_share, "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet
 
-from tapestry.atomic import atomic_file
+from tapestry.atomic import atomic_file, own_folder
 from tapestry.errors import TapestryError
 
 _OF_THE_LIMIT = 0.65  # measured: DuckDB counts its buffers alone, and a process at its limit takes half as much again
@@ -19,13 +21,14 @@ _OF_THE_LIMIT = 0.65  # measured: DuckDB counts its buffers alone, and a process
 
 @contextmanager
 def connect(memory_limit: str, threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-process database that keeps the process to about `memory_limit` (such as 2GB), and spills to a temporary
-    folder what is more.
+    """An in-process database that keeps the process to about `memory_limit` (such as 2GB), and spills to a folder of
+    TMPDIR what is more; the next one removes what a killed process left there.
 
     Raises:
         TapestryError: DuckDB doesn't understand `memory_limit`, or can't do with it what it is asked.
+        OSError: the disk of the spill folder is full.
     """
-    with tempfile.TemporaryDirectory(prefix="tapestry-") as spill, duckdb.connect() as connection:
+    with own_folder(Path(tempfile.gettempdir(), "tapestry-spill")) as spill, duckdb.connect() as connection:
         connection.execute(f"SET threads = {threads}")
         connection.execute(f"SET enable_progress_bar = {sys.stdout.isatty()}")
         connection.execute(f"SET temp_directory = '{quote(spill)}'")
@@ -37,6 +40,8 @@ def connect(memory_limit: str, threads: int) -> Iterator[duckdb.DuckDBPyConnecti
         try:
             yield connection
         except duckdb.OutOfMemoryException as error:
+            if "max_temp_directory_size" in str(error):  # as large as the disk allows, unless it is set
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(spill)) from error
             raise TapestryError(
                 f"memory_limit: {memory_limit} is too little here for {threads} threads; raise it, or lower threads. "
                 f"DuckDB: {str(error).splitlines()[0]}"

@@ -6,11 +6,13 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tapestry.errors import TapestryError
+from tapestry.config import parse
+from tapestry.errors import TapestryError, one_line
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 
@@ -62,25 +64,63 @@ def read_sequences(folder: Path) -> Sequences:
     """Read what sessionize wrote.
 
     Raises:
-        TapestryError: a file of the folder is missing.
+        TapestryError: a file of the folder is missing or damaged, or the files aren't of one run.
     """
     import pyarrow.parquet as pq  # here, so that models train where pyarrow isn't installed
 
+    def column(name: str, key: str, kind: Any) -> Any:
+        values = tables[name][key].to_numpy()
+        if values.dtype != kind:
+            raise TypeError(f"{name}.parquet: {key} is {values.dtype}, not {np.dtype(kind)}")
+        return values
+
     try:
-        rows = pq.read_table(folder / "sequences.parquet")
-        users = pq.read_table(folder / "users.parquet")
-        items = pq.read_table(folder / "items.parquet")
-        domains = json.loads((folder / "domains.json").read_text(encoding="utf-8"))
+        tables = {name: pq.read_table(folder / f"{name}.parquet") for name in ("sequences", "users", "items")}
+        slices = json.loads((folder / "domains.json").read_text(encoding="utf-8"))
+        sequences = Sequences(
+            item=column("sequences", "item", np.int32),
+            domain=column("sequences", "domain", np.int16),
+            timestamp=column("sequences", "timestamp", np.int64),
+            split=column("sequences", "split", np.int8),
+            offsets=np.append(column("users", "offset", np.int64), len(tables["sequences"])),
+            user_id=column("users", "user_id", object),
+            item_id=column("items", "item_id", object),
+            train_count=column("items", "train_count", np.int64),
+            domains=tuple(parse(Domain, domain) for domain in slices),
+        )
+        broken = _contradiction(sequences, column("sequences", "user", np.int32), column("items", "domain", np.int16))
     except FileNotFoundError as error:
         raise TapestryError(f"{error.filename or folder}: no sequences; run `dvc repro sessionize`") from error
-    return Sequences(
-        item=rows["item"].to_numpy(),
-        domain=rows["domain"].to_numpy(),
-        timestamp=rows["timestamp"].to_numpy(),
-        split=rows["split"].to_numpy(),
-        offsets=np.append(users["offset"].to_numpy(), len(rows)),
-        user_id=users["user_id"].to_numpy(),
-        item_id=items["item_id"].to_numpy(),
-        train_count=items["train_count"].to_numpy(),
-        domains=tuple(Domain(**domain) for domain in domains),
-    )
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, TapestryError) as error:
+        raise TapestryError(
+            f"{folder}: a file is damaged or not of this version ({one_line(str(error))}); {_REPEAT}"
+        ) from error
+    if broken:
+        raise TapestryError(f"{folder}: its files are not of one run: {broken}; {_REPEAT}")
+    return sequences
+
+
+_REPEAT = "remove the folder and run `dvc repro sessionize`"
+
+
+def _contradiction(sequences: Sequences, user: npt.NDArray[np.int32], item_domain: npt.NDArray[np.int16]) -> str | None:
+    """What one file says against another, or None. `user` is of each interaction, `item_domain` of each item."""
+    names = [domain.name for domain in sequences.domains]
+    ends = [0, *(domain.end for domain in sequences.domains)]
+    if len(set(names)) < len(names) or any(d.start != end for d, end in zip(sequences.domains, ends, strict=False)):
+        return "domains.json's slices of the items don't follow each other"
+    if ends[-1] != sequences.items:
+        return f"domains.json is of {ends[-1]} items, items.parquet has {sequences.items}"
+    if not np.array_equal(item_domain, np.repeat(np.arange(len(names)), np.diff(ends))):
+        return "domains.json and items.parquet have items in different domains"
+    lengths = np.diff(sequences.offsets)
+    if sequences.offsets[0] != 0 or (lengths < 1).any() or not np.array_equal(user, sequences.owner):
+        return "users.parquet's offsets are not where sequences.parquet's users begin"
+    if sequences.item.min() < 0 or sequences.item.max() >= sequences.items:
+        return f"sequences.parquet has items outside the {sequences.items} of items.parquet"
+    if not np.array_equal(item_domain[sequences.item], sequences.domain):
+        return "sequences.parquet and items.parquet have items in different domains"
+    trained = np.bincount(sequences.item[sequences.split == TRAIN], minlength=sequences.items)
+    if not np.array_equal(trained, sequences.train_count):
+        return "items.parquet's train_count is not what sequences.parquet's training interactions add up to"
+    return None

@@ -46,8 +46,8 @@ def find_raw_file(folder: Path, domain: str) -> Path:
     if not matches:
         raise TapestryError(
             f"source.path: no raw file of {domain} in {resolved}. Accepted are {domain}.json, .jsonl, "
-            f".ndjson, .csv, .tsv or .inter, each also with .gz, and {domain}.parquet, with ratings_ or reviews_ before "
-            f"{domain} and _5 after it if need be. The folder holds {_listed(files)}"
+            f".ndjson, .csv, .tsv or .inter, each also with .gz, and {domain}.parquet, with ratings_ or reviews_ "
+            f"before {domain} and _5 after it if need be. The folder holds {_listed(files)}"
         )
     if len(matches) > 1:
         raise TapestryError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from tapestry.atomic import own_folder
 from tapestry.config import SessionizeConfig
 from tapestry.data.database import quote, scalar
 from tapestry.errors import TapestryError
@@ -89,9 +89,8 @@ def spark_engine(
     active = SparkSession.getActiveSession()
     try:
         session = active or builder.getOrCreate()
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.spark-") as shared:
-            yield SparkEngine(session, connection, Path(shared))
+        with own_folder(folder.with_name(f"{folder.name}.spark")) as shared:
+            yield SparkEngine(session, connection, shared)
     except PySparkException as error:
         raise TapestryError(
             f"sessionize.engine: Spark failed: {error}\n"

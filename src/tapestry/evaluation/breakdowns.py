@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from tapestry.atomic import atomic_file
 from tapestry.data.sequences import Sequences
-from tapestry.errors import TapestryError
+from tapestry.errors import TapestryError, one_line, shown
 from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.ranking import Integers, Ranks
 
@@ -75,11 +75,51 @@ def read_ranks(path: Path) -> pa.Table:
     """Read a table of ranks.
 
     Raises:
-        TapestryError: there is none.
+        TapestryError: there is none, or the file is damaged.
     """
     if not path.is_file():
         raise TapestryError(f"{path}: no ranks; run `dvc repro`")
-    return pq.read_table(path)
+    try:
+        return pq.read_table(path)
+    except (OSError, ValueError) as error:
+        raise TapestryError(f"{path}: damaged ({one_line(str(error))}); remove it and run `dvc repro`") from error
+
+
+def read_baselines(folder: Path, table: pa.Table) -> dict[str, pa.Table]:
+    """The ranks of each baseline in `folder`, which must be of the targets of `table`, among as many candidates.
+
+    Raises:
+        TapestryError: there is none, a file is damaged, or its targets are others.
+    """
+    baselines = {path.stem: read_ranks(path) for path in sorted(folder.glob("*.parquet"))}
+    if not baselines:
+        raise TapestryError(f"{folder}: no ranks; run `dvc repro baselines`")
+    for name, ranked in baselines.items():
+        wrong = _difference(ranked, table)
+        if wrong:
+            raise TapestryError(
+                f"{folder / name}.parquet: not the ranks of data/sequences' test targets: {wrong}; "
+                "run `dvc repro baselines`"
+            )
+    return baselines
+
+
+def _difference(ranked: pa.Table, expected: pa.Table) -> str | None:
+    """What of the targets differs first, with both values; None if nothing does."""
+    if ranked.schema != expected.schema:
+        return f"columns {one_line(str(ranked.column_names))} of types {one_line(str(ranked.schema.types))}"
+    if len(ranked) != len(expected):
+        return f"{len(ranked)} targets, expected {len(expected)}"
+    for key in (name for name in expected.column_names if name != "rank"):
+        ours, theirs = (table[key].to_numpy(zero_copy_only=False) for table in (expected, ranked))
+        (places,) = np.nonzero(ours != theirs)
+        if len(places):
+            row = int(places[0])
+            return f"{key} of row {row + 1} is {shown(theirs[row])}, expected {shown(ours[row])}"
+    rank = ranked["rank"].to_numpy()
+    if ((rank < 1) | (rank > ranked["candidates"].to_numpy())).any():
+        return "a rank is not between 1 and the candidates"
+    return None
 
 
 def cutoff_rows(metrics: Mapping[str, Mapping[str, float]], ks: Sequence[int]) -> list[dict[str, Any]]:

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from tapestry.atomic import atomic_folder, write_json
 from tapestry.config import ModelConfig, TrainConfig, parse
 from tapestry.data.sequences import Domain
-from tapestry.errors import TapestryError
+from tapestry.errors import TapestryError, one_line
 from tapestry.model.network import Recommender
+from tapestry.tensors import not_finite
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+_AGAIN = "run `dvc repro train`"
+_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class _Saved:
+    """The contents of config.json."""
+
+    model: ModelConfig
+    train: TrainConfig
+    domains: tuple[Domain, ...]
 
 
 def save_model(folder: Path, model: Recommender, domains: Sequence[Domain], train: TrainConfig) -> None:
@@ -28,29 +42,88 @@ def save_model(folder: Path, model: Recommender, domains: Sequence[Domain], trai
         "domains": [dataclasses.asdict(domain) for domain in domains],
     }
     with atomic_folder(folder) as temporary:
-        save_file(dict(sorted(model.state_dict().items())), temporary / WEIGHTS)
         write_json(temporary / CONFIG, config)
+        save_file(dict(sorted(model.state_dict().items())), temporary / WEIGHTS)
+        shutil.copymode(temporary / CONFIG, temporary / WEIGHTS)  # safetensors gives nobody else the right to read
 
 
 def load_train_config(folder: Path) -> TrainConfig:
-    """The training parameters that a saved model came from."""
-    return parse(TrainConfig, json.loads((folder / CONFIG).read_text(encoding="utf-8"))["train"], "train")
-
-
-def load_model(folder: Path) -> tuple[Recommender, tuple[Domain, ...]]:
-    """Read what `save_model` wrote; the model is on the CPU, in evaluation mode.
+    """The training parameters that a saved model came from.
 
     Raises:
-        TapestryError: a file is missing, damaged, or of another version of the model.
+        TapestryError: as `load_model`'s about config.json.
     """
+    return _read_config(folder).train
+
+
+def load_model(folder: Path, data: Sequence[Domain] | None = None) -> tuple[Recommender, tuple[Domain, ...]]:
+    """Read what `save_model` wrote; the model is on the CPU, in evaluation mode.
+
+    Args:
+        data: the domains of the data to use it on, which must be those that it was trained on.
+
+    Raises:
+        TapestryError: a file is missing, damaged, or of another version of the model; the model is of other data; or
+            its weights are not finite.
+    """
+    saved = _read_config(folder)
+    domains = saved.domains
+    other = None if data is None else _difference(_slices(domains), _slices(data))
+    if other:
+        raise TapestryError(f"{folder}: a model of other data: {other}; {_AGAIN}, or restore the data it is of")
+    with torch.device("meta"):  # without memory, so that the file's shapes are known to be right before any is taken
+        model = Recommender(saved.model, domains[-1].end, len(domains))
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: f"{part.get_dtype()} {part.get_shape()}" for name, part in parts.items()}
+        wrong = _difference(found, {name: f"F32 {list(x.shape)}" for name, x in model.state_dict().items()})
+        if wrong:
+            raise TapestryError(f"{folder / WEIGHTS}: not the weights that {CONFIG} describes: {wrong}; {_AGAIN}")
         weights = load_file(folder / WEIGHTS)
-        domains = tuple(Domain(**domain) for domain in config["domains"])
-        model = Recommender(parse(ModelConfig, config["model"], "model"), domains[-1].end, len(domains))
-        model.load_state_dict(weights)
+    except FileNotFoundError as error:
+        raise TapestryError(f"{folder / WEIGHTS}: no trained model; run `dvc repro train`") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise TapestryError(f"{folder / WEIGHTS}: damaged ({one_line(str(error))}); {_AGAIN}") from error
+    broken = not_finite(weights)
+    if broken:
+        raise TapestryError(f"{folder / WEIGHTS}: weights are NaN or infinite: {broken}; {_AGAIN}")
+    model = Recommender(saved.model, domains[-1].end, len(domains))
+    model.load_state_dict(weights)
+    return model.eval(), domains
+
+
+def _read_config(folder: Path) -> _Saved:
+    try:
+        saved = parse(_Saved, json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        ends = [0, *(domain.end for domain in saved.domains)]
+        if not saved.domains or any(
+            not start == d.start < d.end for d, start in zip(saved.domains, ends, strict=False)
+        ):
+            raise TapestryError("domains: their items don't follow each other from 0")
+        return saved
     except FileNotFoundError as error:
         raise TapestryError(f"{error.filename}: no trained model; run `dvc repro train`") from error
-    except (SafetensorError, TapestryError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise TapestryError(f"{folder}: not a model this version can read ({error}); train it again") from error
-    return model.eval(), domains
+    except (OSError, TapestryError, ValueError, RecursionError) as error:
+        raise TapestryError(
+            f"{folder / CONFIG}: damaged or of another version ({one_line(str(error))}); {_AGAIN}"
+        ) from error
+
+
+def _slices(domains: Sequence[Domain]) -> dict[str, str]:
+    """By what a domain is called in messages: how many items it has, and where."""
+    return {
+        f"domain {place}": f"{domain.name} with {domain.end - domain.start} items from {domain.start}"
+        for place, domain in enumerate(domains, start=1)
+    }
+
+
+def _difference(found: Mapping[str, str], expected: Mapping[str, str]) -> str | None:
+    """What differs, by name, with both values; None if nothing does."""
+    wrong = [
+        f"{name} is {one_line(found.get(name, 'missing'))}, expected {expected.get(name, 'none')}"
+        for name in dict.fromkeys((*expected, *found))
+        if found.get(name) != expected.get(name)
+    ]
+    more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+    return "; ".join(wrong[:_SHOWN]) + more if wrong else None

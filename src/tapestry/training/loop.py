@@ -20,7 +20,7 @@ from tapestry.data.sequences import Sequences
 from tapestry.errors import TapestryError
 from tapestry.model.loss import domain_softmax_loss
 from tapestry.model.network import Recommender
-from tapestry.tensors import pinned, to_device
+from tapestry.tensors import not_finite, pinned, to_device
 from tapestry.training.device import choose_device, make_deterministic
 from tapestry.training.optimizer import Optimizer
 from tapestry.training.steps import Step, prefetched, prepare_step
@@ -95,7 +95,7 @@ class Training:
 
 
 class DivergedError(TapestryError):
-    """The loss became NaN or infinite. `model` has the best epoch's weights; None in the first epoch."""
+    """The loss or weights became NaN or infinite. `model` has the best epoch's weights; None in the first epoch."""
 
     def __init__(self, message: str, model: Recommender | None) -> None:
         super().__init__(message)
@@ -118,7 +118,7 @@ def train(
     Raises:
         TapestryError: no CUDA device where one is asked for, a kernel that can't run there, or nothing to
             train on.
-        DivergedError: the loss is no number or infinite.
+        DivergedError: the loss, or a weight at the end of an epoch, is no number or infinite.
     """
     device = choose_device(config.device)
     make_deterministic(config.seed, config.threads)
@@ -185,6 +185,10 @@ class Trainer:
                 computed += step.layout.computed
                 bar.set_postfix(loss=f"{loss_sum / tokens:.4f}")
         self._optimizer.settle()
+        # The loss tells of the weights before a step; a pass may end with weights that no later loss tells of.
+        broken = not_finite(self._model.state_dict())
+        if broken:
+            raise _NotFiniteError(f"after step {number}: weights are NaN or infinite: {broken}")
         return Pass(loss_sum / tokens, tape_sum / tokens, tokens, computed, time.perf_counter() - started)
 
     def step(self, step: Step) -> float:
@@ -218,4 +222,4 @@ class Trainer:
 
 
 class _NotFiniteError(Exception):
-    """What a loss that isn't finite looked like."""
+    """What a loss, or weights, that aren't finite looked like."""
