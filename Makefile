@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 INSTALLED := .venv/.installed
 
-.PHONY: help install spark repro test ui bench clean
+.PHONY: help install spark repro test fuzz ui bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
@@ -32,6 +32,12 @@ test: install  ## Lint, type-check and run every test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(RUN) $(BIN)/pytest
+
+INPUTS ?= 2000
+SEED ?= 0
+
+fuzz: install  ## Try ingest on generated raw files, against a plain-Python reader (minutes; INPUTS=2000 SEED=0)
+	PYTHONPATH=tests $(BIN)/python tests/fuzz.py --inputs $(INPUTS) --seed $(SEED)
 
 ui: install  ## Browse the MLflow store on http://127.0.0.1:5000
 	$(RUN) tapestry ui

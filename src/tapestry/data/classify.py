@@ -149,11 +149,13 @@ def _judge(query: Query, config: IngestConfig) -> str:
         typed AS (
             SELECT *, {query.kinds.get("user", "NULL")} AS user_kind, {query.kinds.get("item", "NULL")} AS item_kind,
                 TRY_CAST(timestamp_text AS DOUBLE) AS time,
-                CASE
-                    WHEN timestamp_plain THEN NULL
-                    WHEN NOT regexp_full_match(timestamp_text, '[-+]?[0-9]+(\\.0*)?') THEN 'ROUNDED'
-                    ELSE {query.kinds.get("timestamp", "NULL")}
-                END AS timestamp_kind,
+                coalesce(
+                    {query.kinds.get("timestamp", "NULL")},
+                    CASE
+                        WHEN timestamp_plain OR regexp_full_match(timestamp_text, '[-+]?[0-9]+(\\.0*)?') THEN NULL
+                        ELSE 'ROUNDED'
+                    END
+                ) AS timestamp_kind,
                 CASE WHEN NOT contains(rating_text, '_') THEN TRY_CAST(rating_text AS FLOAT) END AS stars
             FROM trimmed),
         numbered AS (SELECT *, {_id_number("user")}, {_id_number("item")} FROM typed),

@@ -70,10 +70,15 @@ class JsonRows:
             END"""
             for key in ("user", "item")
         }
-        exponent = rf"'\"' || regexp_escape('{quote(layout.timestamp)}') || '\"\s*:\s*-?[0-9.]+[eE]'"
-        kinds["timestamp"] = (
-            f"CASE WHEN contains(timestamp_text, '.') AND regexp_matches({document}, {exponent}) THEN 'ROUNDED' END"
+        # Extracted, 1.4e9 is 1400000000.0: the line is searched for that very number with an exponent.
+        exponents = (
+            f"regexp_extract_all({document}, '\"' || regexp_escape('{quote(layout.timestamp)}') || "
+            r"""'"\s*:\s*(-?[0-9.]+[eE][-+]?[0-9]+)', 1)"""
         )
+        kinds["timestamp"] = f"""CASE
+            WHEN contains(timestamp_text, '.')
+                AND list_contains(CAST({exponents} AS DOUBLE[]), TRY_CAST(timestamp_text AS DOUBLE)) THEN 'ROUNDED'
+        END"""
         return Query(
             select=f"""
                 SELECT row, line, json, f[1] AS "user", f[2] AS item, f[3] AS "timestamp", f[4] AS rating
