@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+STAGE = Path(sys.argv[0]).stem
 ROOT = Path(__file__).resolve().parents[1]
 INSTALL = f"run `make install` in {ROOT} once, then `source {ROOT}/.venv/bin/activate` in each shell"
 
@@ -13,13 +14,12 @@ INSTALL = f"run `make install` in {ROOT} once, then `source {ROOT}/.venv/bin/act
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print a missing package in one line, anything else as Python does."""
     if isinstance(error, ModuleNotFoundError):
-        stage = Path(sys.argv[0]).stem
-        print(f"{stage}: error: {sys.executable} has no package {error.name}; {INSTALL}", file=sys.stderr)
+        print(f"{STAGE}: error: {sys.executable} has no package {error.name}; {INSTALL}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
 
 if sys.version_info < (3, 11):  # noqa: UP036
-    sys.exit(f"error: Python 3.11 or newer is needed, {sys.executable} is older; {INSTALL}")
+    sys.exit(f"{STAGE}: error: Python 3.11 or newer is needed, {sys.executable} is older; {INSTALL}")
 sys.excepthook = report
 sys.path.insert(0, str(ROOT / "src"))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tapestry.atomic import atomic_file, atomic_folder, write_csv, write_json
+from tapestry.atomic import atomic_file, atomic_folder, own_folder, write_csv, write_json
 from tapestry.data.database import connect, write_parquet
 from tapestry.errors import TapestryError
 from tapestry.failures import explain
@@ -145,6 +146,20 @@ with stage_run("stage", {}) as run:
         assert not (disk / "out.json").exists()
         (disk / "filler").unlink()
         (disk / "logs").touch()
+
+
+def test_an_error_that_names_a_file_in_words_is_about_that_file(tmp_path: Path) -> None:
+    """While DuckDB writes an output it spills, and may fail to do either."""
+
+    def fail(inside: str) -> None:
+        with own_folder(tmp_path / "spill") as spill, atomic_file(tmp_path / "output") as output:
+            file = {"spill": spill, "output": output}[inside]
+            raise duckdb.IOException(f'Could not write file "{file}/x": No space left on device')
+
+    for inside in ("spill", "output"):
+        with pytest.raises(OSError, match="No space left") as failure:
+            fail(inside)
+        assert str(explain(failure.value, "mlflow.db")).startswith(f"{tmp_path / inside}: No space left on device")
 
 
 LIMITED = """

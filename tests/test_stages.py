@@ -109,6 +109,14 @@ def test_a_stage_outside_its_environment_says_how_to_make_it(tmp_path: Path, nam
     )
 
 
+def test_an_older_python_is_told_which_is_needed(tmp_path: Path) -> None:
+    code = "import sys; sys.version_info = (3, 10, 13); sys.argv = ['stages/train.py']; import _start"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "stages")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"train: error: Python 3.11 or newer is needed, {sys.executable} is older; run ")
+
+
 def test_a_stage_that_fails_otherwise_keeps_its_traceback(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "stages", tmp_path / "stages")
     (tmp_path / "stages" / "broken.py").write_text("import _start\nraise ValueError('what else')\n")
