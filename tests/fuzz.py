@@ -86,7 +86,8 @@ class Generator:
         return str(
             self.pick(
                 *[plain] * 12, number, f"{number}.0", f"{number}.50", f"{number}e5", "7.65612E+16",
-                "76561197970982481.0", "", " ", "\t", "nan", "NaN", "NULL", "None", "true", "[]", "{}", f" {plain}\u00a0", "é", "e\u0301",
+                "76561197970982481.0", "",
+                " ", "\t", "nan", "NaN", "NULL", "None", "true", "[]", "{}", f" {plain}\u00a0", "é", "e\u0301",
                 f'{letter}"{number}', f"{letter},{number}", f"{letter}\n{number}", "INF", "-0.0", "\u202e" + plain,
                 "9007199254740992.0", "9007199254740993.0", f"{letter}\x1b[31m", "1_0", f"{letter};\t|{number}",
             )
@@ -112,7 +113,10 @@ class Generator:
                 strict=True,
             )
         )
-        note = lambda: self.pick("", "x", '6" disc', "a,b", 'say ""no""', "two\nlines", "5,6", '"', "\r")  # noqa: E731
+
+        def note() -> str:
+            return str(self.pick("", "x", '6" disc', "a,b", 'say ""no""', "two\nlines", "5,6", '"', "\r"))
+
         quoting = self.pick("minimal", "minimal", "all", "none")
         lines = []
         for _ in range(self.random.randrange(1, 60)):
@@ -174,7 +178,8 @@ class Generator:
         return str(
             self.pick(
                 *[f'"{letter}{number}"'] * 12, json.dumps(self.id_text(letter)), number, f"{number}.0", f"{number}.5",
-                "1e3", "NaN", "Infinity", "null", "true", "false", "[]", '{"$oid": "5f"}', "76561197970982481", "7.6e+16",
+                "1e3", "NaN", "Infinity",
+                "null", "true", "false", "[]", '{"$oid": "5f"}', "76561197970982481", "7.6e+16",
                 "12345678901234567890123", '"1.0"', '"true"', '"[]"', "-0", '"NaN"', '" "', "9007199254740993.0",
             )
         )  # fmt: skip
