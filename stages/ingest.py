@@ -23,9 +23,10 @@ def main(arguments: list[str]) -> None:
         summary = ingest(raw, domain, parameters.ingest, interactions, quarantine, counts)
         run.tag(input_hash=content_hash(raw.parent), data_hash=content_hash(interactions))
         run.log_metrics(summary, "ingest")
+        reasons = "".join(f"; {rows} for: {reason}" for reason, rows in summary["reasons"].items())
         print(
             f"{domain}: {summary['rows_in']} rows in, {summary['interactions']} interactions, "
-            f"{summary['rows_duplicate']} duplicates, {summary['rows_quarantined']} quarantined"
+            f"{summary['rows_duplicate']} duplicates, {summary['rows_quarantined']} quarantined{reasons}"
         )
 
 

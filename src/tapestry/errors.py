@@ -17,5 +17,10 @@ def one_line(text: str, longest: int = _LONGEST) -> str:
     return _shortened(text if text.isprintable() else repr(text)[1:-1], longest)
 
 
+def for_terminal(text: str) -> str:
+    """A whole message without characters that a terminal would obey, whatever file they came from; lines stay."""
+    return "\n".join(line if line.isprintable() else repr(line)[1:-1] for line in text.split("\n"))
+
+
 def _shortened(text: str, longest: int = _LONGEST) -> str:
     return text if len(text) <= longest else f"{text[:longest]}…"

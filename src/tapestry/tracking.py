@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from tapestry.checkout import checkout_root
-from tapestry.errors import TapestryError
+from tapestry.errors import TapestryError, for_terminal
 from tapestry.failures import explain
 from tapestry.provenance import dvc_experiment, git_commit
 
@@ -111,7 +111,7 @@ def reported_errors(stage: str) -> Iterator[None]:
         )
         if message is None:
             raise
-        print(f"{stage}: error: {message}", file=sys.stderr)
+        print(f"{stage}: error: {for_terminal(message)}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

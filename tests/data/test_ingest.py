@@ -9,7 +9,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles.ingest import Reading, expected, judge_csv, judge_json
 from raw_rows import small_pieces
 
 from tapestry.config import IngestConfig, Parameters
@@ -409,90 +409,19 @@ def test_of_the_same_user_item_and_timestamp_the_first_row_is_kept(
 
 # Accounting, against plain Python that reads the same file.
 
-Reading = tuple[str, str, int, float | None]
-Texts = Sequence[str | None]
+UNIT = "seconds"
 
 
-def judge(fields: Texts, config: IngestConfig) -> str | Reading:
-    """The reason why a row's fields (user, item, timestamp in seconds, rating) can't be used, or their values."""
-    user, item, timestamp, rating = ((field or "").strip() for field in fields)
-    first, last = config.time_range()
-    if not user:
-        return "missing user"
-    if not item:
-        return "missing item"
-    if not timestamp:
-        return "missing timestamp"
-    try:
-        time = Decimal(timestamp)
-    except InvalidOperation:
-        return "timestamp is not a whole number"
-    if not time.is_finite() or time != int(time):
-        return "timestamp is not a whole number"
-    if not first <= time * 1000 < last:
-        for unit, parts in (("milliseconds", 1000), ("microseconds", 10**6), ("nanoseconds", 10**9)):
-            if first <= time * 1000 / parts < last:
-                return f"timestamp in {unit}, seconds expected"
-        return "timestamp out of range"
-    if not rating:
-        return user, item, int(time) * 1000, None
-    try:
-        stars = float(rating)
-    except ValueError:
-        return "rating is not a number"
-    if stars != stars:
-        return "rating is not a number"
-    if not config.min_rating <= stars <= config.max_rating:
-        return "rating out of range"
-    return user, item, int(time) * 1000, stars
-
-
-def judge_json(line: bytes, config: IngestConfig) -> str | Reading:
-    try:
-        text = line.decode()
-    except UnicodeDecodeError:
-        return "invalid UTF-8"
-    if not text.strip():
-        return "blank line"
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        return "not a JSON object"
-    return judge([None if value.get(name) is None else str(value[name]) for name in NAMES["2018"]], config)
-
-
-def judge_csv(row: list[str], config: IngestConfig) -> str | Reading:
-    if not "".join(row).strip() and len(row) < 2:
-        return "blank line"
-    if len(row) != 4:
-        return "wrong number of fields"
-    return judge(row, config)
+def judge_line(line: bytes, config: IngestConfig) -> str | Reading:
+    return judge_json(line, NAMES["2018"], config, UNIT)
 
 
 def assert_accounted(outcome: Outcome, judged: list[str | Reading]) -> None:
     """The outcome must be that of rows judged one by one."""
-    quarantine = [(row, reason) for row, reason in enumerate(judged, start=1) if isinstance(reason, str)]
-    kept: dict[tuple[str, str, int], tuple[float | None, int]] = {}
-    for row, reading in enumerate(judged, start=1):
-        if not isinstance(reading, str):
-            kept.setdefault(reading[:3], (reading[3], row))
-    interactions = [
-        {"user_id": user, "item_id": item, "timestamp": time, "rating": rating, "domain": "Books", "row": row}
-        for (user, item, time), (rating, row) in sorted(
-            kept.items(), key=lambda pair: (pair[0][0], pair[0][2], pair[0][1])
-        )
-    ]
+    interactions, quarantine, counts = expected(judged, "Books")
     assert [(row["row"], row["reason"]) for row in outcome.quarantine] == quarantine
     assert outcome.interactions == interactions
-    assert outcome.summary == {
-        "rows_in": len(judged),
-        "rows_quarantined": len(quarantine),
-        "rows_duplicate": len(judged) - len(quarantine) - len(kept),
-        "interactions": len(kept),
-        "reasons": Counter(reason for _, reason in quarantine),
-    }
+    assert outcome.summary == counts
 
 
 users = st.sampled_from(["A1", "A2", "a1", "é", " A1"])
@@ -533,7 +462,7 @@ def test_every_json_line_is_kept_quarantined_or_a_duplicate(
     tolerant: IngestConfig, rows: list[bytes | tuple[Any, ...]]
 ) -> None:
     written = [review("A1", "B1", NOON)] + [row if isinstance(row, bytes) else review(*row) for row in rows]
-    judged = [judge_json(line, tolerant) for line in written]
+    judged = [judge_line(line, tolerant) for line in written]
     assert_accounted(ingested("a.json", lines(*written), tolerant), judged)
 
 
@@ -545,9 +474,10 @@ def test_every_csv_row_is_kept_quarantined_or_a_duplicate(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([NAMES["2018"], ("A1", "B1", NOON, None), *rows])
-    content = text.getvalue()
-    judged = [judge_csv(row, tolerant) for row in list(csv.reader(io.StringIO(content)))[1:]]
-    assert_accounted(ingested("a.csv", content.encode(), tolerant), judged)
+    content = text.getvalue().encode()
+    body = content.partition(b"\n")[2]
+    judged = judge_csv(body, b",", NAMES["2018"], NAMES["2018"], tolerant, UNIT)
+    assert_accounted(ingested("a.csv", content, tolerant), judged)
 
 
 DAMAGE = [b"", b"{", b"}", b'"', b"\\", b"\\u00", b"\\ud800", b"\x00", b"\xff", b",", b"[", b"\xef\xbb\xbf", b"9e9"]
@@ -700,7 +630,7 @@ def test_the_publishers_own_files_are_ingested_with_every_row_accounted_for(
 ) -> None:
     raw = amazon / "raw-2018" / f"{name}.json.gz"
     outcome = ingested(raw.name, raw.read_bytes(), config)
-    judged = [judge_json(line, config) for line in gzip.decompress(raw.read_bytes()).splitlines()]
+    judged = [judge_line(line, config) for line in gzip.decompress(raw.read_bytes()).splitlines()]
     assert outcome.summary["rows_in"] == rows
     assert_accounted(outcome, judged)
 

@@ -134,3 +134,50 @@ def test_the_order_is_told_from_shuffled_rows_of_either_form() -> None:
     generator.shuffle(rows)
     assert columns_without_header(rows) == ("reviewerID", "asin", "overall", "unixReviewTime")
     assert columns_without_header([]) is None
+
+
+IDS = [f"A{row:010d},B{row % 9:09d}" for row in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("header", "rating", "time"),
+    [
+        ("user_id,item_id,rating,timestamp", 2, 3),
+        ("user_id,item_id,helpful,timestamp", None, 3),
+        ("user_id,item_id,timestamp,rating", 3, 2),
+        ("reviewerID,asin,overall,unixReviewTime", 2, 3),
+    ],
+)
+def test_a_header_over_amazons_ids_is_read_in_any_order(
+    config: IngestConfig, tmp_path: Path, header: str, rating: int | None, time: int
+) -> None:
+    path = tmp_path / "Books.csv"
+    fields = {2: "4.0", 3: "4.0"} | {time: str(NOON)}
+    path.write_text(f"{header}\n" + "".join(f"{ids},{fields[2]},{fields[3]}\n" for ids in IDS))
+    rows = read(path, config)
+    assert [row[:2] for row in rows] == sorted(tuple(ids.split(",")) for ids in IDS)
+    assert {(row[2], row[3]) for row in rows} == {(4.0 if rating else None, NOON)}
+    assert pq.read_table(tmp_path / "out/q.parquet").num_rows == 0
+
+
+def test_an_unknown_header_over_amazons_ids_is_no_row(config: IngestConfig, tmp_path: Path) -> None:
+    path = tmp_path / "Books.csv"
+    path.write_text("reviewer,product,helpful,when\n" + "".join(f"{ids},4.0,{NOON}\n" for ids in IDS))
+    with pytest.raises(TapestryError, match=r"Found: reviewer, product, helpful, when. Accepted"):
+        read(path, config)
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ";", "|"])
+def test_ratings_without_a_header_may_have_another_delimiter(
+    config: IngestConfig, tmp_path: Path, delimiter: str
+) -> None:
+    path = tmp_path / "Books.csv"
+    path.write_bytes(ratings_only(user_first=False).replace(b",", delimiter.encode()))
+    assert read(path, config) == sorted(RATINGS)
+
+
+def test_recboles_atomic_files_are_read(config: IngestConfig, tmp_path: Path) -> None:
+    path = tmp_path / "Books.inter"
+    rows = "".join(f"{user}\t{item}\t{rating}\t{time}.0\n" for user, item, rating, time in RATINGS)
+    path.write_text("user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + rows)
+    assert read(path, config) == sorted(RATINGS)
