@@ -30,6 +30,7 @@ _UNITS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}  # nanoseco
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _MENDS = {
     "timestamp out of range": "ingest.first_year and ingest.last_year say which times are plausible",
+    "timestamp is not a whole number": "Write times as whole numbers since 1970 UTC, or as Parquet timestamps",
     "in scientific notation": "Save the column with all its digits (in a spreadsheet: as a number without decimals)",
     "timestamp in ": "Convert the timestamps to the unit that is expected",
     "float": "Save the column as whole numbers or as text",
