@@ -111,6 +111,8 @@ class IngestConfig:
 
 @dataclass(frozen=True)
 class SessionizeConfig:
+    item_identity: Literal["global", "domain"]
+    max_contested_share: float
     min_user_interactions: int
     min_item_interactions: int
     min_domains: int
@@ -133,11 +135,18 @@ class SessionizeConfig:
                 "sessionize.min_user_interactions: leave_one_out needs at least 3 (training, validation and test item)",
             )
         _at_least("sessionize", self, 1, "min_user_interactions")
-        _fraction("sessionize", self, "validation_share", "test_share")
+        _fraction("sessionize", self, "max_contested_share", "validation_share", "test_share")
         _require(
             self.validation_share + self.test_share < 1,
             "sessionize: validation_share + test_share leaves nothing to train on",
         )
+        if self.split == "temporal":
+            for name in ("validation_share", "test_share"):
+                _require(
+                    getattr(self, name) > 0,
+                    f"sessionize.{name}: 0 leaves no {name.removesuffix('_share')} target; the temporal split needs "
+                    "more, such as 0.1",
+                )
 
 
 @dataclass(frozen=True)
