@@ -7,7 +7,7 @@ import _start  # noqa: F401
 from tapestry.atomic import write_json
 from tapestry.checkout import require_made
 from tapestry.config import flatten, load_parameters
-from tapestry.data.sessionize import DomainInput, sessionize
+from tapestry.data.sessionize import DomainInput, contested_interactions, sessionize
 from tapestry.provenance import content_hash
 from tapestry.tracking import reported_errors, stage_run
 
@@ -28,6 +28,8 @@ def main() -> None:
         write_json(Path("metrics/data.json"), metrics)
         run.tag(input_hash=content_hash(Path("data/interactions")), data_hash=content_hash(folder))
         run.log_metrics(metrics, "data")
+        if line := contested_interactions(metrics):
+            print(line)
         whole = metrics["all"]
         print(f"{whole['users']} users, {whole['items']} items, {whole['interactions']} interactions")
 

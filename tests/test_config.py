@@ -95,6 +95,7 @@ def test_a_missing_parameter_is_named(params_yaml: Path, tmp_path: Path, name: s
         ("model.dropout", None, "model.dropout: expected a number, got None"),
         ("train.negatives", 1.5, "train.negatives: expected a whole number, got 1.5"),
         ("train.device", "tpu", "train.device: 'tpu' is not one of auto, cpu, cuda"),
+        ("sessionize.item_identity", "item", "sessionize.item_identity: 'item' is not one of global, domain"),
         ("model.attention", ["intra"], "model.attention: ['intra'] is not one of intra, full"),
         ("sessionize.memory_limit", 2, "sessionize.memory_limit: expected text, got 2"),
         ("source.path", 3, "source.path: expected text, got 3"),
@@ -137,6 +138,7 @@ def test_a_value_of_the_wrong_type_is_named_with_what_was_expected(
         ("sessionize.min_domains", 0, "sessionize.min_domains: 0 is below 1"),
         ("sessionize.max_length", 2, "sessionize.max_length: 2 is below 3"),
         ("sessionize.test_share", 0.9, "validation_share + test_share leaves nothing to train on"),
+        ("sessionize.max_contested_share", 1.1, "sessionize.max_contested_share: 1.1 is not between 0 and 1"),
         ("model.width", 66, "model.width: 66 is not divisible by model.heads = 4"),
         ("model.state_dim", 30, "model.state_dim: 30 is not divisible by model.heads = 4"),
         ("model.dropout", 1.0, "model.dropout: 1.0 is not in [0, 1)"),
@@ -295,6 +297,15 @@ def test_the_temporal_split_allows_users_of_fewer_than_3_interactions(load_with:
     with modify_yaml(tmp_path / "params.yaml") as content:
         content["sessionize"]["min_user_interactions"] = 2
     assert load_parameters(tmp_path / "params.yaml").sessionize.min_user_interactions == 2
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_the_temporal_split_refuses_a_share_of_nothing(load_with: Load, tmp_path: Path, split: str) -> None:
+    load_with(f"sessionize.{split}_share", 0)
+    with modify_yaml(tmp_path / "params.yaml") as content:
+        content["sessionize"]["split"] = "temporal"
+    with pytest.raises(TapestryError, match=rf"sessionize\.{split}_share: 0 leaves no {split} target"):
+        load_parameters(tmp_path / "params.yaml")
 
 
 def test_a_number_that_dvc_writes_with_an_exponent_is_read_as_a_number(load_with: Load, tmp_path: Path) -> None:

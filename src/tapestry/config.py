@@ -171,6 +171,8 @@ class IngestConfig:
 
 @dataclass(frozen=True)
 class SessionizeConfig:
+    item_identity: Literal["global", "domain"]
+    max_contested_share: Fraction
     min_user_interactions: Count
     min_item_interactions: Count
     min_domains: Annotated[int, between(1, 63)]
@@ -194,6 +196,13 @@ class SessionizeConfig:
             self.validation_share + self.test_share < 1,
             "sessionize: validation_share + test_share leaves nothing to train on",
         )
+        if self.split == "temporal":
+            for name in ("validation_share", "test_share"):
+                _require(
+                    getattr(self, name) > 0,
+                    f"sessionize.{name}: 0 leaves no {name.removesuffix('_share')} target; the temporal split needs "
+                    "more, such as 0.1",
+                )
 
 
 @dataclass(frozen=True)

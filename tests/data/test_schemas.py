@@ -128,7 +128,19 @@ def test_sound_interactions_pass(connection: duckdb.DuckDBPyConnection, config: 
 
 
 def test_sound_sequences_pass(connection: duckdb.DuckDBPyConnection) -> None:
-    check_sequences(connection, domains=2)
+    check_sequences(connection, domains=2, item_identity="global")
+
+
+def test_two_items_of_one_id_pass_only_where_their_domains_tell_them_apart(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    connection.execute("UPDATE items SET item_id = 'a0' WHERE item = 2")
+    check_sequences(connection, domains=2, item_identity="domain")
+    with pytest.raises(TapestryError, match=r"'\('item_id',\)' not unique"):
+        check_sequences(connection, domains=2, item_identity="global")
+    connection.execute("UPDATE items SET item_id = 'a0' WHERE item = 1")
+    with pytest.raises(TapestryError, match=r"'\('domain', 'item_id'\)' not unique"):
+        check_sequences(connection, domains=2, item_identity="domain")
 
 
 def test_every_flaw_of_interactions_is_found(connection: duckdb.DuckDBPyConnection, config: IngestConfig) -> None:
@@ -146,7 +158,7 @@ def test_every_flaw_of_sequences_users_and_items_is_found(
     for flaw in flaws:
         connection.execute(flaw)
     with pytest.raises(TapestryError, match="breaks its schema") as caught:
-        check_sequences(connection, domains=2)
+        check_sequences(connection, domains=2, item_identity="global")
     assert [complaint for complaint in flaws.values() if complaint not in str(caught.value)] == []
 
 
@@ -166,7 +178,7 @@ def test_a_flaw_of_a_whole_table_of_sequences_is_found(
 ) -> None:
     connection.execute(flaw)
     with pytest.raises(TapestryError, match="breaks its schema") as caught:
-        check_sequences(connection, domains=2)
+        check_sequences(connection, domains=2, item_identity="global")
     assert complaint in str(caught.value)
 
 

@@ -7,9 +7,10 @@ import itertools
 import json
 import math
 import random
+import re
 import statistics
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapestry.config import Parameters, SessionizeConfig
-from tapestry.data.sessionize import DomainInput, sessionize
+from tapestry.data.sessionize import DomainInput, contested_interactions, sessionize
 from tapestry.errors import TapestryError
 from tapestry.provenance import content_hash
 
@@ -42,7 +43,12 @@ class Interaction(NamedTuple):
 def config(parameters: Parameters) -> SessionizeConfig:
     """Filters that small data passes."""
     return replace(
-        parameters.sessionize, min_user_interactions=3, min_item_interactions=1, min_domains=1, split="leave_one_out"
+        parameters.sessionize,
+        max_contested_share=1.0,
+        min_user_interactions=3,
+        min_item_interactions=1,
+        min_domains=1,
+        split="leave_one_out",
     )
 
 
@@ -141,16 +147,27 @@ def read_result(out: Path, metrics: dict[str, Any]) -> Result:
 # The rules, in plain Python.
 
 
-class NothingLeft(Exception):  # noqa: N818
+class Refused(Exception):  # noqa: N818
     """The error that is due."""
 
 
-def owned(interactions: list[Interaction]) -> list[Interaction]:
-    claims: dict[str, Counter[int]] = defaultdict(Counter)
+def owned(interactions: list[Interaction], counted: list[Interaction], config: SessionizeConfig) -> list[Interaction]:
+    """The interactions of an item in the domain that has most of those that are `counted`."""
+    if config.item_identity == "domain":
+        return interactions
+    domains: dict[str, set[int]] = defaultdict(set)
     for i in interactions:
-        claims[i.item][i.domain] += 1
-    owner = {item: min(counts, key=lambda d: (-counts[d], d)) for item, counts in claims.items()}
+        domains[i.item].add(i.domain)
+    claims = Counter((i.item, i.domain) for i in counted)
+    owner = {item: min(claimed, key=lambda d: (-claims[item, d], d)) for item, claimed in domains.items()}
     return [i for i in interactions if i.domain == owner[i.item]]
+
+
+def require_few_contested(before: list[Interaction], after: list[Interaction], config: SessionizeConfig) -> None:
+    had, lost = Counter(i.domain for i in before), Counter(i.domain for i in before)
+    lost.subtract(i.domain for i in after)
+    if any(Fraction(lost[d], had[d]) > Fraction(str(config.max_contested_share)) for d in had):
+        raise Refused(rf"would filter {lost.total()} of {had.total()} interactions .*max_contested_share")
 
 
 def period_starts(interactions: list[Interaction], config: SessionizeConfig) -> tuple[int, int]:
@@ -164,31 +181,119 @@ def period_starts(interactions: list[Interaction], config: SessionizeConfig) -> 
     return quantile(1 - validation - test), quantile(1 - test)
 
 
-def in_core(interactions: list[Interaction], config: SessionizeConfig) -> tuple[set[str], set[str]]:
-    """Users and items that are left when neither filter removes any more."""
-    left = interactions
-    while True:
-        lengths = Counter(i.user for i in left)
-        domains: dict[str, set[int]] = defaultdict(set)
-        for i in left:
-            domains[i.user].add(i.domain)
-        popularity = Counter(i.item for i in left)
-        users = {
-            user
-            for user in lengths
-            if lengths[user] >= config.min_user_interactions and len(domains[user]) >= config.min_domains
-        }
-        items = {item for item in popularity if popularity[item] >= config.min_item_interactions}
-        kept = [i for i in left if i.user in users and i.item in items]
-        if len(kept) == len(left):
-            return users, items
-        left = kept
+def before_validation(interactions: list[Interaction], starts: tuple[int, int] | None) -> list[Interaction]:
+    return [i for i in interactions if starts is None or i.day < starts[0]]
 
 
-def require_every_domain(interactions: list[Interaction], domains: int) -> None:
-    empty = [DOMAINS[d] for d in range(domains) if all(i.domain != d for i in interactions)]
-    if empty:
-        raise NothingLeft(f"no user is left in {', '.join(empty)} after")
+def item_of(i: Interaction) -> tuple[int, str]:
+    """What names an item, once each belongs to one domain."""
+    return i.domain, i.item
+
+
+def few_interactions(left: list[Interaction], config: SessionizeConfig) -> list[Interaction]:
+    lengths = Counter(i.user for i in left)
+    return [i for i in left if lengths[i.user] >= config.min_user_interactions]
+
+
+def few_domains(left: list[Interaction], config: SessionizeConfig) -> list[Interaction]:
+    domains: dict[str, set[int]] = defaultdict(set)
+    for i in left:
+        domains[i.user].add(i.domain)
+    return [i for i in left if len(domains[i.user]) >= config.min_domains]
+
+
+def rare_items(left: list[Interaction], config: SessionizeConfig) -> list[Interaction]:
+    popularity = Counter(map(item_of, left))
+    return [i for i in left if popularity[item_of(i)] >= config.min_item_interactions]
+
+
+def core_of(interactions: list[Interaction], config: SessionizeConfig) -> list[Interaction]:
+    """What is left when no filter removes any more."""
+    left, before = interactions, None
+    while left != before:
+        before = left
+        left = rare_items(few_domains(few_interactions(left, config), config), config)
+    return left
+
+
+def recent(core: list[Interaction], config: SessionizeConfig, starts: tuple[int, int] | None) -> list[Interaction]:
+    """Each user's latest, in order; of the temporal split's training period, and all that follows."""
+
+    def place(i: Interaction) -> tuple[Any, ...]:
+        name = [i.item, DOMAINS[i.domain]] if config.item_identity == "domain" else [i.item]
+        tie = hashlib.md5("\x1f".join([str(config.seed), i.user, *name]).encode()).hexdigest()
+        return (i.day, i.row, tie) if config.ties == "row" else (i.day, tie)
+
+    kept = []
+    for user in sorted({i.user for i in core}):
+        timeline = sorted((i for i in core if i.user == user), key=place)
+        counted = len(before_validation(timeline, starts))
+        kept += timeline[max(0, counted - config.max_length) :]
+    return kept
+
+
+def what_each_rule_took(
+    interactions: list[Interaction], config: SessionizeConfig, starts: tuple[int, int] | None, domain: int | None
+) -> dict[str, tuple[int, int]]:
+    """{parameter: (rows, users)} of one domain or of all, as the message of a domain left empty tells it."""
+    taken: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+
+    def after(parameter: str, before: list[Interaction], left: list[Interaction]) -> list[Interaction]:
+        had, has = ([i for i in part if domain in (None, i.domain)] for part in (before, left))
+        rows, users = taken[parameter]
+        users += len({i.user for i in had}) - len({i.user for i in has})
+        taken[parameter] = (rows + len(had) - len(has), users)
+        return left
+
+    left = after("item_identity", interactions, owned(interactions, before_validation(interactions, starts), config))
+    left = after("validation_share", left, before_validation(left, starts))
+    before = None
+    while left != before:
+        before = left
+        left = after("min_user_interactions", left, few_interactions(left, config))
+        left = after("min_domains", left, few_domains(left, config))
+        left = after("min_item_interactions", left, rare_items(left, config))
+    after("max_length", left, recent(left, config, starts))
+    return {parameter: count for parameter, count in taken.items() if count[0]}
+
+
+TOLD = {
+    "item_identity": "of items of another domain",
+    "validation_share": "after the training period",
+    "min_user_interactions": "of users of fewer than {min_user_interactions} interactions",
+    "min_domains": "of users of fewer than {min_domains} domains",
+    "min_item_interactions": "of items of fewer than {min_item_interactions} interactions",
+    "max_length": "older than the last {max_length} of a user",
+}
+
+
+def require_every_domain(
+    left: list[Interaction],
+    interactions: list[Interaction],
+    config: SessionizeConfig,
+    starts: tuple[int, int] | None,
+    domains: int,
+) -> None:
+    empty = [d for d in range(domains) if all(i.domain != d for i in left)]
+    if not empty:
+        return
+    told = []
+    for d in [None] if len(empty) == domains else empty:
+        had = [i for i in interactions if d in (None, i.domain)]
+        text = f"{'All domains' if d is None else DOMAINS[d]}: "
+        if not had:
+            told.append(f"{text}ingest left no interaction.")
+            continue
+        taken = what_each_rule_took(interactions, config, starts, d)
+        parts = [
+            f"{rows} {TOLD[parameter].format(**asdict(config))} (the last of {users} users)"
+            for parameter, (rows, users) in taken.items()
+        ]
+        of_rules = {parameter: rows for parameter, (rows, _) in taken.items() if parameter != "validation_share"}
+        worst = max(of_rules, key=lambda name: of_rules[name]) if of_rules else "validation_share"
+        text += f"of {len(had)} interactions of {len({i.user for i in had})} users were filtered {', '.join(parts)}. "
+        told.append(rf"{re.escape(text)}[^.()]*\.{worst}\b")
+    raise Refused(f"no user is left in {', '.join(DOMAINS[d] for d in empty)} after filtering. {'.*'.join(told)}")
 
 
 def lost(before: list[Interaction], after: list[Interaction], domains: int) -> list[int]:
@@ -196,20 +301,16 @@ def lost(before: list[Interaction], after: list[Interaction], domains: int) -> l
 
 
 def expected_result(interactions: list[Interaction], config: SessionizeConfig, domains: int) -> Result:
-    of_owner = owned(interactions)
-    starts = period_starts(of_owner, config) if config.split == "temporal" else None
-    users, items = in_core([i for i in of_owner if starts is None or i.day < starts[0]], config)
-    core = [i for i in of_owner if i.user in users and i.item in items]
-    require_every_domain(core, domains)
-
-    def place(i: Interaction) -> tuple[Any, ...]:
-        tie = hashlib.md5(f"{config.seed}\x1f{i.user}\x1f{i.item}".encode()).hexdigest()
-        return (i.day, i.row, tie) if config.ties == "row" else (i.day, tie)
-
-    timelines = {user: sorted((i for i in core if i.user == user), key=place) for user in {i.user for i in core}}
-    timelines = {user: timelines[user][-config.max_length :] for user in sorted(timelines)}
-    kept = [i for timeline in timelines.values() for i in timeline]
-    require_every_domain(kept, domains)
+    starts = period_starts(interactions, config) if config.split == "temporal" else None
+    of_owner = owned(interactions, before_validation(interactions, starts), config)
+    require_few_contested(interactions, of_owner, config)
+    in_training = core_of(before_validation(of_owner, starts), config)
+    users, items = {i.user for i in in_training}, set(map(item_of, in_training))
+    core = [i for i in of_owner if i.user in users and item_of(i) in items]
+    require_every_domain(core, interactions, config, starts, domains)
+    kept = recent(core, config, starts)
+    timelines = {user: list(steps) for user, steps in itertools.groupby(kept, key=lambda i: i.user)}
+    require_every_domain(kept, interactions, config, starts, domains)
 
     def split(position: int, timeline: list[Interaction]) -> int:
         if starts is None:
@@ -223,11 +324,11 @@ def expected_result(interactions: list[Interaction], config: SessionizeConfig, d
     ]
     for number, name in ((1, "validation"), (2, "test")):
         if not any(which == number and position > 0 for _, position, _, which in steps):
-            raise NothingLeft(f"no {name} interaction is left with a history")
-    vocabulary = sorted({(i.domain, i.item) for i in kept})
-    ids = {item: number for number, (_, item) in enumerate(vocabulary)}
+            raise Refused(f"no {name} interaction is left with a history")
+    vocabulary = sorted(set(map(item_of, kept)))
+    ids = {item: number for number, item in enumerate(vocabulary)}
     numbers = {user: number for number, user in enumerate(timelines)}
-    trained = Counter(i.item for _, _, i, which in steps if which == 0)
+    trained = Counter(item_of(i) for _, _, i, which in steps if which == 0)
     domain_of = [domain for domain, _ in vocabulary]
     lengths = [len(timeline) for timeline in timelines.values()]
     losses = {
@@ -237,10 +338,11 @@ def expected_result(interactions: list[Interaction], config: SessionizeConfig, d
     }
     return Result(
         sequences=[
-            (numbers[user], position, ids[i.item], i.domain, i.day * DAY, which) for user, position, i, which in steps
+            (numbers[user], position, ids[item_of(i)], i.domain, i.day * DAY, which)
+            for user, position, i, which in steps
         ],
         users=[(numbers[user], user, sum(lengths[: numbers[user]]), len(timelines[user])) for user in timelines],
-        items=[(number, item, domain, trained[item]) for number, (domain, item) in enumerate(vocabulary)],
+        items=[(number, item, domain, trained[domain, item]) for number, (domain, item) in enumerate(vocabulary)],
         domains=[
             {"name": DOMAINS[d], "start": domain_of.index(d), "end": domain_of.index(d) + domain_of.count(d)}
             for d in range(domains)
@@ -293,7 +395,7 @@ def figures(timelines: list[list[Interaction]], domain: int | None) -> dict[str,
     ]
     return {
         "users": sum(bool(timeline) for timeline in mine),
-        "items": len({i.item for timeline in mine for i in timeline}),
+        "items": len({item_of(i) for timeline in mine for i in timeline}),
         "interactions": sum(map(len, mine)),
         "delta": pytest.approx(statistics.fmean(shares)),
         "transition_entropy": pytest.approx(
@@ -325,6 +427,8 @@ def interactions_of(draw: st.DrawFn, domains: int) -> list[Interaction]:
 cases = st.integers(2, 3).flatmap(lambda domains: st.tuples(interactions_of(domains), st.just(domains)))
 filters = st.fixed_dictionaries(
     {
+        "item_identity": st.sampled_from(["global", "domain"]),
+        "max_contested_share": st.sampled_from([0.2, 1.0, 1.0, 1.0]),
         "min_user_interactions": st.integers(3, 9),
         "min_item_interactions": st.integers(1, 4),
         "min_domains": st.integers(1, 3),
@@ -342,7 +446,7 @@ def assert_follows_the_rules(
 ) -> None:
     try:
         expected = expected_result(interactions, config, domains)
-    except NothingLeft as due:
+    except Refused as due:
         with pytest.raises(TapestryError, match=str(due)):
             sessionized(folder, interactions, config, domains)
         assert not any(path.is_dir() for path in folder.iterdir())
@@ -434,7 +538,7 @@ def test_a_domain_without_users_is_an_error_that_names_it_and_keeps_the_old_fold
     old = tmp_path / "sequences" / "old"
     old.parent.mkdir()
     old.touch()
-    with pytest.raises(TapestryError, match=r"no user is left in Books after filtering; lower .*min_domains"):
+    with pytest.raises(TapestryError, match=r"no user is left in Books after filtering\. Books: of 1 .*min_user"):
         sessionized(tmp_path, interactions, config)
     assert list(old.parent.iterdir()) == [old]
     assert not list(tmp_path.glob("*.partial"))
@@ -448,18 +552,168 @@ def test_a_domain_that_only_older_interactions_had_is_an_error_that_names_it(
         sessionized(tmp_path, interactions, replace(config, max_length=3))
 
 
-def test_targets_that_lost_their_history_to_max_length_do_not_count(config: SessionizeConfig, tmp_path: Path) -> None:
-    """Cut to 3, the only validation interaction of each user but the last comes first."""
+def test_what_each_rule_took_is_told_and_the_parameter_of_the_one_that_took_the_most(
+    config: SessionizeConfig, tmp_path: Path
+) -> None:
+    """Of Books 2 interactions of users of one domain, then 6 of items that are too rare, and the last of "w"."""
     interactions = [
-        *(step for n in range(5) for step in timeline(f"u{n}", ("a", 0, 1), ("b", 1, 2), ("a", 0, 3), ("a", 0, 4))),
-        *timeline("z", ("b", 1, 1)),
+        *(step for n in range(5) for step in timeline(f"u{n}", ("a", 0, 1), ("a", 0, 2), ("c", 2, 3))),
+        *timeline("v", ("b", 1, 1), ("b", 1, 2)),
+        *timeline("w", ("c", 2, 1), ("b", 1, 2), *((f"b{n}", 1, 3 + n) for n in range(6))),
     ]
-    temporal = replace(
-        config, split="temporal", min_user_interactions=1, max_length=3, validation_share=0.25, test_share=0.45
+    changed = replace(config, min_domains=2, min_item_interactions=2)
+    with pytest.raises(TapestryError) as caught:
+        sessionized(tmp_path, interactions, changed, domains=3)
+    assert str(caught.value) == (
+        "sessionize: no user is left in Books after filtering. Books: of 9 interactions of 2 users were filtered 2 of "
+        "users of fewer than 3 interactions (the last of 1 users), 7 of items of fewer than 2 interactions (the last "
+        "of 1 users). Lower sessionize.min_item_interactions (now 2). Or leave Books out of source.domains"
     )
-    with pytest.raises(TapestryError, match="no validation interaction is left with a history"):
-        sessionized(tmp_path, interactions, temporal)
-    assert sessionized(tmp_path, interactions, replace(temporal, max_length=4)).sequences[1][-1] == 1
+
+
+def test_if_all_domains_are_left_empty_they_are_told_as_one(config: SessionizeConfig, tmp_path: Path) -> None:
+    interactions = [*timeline("u", *(("a", 0, n) for n in range(5))), *timeline("v", *(("b", 1, n) for n in range(4)))]
+    with pytest.raises(TapestryError) as caught:
+        sessionized(tmp_path, interactions, replace(config, min_domains=2))
+    assert str(caught.value) == (
+        "sessionize: no user is left in Toys, Books after filtering. All domains: of 9 interactions of 2 users were "
+        "filtered 9 of users of fewer than 2 domains (the last of 2 users). Lower sessionize.min_domains (now 2)."
+    )
+
+
+# What an item is.
+
+
+def numbered_apart(users: int) -> list[Interaction]:
+    """Each domain numbers its items from 1; Books has twice as many interactions as Toys."""
+    return [
+        step
+        for n in range(users)
+        for step in timeline(f"u{n}", ("1", 0, 1), ("1", 1, 1), ("2", 1, 2), ("2", 0, 3), ("1", 1, 4), ("1", 1, 5))
+    ]
+
+
+def test_items_numbered_apart_are_an_error_that_names_rule_share_and_parameters(
+    config: SessionizeConfig, tmp_path: Path
+) -> None:
+    interactions = [*numbered_apart(5), *timeline("v", ("3", 0, 1), ("4", 1, 2), ("3", 0, 3))]
+    with pytest.raises(TapestryError) as caught:
+        sessionized(tmp_path, interactions, replace(config, max_contested_share=0.05))
+    assert str(caught.value) == (
+        'sessionize: the rule "item of another domain" would filter 10 of 33 interactions (30.3%), by domain: Toys 5 '
+        "of 12 (41.7%), Books 5 of 21 (23.8%). sessionize.max_contested_share allows 0.05 of a domain's. With "
+        "sessionize.item_identity: global an id is one item wherever it occurs, and belongs to the domain with most of "
+        "its interactions. If each domain numbers its items by itself, set sessionize.item_identity to domain; if "
+        "these rows may go, raise sessionize.max_contested_share to 0.417"
+    )
+    assert not (tmp_path / "sequences").exists()
+    assert sessionized(tmp_path, interactions, replace(config, max_contested_share=0.417)).metrics["all"]
+
+
+def test_items_numbered_apart_are_items_of_their_own_in_each_domain(config: SessionizeConfig, tmp_path: Path) -> None:
+    result = sessionized(tmp_path, numbered_apart(5), replace(config, item_identity="domain", max_contested_share=0.0))
+    assert [(item_id, domain) for _, item_id, domain, _ in result.items] == [("1", 0), ("2", 0), ("1", 1), ("2", 1)]
+    assert result.metrics["all"]["interactions"] == 30
+    assert contested_interactions(result.metrics) is None
+
+
+def test_contested_interactions_that_are_few_are_told(config: SessionizeConfig, tmp_path: Path) -> None:
+    interactions = [*numbered_apart(5), *timeline("v", ("3", 0, 1), ("4", 1, 2), ("3", 0, 3))]
+    metrics = sessionized(tmp_path, interactions, config).metrics
+    assert contested_interactions(metrics) == (
+        "item of another domain: 10 of 33 interactions filtered (30.30%; Toys 5, Books 5); if each domain numbers its "
+        "items by itself, set sessionize.item_identity to domain"
+    )
+
+
+def test_of_tied_items_of_one_id_no_domain_comes_first_by_rule(config: SessionizeConfig, tmp_path: Path) -> None:
+    interactions = [
+        step for n in range(300) for step in timeline(f"u{n}", ("1", 0, 1), ("1", 1, 1), ("2", 0, 2), ("2", 1, 3))
+    ]
+    by_domain = replace(config, item_identity="domain")
+    result = sessionized(tmp_path / "a", interactions, by_domain)
+    firsts = [domain for _, position, _, domain, _, _ in result.sequences if position == 0]
+    assert 120 < sum(firsts) < 180
+    turned = [i._replace(row=1000 - i.row) for i in reversed(interactions)]
+    assert sessionized(tmp_path / "b", turned, by_domain).sequences == result.sequences
+
+
+# Rules that look at the training period alone.
+
+
+def test_max_length_counts_the_training_period_and_what_follows_stays(config: SessionizeConfig, tmp_path: Path) -> None:
+    """10 users of 5 interactions before validation, 1 in it and 4 in the test period."""
+    days = [1, 2, 3, 4, 5, 6, 8, 8, 8, 9]
+    interactions = [
+        step
+        for n in range(10)
+        for step in timeline(f"u{n}", *(("ab"[k % 2], k % 2, day) for k, day in enumerate(days)))
+    ]
+    temporal = replace(config, split="temporal", max_length=3, validation_share=0.1, test_share=0.35)
+    result = sessionized(tmp_path, interactions, temporal)
+    assert [[day for day, _ in steps] for steps in result.timelines().values()] == [days[2:]] * 10
+    assert [split for *_, split in result.sequences] == [0, 0, 0, 1, 2, 2, 2, 2] * 10
+    assert sum(row["filtered"]["older than max_length"] for row in result.metrics["domain"].values()) == 20
+
+
+def test_who_owns_an_item_is_counted_in_the_training_period(config: SessionizeConfig, tmp_path: Path) -> None:
+    """Toys has 4 interactions of x before validation, Books 2, and 30 in the test period; y comes in it alone."""
+    interactions = [
+        *(step for n in range(4) for step in timeline(f"u{n}", ("x", 0, 1), ("b", 1, 2), ("a", 0, 3), ("b", 1, 4))),
+        *(step for n in range(2) for step in timeline(f"u{n}", ("x", 1, 3))),
+        *(step for n in range(4) for step in timeline(f"u{n}", ("a", 0, 5), ("b", 1, 6))),
+        *(step for n in range(30) for step in timeline(f"v{n}", ("x", 1, 6), ("y", 1, 6), ("y", 0, 6))),
+    ]
+    temporal = replace(config, split="temporal", min_user_interactions=1, validation_share=0.1, test_share=0.75)
+    result = sessionized(tmp_path, interactions, temporal)
+    training = [(user, step) for user, steps in result.timelines().items() for step in steps if step[0] < 5]
+    assert training == [(f"u{n}", step) for n in range(4) for step in [(1, "x"), (2, "b"), (3, "a"), (4, "b")]]
+    assert [(item, domain) for _, item, domain, _ in result.items] == [("a", 0), ("x", 0), ("b", 1)]
+    lost = {name: row["filtered"] for name, row in result.metrics["domain"].items()}
+    assert lost["Toys"]["item of another domain"] == 0  # y, which has no owner in training, is the first domain's
+    assert lost["Books"]["item of another domain"] == 2 + 30 + 30
+    assert lost["Toys"]["too few interactions or domains"] == 30
+
+
+def some_interactions(generator: random.Random, count: int, domains: int, day: int) -> list[Interaction]:
+    """On a day, of 8 users and 6 items a domain, of which the domains share 3."""
+    made: set[Interaction] = set()
+    while len(made) < count:
+        user, item, domain = f"u{generator.randrange(8)}", generator.randrange(6), generator.randrange(domains)
+        made.add(Interaction(user, f"{item}" if item < 3 else f"{domain}{item}", domain, day, 1))
+    return sorted(made)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32), values=filters, domains=st.integers(2, 3), more=st.integers(-20, 12))
+def test_no_later_interaction_decides_which_training_interactions_are_kept(
+    config: SessionizeConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: int,
+    values: dict[str, Any],
+    domains: int,
+    more: int,
+) -> None:
+    """Later ones are replaced by others, more or fewer, such that the periods begin when they did."""
+    values = values | {"max_contested_share": 1.0, "min_domains": 1, "min_user_interactions": 3}
+    temporal = replace(config, split="temporal", validation_share=0.15, test_share=0.1, **values)
+    generator = random.Random(seed)
+    training = [i for day in range(6) for i in some_interactions(generator, 20, domains, day)]
+    kept = []
+    for count in (40, 40 + more):
+        later = [i for day, rows in ((6, 40), (7, count)) for i in some_interactions(generator, rows, domains, day)]
+        assert period_starts(training + later, temporal) == (6, 7)
+        result = sessionized(tmp_path_factory.mktemp("later"), training + later, temporal, domains)
+        names = {item: item_id for item, item_id, _, _ in result.items}
+        kept.append(
+            [
+                (result.users[user][1], names[item], domain, time, position)
+                for user, position, item, domain, time, split in result.sequences
+                if split == 0
+            ]
+        )
+    assert kept[0]
+    assert kept[0] == kept[1]
 
 
 @pytest.mark.parametrize("name", ["validation", "test"])
@@ -474,9 +728,48 @@ def test_a_split_without_targets_is_an_error_that_names_its_share(
         *(step for n in range(8) for step in timeline(f"new{n}", ("b", 1, new))),
     ]
     temporal = replace(config, split="temporal", validation_share=0.2, test_share=0.15)
-    with pytest.raises(TapestryError, match=rf"no {name} interaction is left .* raise sessionize\.{name}_share"):
+    with pytest.raises(
+        TapestryError,
+        match=rf"no {name} interaction is left .* had 8 interactions; filtered were 8 of users "
+        rf"without an interaction in the training period\. Raise sessionize\.{name}_share \(now 0\.\d+\)$",
+    ):
         sessionized(tmp_path, interactions, temporal)
     assert not (tmp_path / "sequences").exists()
+
+
+def test_a_split_whose_users_were_filtered_names_the_rule_that_took_them(
+    config: SessionizeConfig, tmp_path: Path
+) -> None:
+    """In the test period come one who was filtered in training for one domain, and one with an item unknown there."""
+    interactions = [
+        *(step for n in range(4) for step in timeline(f"u{n}", ("a", 0, 1), ("b", 1, 1), ("c", 0, 1), ("b", 1, 5))),
+        *timeline("v", ("a", 0, 1), ("a", 0, 2), ("a", 0, 3), ("a", 0, 9), ("a", 0, 10), ("a", 0, 11)),
+        *timeline("u1", ("new", 0, 9)),
+    ]
+    temporal = replace(
+        config, split="temporal", min_user_interactions=1, min_domains=2, validation_share=0.15, test_share=0.1
+    )
+    with pytest.raises(TapestryError) as caught:
+        sessionized(tmp_path, interactions, temporal)
+    assert str(caught.value) == (
+        "sessionize: no test interaction is left with a history before it. The test period, from 1970-01-10, had 4 "
+        "interactions; filtered were 3 of users who were filtered in the training period, 1 of items without an "
+        "interaction in the training period. Lower sessionize.min_domains (now 2)"
+    )
+
+
+def test_a_period_that_begins_with_the_next_is_told(config: SessionizeConfig, tmp_path: Path) -> None:
+    interactions = [
+        *(step for n in range(4) for step in timeline(f"u{n}", ("a", 0, 1), ("b", 1, 2), ("a", 0, 3), ("b", 1, 3))),
+    ]
+    temporal = replace(config, split="temporal", min_user_interactions=1, validation_share=0.1, test_share=0.2)
+    with pytest.raises(TapestryError) as caught:
+        sessionized(tmp_path, interactions, temporal)
+    assert str(caught.value) == (
+        "sessionize: no validation interaction is left with a history before it. The validation period, from "
+        "1970-01-04, had 0 interactions, as the test period begins at the same time. Raise sessionize.validation_share "
+        "(now 0.1)"
+    )
 
 
 def test_counts_of_another_run_of_ingest_are_refused(config: SessionizeConfig, tmp_path: Path) -> None:

@@ -79,7 +79,12 @@ def inputs(tmp_path: Path) -> dict[str, DomainInput]:
 def config(parameters: Parameters) -> SessionizeConfig:
     """Filters that remove some users and items in several rounds, and some of the longest histories."""
     return replace(
-        parameters.sessionize, min_user_interactions=20, min_item_interactions=10, min_domains=2, max_length=60
+        parameters.sessionize,
+        max_contested_share=1.0,
+        min_user_interactions=20,
+        min_item_interactions=10,
+        min_domains=2,
+        max_length=60,
     )
 
 
@@ -88,6 +93,7 @@ def config(parameters: Parameters) -> SessionizeConfig:
     [
         {"split": "leave_one_out", "ties": "hash"},
         {"split": "temporal", "ties": "row", "min_user_interactions": 15, "min_item_interactions": 5},
+        {"item_identity": "domain"},
     ],
     ids=str,
 )
@@ -98,13 +104,38 @@ def test_spark_writes_what_duckdb_writes(
     config = replace(config, **changes)
     expected = sessionize(inputs, config, tmp_path / "duckdb")
     assert all(expected["all"][f"rows_{what}"] > 0 for what in ("kept", "filtered"))
-    assert all(
-        sum(rows["filtered"][why] for rows in expected["domain"].values()) > 0
+    taken = {
+        why: sum(rows["filtered"][why] for rows in expected["domain"].values())
         for why in ("item of another domain", "too few interactions or domains", "older than max_length")
-    )
+    }
+    assert (taken.pop("item of another domain") == 0) == (config.item_identity == "domain")
+    assert all(taken.values())
     assert sessionize(inputs, replace(config, engine="spark"), tmp_path / "spark") == expected
     assert content_hash(tmp_path / "spark") == content_hash(tmp_path / "duckdb")
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"spark", "duckdb"}  # no folder between
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_contested_share": 0.05},
+        {"min_domains": 3, "min_user_interactions": 150},
+        {"split": "temporal", "min_item_interactions": 500},
+        {"split": "temporal", "validation_share": 1e-6},
+        {"split": "temporal", "test_share": 1e-6, "min_user_interactions": 60},
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("spark")
+def test_spark_tells_what_duckdb_tells_of_what_is_left_empty(
+    inputs: dict[str, DomainInput], config: SessionizeConfig, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    told = []
+    for engine in ("duckdb", "spark"):
+        with pytest.raises(TapestryError) as caught:
+            sessionize(inputs, replace(config, **changes, engine=engine), tmp_path / engine)
+        told.append(str(caught.value))
+    assert told[0] == told[1]
 
 
 @pytest.mark.usefixtures("spark")

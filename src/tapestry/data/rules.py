@@ -13,11 +13,13 @@ from fractions import Fraction
 from pathlib import Path
 
 from tapestry.config import SessionizeConfig
+from tapestry.data.core import keep_core
 from tapestry.data.engine import Engine
+from tapestry.data.losses import Replay, Starts, why_empty, why_no_target
 from tapestry.errors import TapestryError
 
+CONTESTED = "item of another domain"
 _DAY = 86_400_000  # in milliseconds
-_ROUNDS_WRITTEN = 3  # of the k-core
 
 Losses = dict[str, int]
 
@@ -30,55 +32,76 @@ def apply_rules(engine: Engine, interactions: Mapping[str, Path], config: Sessio
         {reason: {domain: rows filtered}}
 
     Raises:
-        TapestryError: a domain has no user left after filtering, or a split no target.
+        TapestryError: more interactions than allowed are of an item of another domain, a domain has no user left after
+            filtering, or a split no target. The message has what each rule took, and the parameter of the one that
+            took the most.
     """
     domains = list(interactions)
     _load(engine, interactions, config)
-    filtered = {"item of another domain": _lost(engine, domains, _keep_owned_items)}
+    loaded = _rows_by_domain(engine, domains)
     starts = _period_starts(engine, config)
+    filtered = {CONTESTED: _lost(engine, domains, lambda engine: _keep_owned_items(engine, config, starts))}
+    _refuse_contested(loaded, filtered[CONTESTED], config)
     filtered["too few interactions or domains"] = _lost(
         engine, domains, lambda engine: _keep_core(engine, config, starts)
     )
-    _require_every_domain(engine, domains)
-    filtered["older than max_length"] = _lost(engine, domains, lambda engine: _keep_recent(engine, config, starts))
-    _require_every_domain(engine, domains)
-    _require_targets(engine)
+    _require_every_domain(engine, domains, config, starts)
+    filtered["older than max_length"] = _lost(
+        engine, domains, lambda engine: _keep_recent(engine, domains, config, starts)
+    )
+    _require_every_domain(engine, domains, config, starts)
+    _require_targets(engine, domains, config, starts)
     return filtered
 
 
 def _load(engine: Engine, interactions: Mapping[str, Path], config: SessionizeConfig) -> None:
-    row = ", row" if config.ties == "row" else ""  # the widest column, and of no other use
     parts = []
     for index, path in enumerate(interactions.values()):
         engine.view_parquet(f"interactions_{index}", path)
         parts.append(
-            f"SELECT user_id, item_id, timestamp{row}, CAST({index} AS SMALLINT) AS domain FROM interactions_{index}"
+            f"SELECT user_id, item_id, timestamp{_row(config)}, CAST({index} AS SMALLINT) AS domain "
+            f"FROM interactions_{index}"
         )
     engine.view("loaded", " UNION ALL ".join(parts))
     engine.table(
         "user_ids", f"SELECT user_id, {engine.number} AS user FROM (SELECT DISTINCT user_id FROM loaded) AS users"
     )
-    engine.table(
-        "item_ids",
-        f"""SELECT item_id, {engine.number} AS item, first_domain <> last_domain AS contested
-        FROM (
-            SELECT item_id, min(domain) AS first_domain, max(domain) AS last_domain FROM loaded GROUP BY item_id
-        ) AS items""",
-    )
+    if config.item_identity == "domain":
+        items = "SELECT DISTINCT item_id, domain FROM loaded"
+    else:
+        items = """SELECT item_id, min(domain) <> max(domain) AS contested FROM loaded GROUP BY item_id"""
+    engine.table("item_ids", f"SELECT *, {engine.number} AS item FROM ({items}) AS items")
+    _number_rows(engine, config)
+
+
+def _number_rows(engine: Engine, config: SessionizeConfig) -> None:
+    """Table `rows`: all that was loaded."""
+    identity = "item_id, domain" if config.item_identity == "domain" else "item_id"
     engine.table(
         "rows",
-        f"""SELECT user, item, domain, timestamp{row}
-        FROM loaded JOIN user_ids USING (user_id) JOIN item_ids USING (item_id)""",
+        f"""SELECT user, item, domain, timestamp{_row(config)}
+        FROM loaded JOIN user_ids USING (user_id) JOIN item_ids USING ({identity})""",
     )
 
 
-def _keep_owned_items(engine: Engine) -> None:
-    """An item claimed by several domains belongs to the one with most of its interactions, or the first of those."""
+def _row(config: SessionizeConfig) -> str:
+    return ", row" if config.ties == "row" else ""  # the widest column, and of no other use
+
+
+def _keep_owned_items(engine: Engine, config: SessionizeConfig, starts: Starts) -> None:
+    """An item claimed by several domains belongs to the one with most of its interactions, or the first of those.
+
+    Under the temporal split those of the training period alone are counted, so that who owns an item doesn't depend on
+    what comes later. Where all of an item's come later its owner is the first domain: the core has no place for it.
+    """
+    if config.item_identity == "domain":
+        return
+    claim = f"sum(CASE WHEN timestamp < {starts[0]} THEN 1 ELSE 0 END)" if starts else "count(*)"
     engine.table(
         "claims",
-        """SELECT item, domain, row_number() OVER (PARTITION BY item ORDER BY interactions DESC, domain) AS place
+        f"""SELECT item, domain, row_number() OVER (PARTITION BY item ORDER BY interactions DESC, domain) AS place
         FROM (
-            SELECT item, domain, count(*) AS interactions
+            SELECT item, domain, {claim} AS interactions
             FROM rows SEMI JOIN (SELECT item FROM item_ids WHERE contested) AS contested USING (item)
             GROUP BY item, domain
         ) AS claims""",
@@ -89,8 +112,27 @@ def _keep_owned_items(engine: Engine) -> None:
     )
 
 
-def _period_starts(engine: Engine, config: SessionizeConfig) -> tuple[int, int] | None:
-    """First millisecond of the validation and of the test period (temporal split only): quantiles of the times."""
+def _refuse_contested(loaded: Losses, lost: Losses, config: SessionizeConfig) -> None:
+    shares = {domain: lost[domain] / loaded[domain] for domain in loaded if loaded[domain]}
+    if max(shares.values(), default=0.0) <= config.max_contested_share:
+        return
+    by_domain = ", ".join(
+        f"{domain} {lost[domain]} of {loaded[domain]} ({share:.1%})" for domain, share in shares.items()
+    )
+    total, whole = sum(lost.values()), sum(loaded.values())
+    enough = math.ceil(1000 * max(shares.values())) / 1000
+    raise TapestryError(
+        f'sessionize: the rule "{CONTESTED}" would filter {total} of {whole} interactions ({total / whole:.1%}), by '
+        f"domain: {by_domain}. sessionize.max_contested_share allows {config.max_contested_share} of a domain's. With "
+        "sessionize.item_identity: global an id is one item wherever it occurs, and belongs to the domain with most of "
+        "its interactions. If each domain numbers its items by itself, set sessionize.item_identity to domain; if "
+        f"these rows may go, raise sessionize.max_contested_share to {enough}"
+    )
+
+
+def _period_starts(engine: Engine, config: SessionizeConfig) -> Starts:
+    """First millisecond of the validation and of the test period (temporal split only): quantiles of the times of all
+    that was loaded, before any rule, since rules look at the training period."""
     if config.split == "leave_one_out":
         return None
     validation, test = (Fraction(str(share)) for share in (config.validation_share, config.test_share))
@@ -117,59 +159,33 @@ def _quantile(engine: Engine, days: list[tuple[int, int]], share: Fraction) -> i
     return int(timestamp)
 
 
-def _keep_core(engine: Engine, config: SessionizeConfig, starts: tuple[int, int] | None) -> None:
-    """The iterated k-core. After the first round only who lost an interaction in the last one is counted again.
-
-    The first rounds, in which most leave, write the rows anew; the later ones only note who leaves, until the end.
-    """
-    core = "rows"
-    if starts:
-        core = "core"
-        engine.table(core, f"SELECT * FROM rows WHERE timestamp < {starts[0]}")
-    too_few = {
-        "user": f"""count(*) < {config.min_user_interactions}
-            OR bit_count(bit_or(CAST(1 AS BIGINT) << domain)) < {config.min_domains}""",
-        "item": f"count(*) < {config.min_item_interactions}",
-    }
-    for key in too_few:
-        engine.table(f"left_{key}", f"SELECT {key} FROM {core} WHERE 1 = 0")
-    staying = "ANTI JOIN left_user USING (user) ANTI JOIN left_item USING (item)"
-    key, other, counted = "user", "item", core
-    done = 0
-    while True:
-        engine.table("leaving", f"SELECT {key} FROM {counted} GROUP BY {key} HAVING {too_few[key]}")
-        ((leaving,),) = engine.fetch("SELECT count(*) FROM leaving")
-        if leaving == 0 and done > 0:
-            break
-        if done > 0:
-            engine.table("touched", f"SELECT DISTINCT {other} FROM {core} SEMI JOIN leaving USING ({key}) {staying}")
-        if done < _ROUNDS_WRITTEN:
-            engine.table(core, f"SELECT * FROM {core} ANTI JOIN leaving USING ({key})")
-        else:
-            engine.table(f"left_{key}", f"SELECT {key} FROM left_{key} UNION ALL SELECT {key} FROM leaving")
-        key, other = other, key
-        counted = f"{core} SEMI JOIN touched USING ({key}) {staying}" if done > 0 else core
-        done += 1
-    engine.table(core, f"SELECT * FROM {core} {staying}")
-    if starts:
-        engine.table(
-            "rows",
-            """SELECT * FROM rows SEMI JOIN (SELECT DISTINCT user FROM core) AS users USING (user)
-            SEMI JOIN (SELECT DISTINCT item FROM core) AS items USING (item)""",
-        )
+def _keep_core(engine: Engine, config: SessionizeConfig, starts: Starts) -> None:
+    """The k-core, under the temporal split of the training period, and then what its users do with its items."""
+    if not starts:
+        keep_core(engine, "rows", config)
+        return
+    engine.table("core", f"SELECT * FROM rows WHERE timestamp < {starts[0]}")
+    keep_core(engine, "core", config)
+    engine.table(
+        "rows",
+        """SELECT * FROM rows SEMI JOIN (SELECT DISTINCT user FROM core) AS users USING (user)
+        SEMI JOIN (SELECT DISTINCT item FROM core) AS items USING (item)""",
+    )
 
 
-def _keep_recent(engine: Engine, config: SessionizeConfig, starts: tuple[int, int] | None) -> None:
-    """The most recent `max_length` rows of each user, with position and split.
+def _keep_recent(engine: Engine, domains: list[str], config: SessionizeConfig, starts: Starts) -> None:
+    """The most recent `max_length` rows of each user, with position and split. Under the temporal split those of the
+    training period are counted, and all later ones stay.
 
     Positions are by time; ties by a hash of seed, user and item, or by the raw file's row, then the hash. Only what
     is tied is hashed and sorted again.
     """
+    counted = f"sum(CASE WHEN timestamp < {starts[0]} THEN 1 ELSE 0 END)" if starts else "count(*)"
     engine.table(
         "placed",
         # tied by its neighbours: a count over the frame of equal times takes memory that cannot be spilled
-        """SELECT *, CAST(rank() OVER by_time - 1 AS INTEGER) AS place,
-            CAST(count(*) OVER (PARTITION BY user) AS INTEGER) AS length,
+        f"""SELECT *, CAST(rank() OVER by_time - 1 AS INTEGER) AS place,
+            CAST({counted} OVER (PARTITION BY user) AS INTEGER) AS length,
             coalesce(timestamp = lag(timestamp) OVER by_time, false)
                 OR coalesce(timestamp = lead(timestamp) OVER by_time, false) AS tied
         FROM rows WINDOW by_time AS (PARTITION BY user ORDER BY timestamp)""",
@@ -177,8 +193,8 @@ def _keep_recent(engine: Engine, config: SessionizeConfig, starts: tuple[int, in
     row, ties = (", row", "row, tie") if config.ties == "row" else ("", "tie")
     engine.table(  # apart from the step after it, which together with it takes memory that cannot be spilled
         "tied",
-        f"""SELECT user, item, domain, timestamp{row}, place, length,
-            md5(concat_ws(chr(31), '{config.seed}', user_id, item_id)) AS tie
+        f"""SELECT user, item, placed.domain, timestamp{row}, place, length,
+            md5(concat_ws(chr(31), '{config.seed}', user_id, item_id{_domain_name(domains, config)})) AS tie
         FROM placed JOIN user_ids USING (user) JOIN item_ids USING (item) WHERE tied""",
     )
     if starts:
@@ -200,24 +216,37 @@ def _keep_recent(engine: Engine, config: SessionizeConfig, starts: tuple[int, in
     )
 
 
-def _require_targets(engine: Engine) -> None:
-    rows = dict(engine.fetch("SELECT split, count(*) FROM rows WHERE position > 0 GROUP BY split"))
-    for split, name in ((1, "validation"), (2, "test")):
-        if split not in rows:
-            raise TapestryError(
-                f"sessionize: no {name} interaction is left with a history before it; lower "
-                f"sessionize.min_user_interactions or raise sessionize.{name}_share"
-            )
+def _domain_name(domains: list[str], config: SessionizeConfig) -> str:
+    """The domain as part of an item's name, for the hash of ties; of two items of one id none comes first by rule."""
+    if config.item_identity == "global":
+        return ""
+    names = " ".join(f"WHEN {index} THEN '{domain}'" for index, domain in enumerate(domains))
+    return f", CASE placed.domain {names} END"
 
 
-def _require_every_domain(engine: Engine, domains: list[str]) -> None:
+def _require_every_domain(engine: Engine, domains: list[str], config: SessionizeConfig, starts: Starts) -> None:
     empty = [domain for domain, rows in _rows_by_domain(engine, domains).items() if rows == 0]
     if empty:
-        raise TapestryError(
-            f"sessionize: no user is left in {', '.join(empty)} after filtering; lower "
-            "sessionize.min_user_interactions, min_item_interactions or min_domains, or leave the domain "
-            "out of source.domains"
-        )
+        raise why_empty(_replay(engine, domains, config, starts), empty)
+
+
+def _require_targets(engine: Engine, domains: list[str], config: SessionizeConfig, starts: Starts) -> None:
+    present = {split for (split,) in engine.fetch("SELECT DISTINCT split FROM rows WHERE position > 0")}
+    for split, name in ((1, "validation"), (2, "test")):
+        if split not in present:
+            raise why_no_target(_replay(engine, domains, config, starts), name)
+
+
+def _replay(engine: Engine, domains: list[str], config: SessionizeConfig, starts: Starts) -> Replay:
+    _number_rows(engine, config)
+    return Replay(
+        engine,
+        domains,
+        config,
+        starts,
+        keep_owned=lambda: _keep_owned_items(engine, config, starts),
+        keep_recent=lambda: _keep_recent(engine, domains, config, starts),
+    )
 
 
 def _lost(engine: Engine, domains: list[str], rule: Callable[[Engine], None]) -> Losses:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import ibis
@@ -65,12 +65,14 @@ def _after_the_one_before(table: ibis.Table) -> ibis.expr.types.BooleanValue:
     )
 
 
-def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int) -> None:
+def check_sequences(
+    connection: duckdb.DuckDBPyConnection, domains: int, item_identity: Literal["global", "domain"]
+) -> None:
     """Check `sequences`, `users` and `items`, in the order of their rows, against themselves and each other.
 
     Each rule about other rows (sorted by time, test after training, length) is a comparison of two columns
     of a view that puts the other rows' value beside the row's own. No interaction is there twice, as positions
-    count up from 0 for each user.
+    count up from 0 for each user. An item's id is unique, or so within its domain, as `item_identity` has it.
 
     Raises:
         TapestryError: a rule is broken.
@@ -142,7 +144,7 @@ def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int) -> None
             _compares("training interactions counted", lambda t: t.train_count == t.trained),
             _compares("item of its domain", lambda t: (t.domain == t.least_domain) & (t.domain == t.last_domain)),
         ],
-        unique=["item_id"],
+        unique=["item_id"] if item_identity == "global" else ["domain", "item_id"],
     )
     _validate(connection, {"sequences_in_order": in_order, "users_counted": users, "items_counted": items})
 

@@ -8,10 +8,15 @@ The folder holds
     domains.json       [{"name", "start", "end"}]: a domain's items are the slice [start, end)
 
 Rules, in order. An item claimed by several domains belongs to the one with most of its interactions (the
-first listed, if equal); the others' rows are filtered. Then the iterated k-core: users with enough
-interactions and domains, items with enough interactions, until nothing changes. Leave-one-out filters on
-all interactions, as the literature does; the temporal split filters on the training period alone and later
-keeps what its users do with its items. Then the most recent `max_length` of each user.
+first listed, if equal); the others' rows are filtered. Where each domain numbers its own items
+(`item_identity: domain`) the id and the domain name an item, and none is claimed twice. Then the iterated
+k-core: users with enough interactions and domains, items with enough interactions, until nothing changes.
+Then the most recent `max_length` of each user.
+
+Leave-one-out filters on all interactions, as the literature does. The temporal split filters on the training
+period alone: owners, the core and `max_length` are of its interactions, so that no later one decides which of
+them are kept. Of later interactions it keeps what the core's users do with its items. The periods begin at
+quantiles of the times of all interactions, also of those that a rule filters then.
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ from tapestry.atomic import atomic_folder, write_json
 from tapestry.config import SessionizeConfig
 from tapestry.data.database import connect, quote, write_parquet
 from tapestry.data.engine import DuckDBEngine, Engine
-from tapestry.data.rules import apply_rules
+from tapestry.data.rules import CONTESTED, apply_rules
 from tapestry.data.schemas import check_sequences
 from tapestry.data.statistics import sequence_statistics
 from tapestry.errors import TapestryError
@@ -50,7 +55,8 @@ def sessionize(inputs: Mapping[str, DomainInput], config: SessionizeConfig, fold
         The contents of metrics/data.json: row accounting and sequence statistics, in all and by domain.
 
     Raises:
-        TapestryError: a domain has no user left after filtering, or a split no target.
+        TapestryError: more interactions than `max_contested_share` are of another domain's items, a domain has no
+            user left after filtering, or a split no target.
     """
     domains = list(inputs)
     interactions = {domain: source.interactions for domain, source in inputs.items()}
@@ -61,15 +67,30 @@ def sessionize(inputs: Mapping[str, DomainInput], config: SessionizeConfig, fold
                 engine.hand_over(name, query)
             _number(connection)
             _write(connection, domains, temporary)
-        check_sequences(connection, len(domains))
+        check_sequences(connection, len(domains), config.item_identity)
         return _account(inputs, filtered, sequence_statistics(connection, domains))
+
+
+def contested_interactions(metrics: dict[str, Any]) -> str | None:
+    """A line for the console on the interactions filtered as of another domain's items; None if there are none."""
+    lost = {domain: row["filtered"][CONTESTED] for domain, row in metrics["domain"].items()}
+    usable = sum(
+        row["rows_in"] - row["rows_quarantined"] - row["filtered"]["duplicate"] for row in metrics["domain"].values()
+    )
+    if not (total := sum(lost.values())):
+        return None
+    by_domain = ", ".join(f"{domain} {rows}" for domain, rows in lost.items() if rows)
+    return (
+        f"{CONTESTED}: {total} of {usable} interactions filtered ({total / usable:.2%}; {by_domain}); if each domain "
+        "numbers its items by itself, set sessionize.item_identity to domain"
+    )
 
 
 _KEPT = {
     "kept": "SELECT * FROM rows",
     "kept_users": """SELECT user, user_id, length
         FROM (SELECT user, count(*) AS length FROM rows GROUP BY user) AS users JOIN user_ids USING (user)""",
-    "kept_items": """SELECT item, item_id, domain, train_count
+    "kept_items": """SELECT item, item_id, items.domain, train_count
         FROM (
             SELECT item, domain, count(*) FILTER (WHERE split = 0) AS train_count FROM rows GROUP BY item, domain
         ) AS items JOIN item_ids USING (item)""",
