@@ -119,7 +119,7 @@ def test_a_file_whose_first_rows_are_bad_is_read_if_the_rest_saves_it(config: In
         (b"A,B,1378252800000,5", "timestamp in milliseconds, seconds expected", "Convert the timestamps"),
         (b"A,B,1_378_252_800,5", "timestamp is not a whole number", "Write times as whole numbers"),
         (b"A,B,1378252800 UTC,5", "timestamp is not a whole number", "Write times as whole"),
-        (b"A,B,1378252800,1_0", "rating is not a number", "Mend the file"),
+        (b"A,B,1378252800,1_0", "rating is not a number", "Write ratings as numbers, with a point"),
         (b"\xff,B,1378252800,5", "invalid UTF-8", "Save the file as UTF-8"),
         (b'"A,B,1378252800,5', "quote not closed", "Write a quote inside a field as two"),
         (b'"A"x,B,1378252800,5', "text after a closing quote", "Write a quote inside a field as two"),
@@ -172,6 +172,7 @@ def test_escape_sequences_of_a_file_never_reach_the_message(config: IngestConfig
         ("Books.csv", b'{"user_id": "A"}\n', "This looks like JSON lines: name it .jsonl"),
         ("Books.json", b"user_id,item_id,timestamp\n", "a file of columns is named .csv or .tsv"),
         ("Books.csv", b"<!DOCTYPE html><html>", "This looks like a web page"),
+        ("Books.json", b'{"user_id": "A"},\n{"user_id": "B"},\n', "Its lines end in a comma"),
     ],
 )
 def test_content_of_another_kind_is_hinted_at(

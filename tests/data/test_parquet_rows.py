@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import uuid
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tapestry.data.ingest import ingest
 from tapestry.errors import TapestryError
 
 NOON = 1_378_252_800
+UUID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 MOMENT = datetime.datetime(2013, 9, 4, tzinfo=datetime.UTC)
 
 
@@ -117,6 +119,12 @@ IDS = [
     (pa.array(["A1", None]).dictionary_encode(), ["A1", "missing user"]),
     (pa.array([b"A1", b"\xff"]), ["A1", "invalid UTF-8"]),
     (pa.array([b"ab", b"cd"], pa.binary(2)), ["ab", "cd"]),
+    (pa.array([b"A1", b"\xff"], pa.binary_view()), ["A1", "invalid UTF-8"]),
+    (pa.array(["A1", None], pa.string_view()), ["A1", "missing user"]),
+    (
+        pa.array([UUID.bytes, None], pa.uuid()) if hasattr(pa, "uuid") else pa.nulls(2),
+        [str(UUID) if hasattr(pa, "uuid") else "missing user", "missing user"],
+    ),
     (pa.nulls(2), ["missing user"] * 2),
 ]
 

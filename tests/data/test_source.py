@@ -238,3 +238,9 @@ def test_composed_and_decomposed_names_meet(
     fingerprint = describe(source, SYNTHETIC)[domain]
     assert fingerprint["file"] == unicodedata.normalize("NFC", "Café.csv")
     assert fetch(source, SYNTHETIC, domain, Path("data/raw") / domain).read_text() == "x"
+
+
+def test_a_folder_of_parts_is_told(raw: Path) -> None:
+    (raw / "Books.parquet").mkdir()
+    with pytest.raises(TapestryError, match=r"Books\.parquet is a folder, as Spark writes files in parts"):
+        find_raw_file(Path("raw"), "Books")

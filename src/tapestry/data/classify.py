@@ -31,6 +31,7 @@ _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nan
 _MENDS = {
     "timestamp out of range": "ingest.first_year and ingest.last_year say which times are plausible",
     "timestamp is not a whole number": "Write times as whole numbers since 1970 UTC, or as Parquet timestamps",
+    "rating is not a number": "Write ratings as numbers, with a point before decimals",
     "in scientific notation": "Save the column with all its digits (in a spreadsheet: as a number without decimals)",
     "timestamp in ": "Convert the timestamps to the unit that is expected",
     "float": "Save the column as whole numbers or as text",
@@ -273,6 +274,8 @@ def _other_content(file: RawFile) -> str:
         return ". This looks like a web page or XML"
     if file.format == "csv" and head[:1] == b"{":
         return ". This looks like JSON lines: name it .jsonl"
+    if file.format == "json" and head.partition(b"\n")[0].rstrip().endswith(b"},"):
+        return ". Its lines end in a comma, which JSON lines don't: remove these"
     if file.format == "json" and head[:1] not in b"{":
         return ". This doesn't look like JSON; a file of columns is named .csv or .tsv"
     return ""

@@ -86,7 +86,8 @@ class ParquetRows:
 
     def _is_binary(self, name: str) -> bool:
         kind = self._type(name)
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+        binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+        return any(is_one(kind) for is_one in binary)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -129,7 +130,7 @@ def _as_text(column: Any, key: str) -> pa.Array:
         return _float_text(pc.if_else(pc.is_nan(values), None, values) if key == "rating" else values)
     if pa.types.is_decimal(kind):
         return pc.replace_substring_regex(column.cast(pa.string()), r"\.0+$", "")
-    if pa.types.is_nested(kind):
+    if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):  # UUIDs, for one
         return pa.array([None if value is None else str(value)[:1000] for value in column.to_pylist()], pa.string())
     if pa.types.is_fixed_size_binary(kind):
         column = column.cast(pa.binary())

@@ -44,6 +44,12 @@ def find_raw_file(folder: Path, domain: str) -> Path:
     files = sorted(path for path in resolved.iterdir() if path.is_file())
     matches = [path for path in files if accepted.fullmatch(_composed(path.name))]
     if not matches:
+        parts = [path.name for path in resolved.iterdir() if accepted.fullmatch(_composed(path.name))]
+        if parts:
+            raise TapestryError(
+                f"source.path: {resolved / parts[0]} is a folder, as Spark writes files in parts; one file is needed: join "
+                "the parts (of Parquet with DuckDB: COPY (FROM 'folder/*.parquet') TO 'file.parquet')"
+            )
         raise TapestryError(
             f"source.path: no raw file of {domain} in {resolved}. Accepted are {domain}.json, .jsonl, "
             f".ndjson, .csv, .tsv or .inter, each also with .gz, and {domain}.parquet, with ratings_ or reviews_ "
