@@ -47,8 +47,8 @@ def find_raw_file(folder: Path, domain: str) -> Path:
         parts = [path.name for path in resolved.iterdir() if accepted.fullmatch(_composed(path.name))]
         if parts:
             raise TapestryError(
-                f"source.path: {resolved / parts[0]} is a folder, as Spark writes files in parts; one file is needed: join "
-                "the parts (of Parquet with DuckDB: COPY (FROM 'folder/*.parquet') TO 'file.parquet')"
+                f"source.path: {resolved / parts[0]} is a folder, as Spark writes files in parts; one file is needed: "
+                "join the parts (of Parquet with DuckDB: COPY (FROM 'folder/*.parquet') TO 'file.parquet')"
             )
         raise TapestryError(
             f"source.path: no raw file of {domain} in {resolved}. Accepted are {domain}.json, .jsonl, "
