@@ -4,42 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-import requests
-import urllib3
 from filelock import FileLock
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 from tqdm import tqdm
 
 from tapestry.atomic import write_json
+from tapestry.data.checksums import Digest, bytes_bar, digest_of, enter, read_record, told
+from tapestry.data.web import BY_HAND, Answer, Bounds, PassingError, ask
 from tapestry.errors import TapestryError
 
-TIMEOUT = (10.0, 60.0)  # seconds to connect, and without a byte
 CHUNK = 1 << 20
 HEAD = 512  # first bytes, which tell a web page from data
-PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses worth another attempt
-BY_HAND = "Or download the file by hand and use it through source.release: files with source.path"
-CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 LINKED_SHA256 = re.compile(r'(?:W/)?"?([0-9a-f]{64})"?', re.IGNORECASE)
 WEB_PAGE = re.compile(rb"[\s\xef\xbb\xbf]*<(?:!doctype html|html)", re.IGNORECASE)
+_LARGEST_SIDECAR = 1 << 16  # bytes
 
-
-@dataclass(frozen=True)
-class Digest:
-    """Size and hash of a file."""
-
-    bytes: int
-    sha256: str
+_BOUNDS = Bounds()
 
 
 @dataclass(frozen=True)
@@ -69,15 +61,9 @@ class _Stuck:
         return self._in_vain >= self._attempts
 
 
-class _PassingError(Exception):
-    """A fault that another attempt may not meet."""
-
-    def __init__(self, message: str, wait: float = 0.0) -> None:
-        super().__init__(message)
-        self.wait = wait  # seconds the server asks for
-
-
-def download(url: str, target: Path, record: Path, *, attempts: int = 6, longest_wait: float = 60.0) -> Digest:
+def download(
+    url: str, target: Path, record: Path, *, attempts: int = 6, longest_wait: float = 60.0, bounds: Bounds = _BOUNDS
+) -> Digest:
     """Make `target` the file at `url`, whole and verified, and return its size and hash.
 
     `record` is a JSON file {url: {"bytes", "sha256"}}: the first download of a URL adds an entry, later ones
@@ -87,81 +73,93 @@ def download(url: str, target: Path, record: Path, *, attempts: int = 6, longest
 
     Raises:
         TapestryError: the file cannot be had, is not what the publisher or `record` says, or does not fit on
-            the disk; or `target` or `record` was there and is wrong.
+            the disk; or `target` or `record` was there and is wrong; or a file cannot be read or written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = _part(target)
-    if (present := _present(url, target, record)) is not None:
-        return present
-    with FileLock(f"{part}.lock"):
-        # Another process may have fetched it while this one waited for the lock.
+    try:
+        _require_files(target, record)
+        target.parent.mkdir(parents=True, exist_ok=True)
         if (present := _present(url, target, record)) is not None:
             return present
-        backoff = wait_exponential_jitter(max=longest_wait)
+        with FileLock(f"{_part(target)}.lock"):
+            # Another process may have fetched it while this one waited for the lock.
+            if (present := _present(url, target, record)) is not None:
+                return present
+            digest = _persist(url, target, attempts, longest_wait, bounds)
+            _enter(record, url, digest, target)
+            _part(target).replace(target)
+            _discard(target)
+            return digest
+    except OSError as error:
+        raise TapestryError(
+            f"{url}: {error.filename or target}: {error.strerror or error}. See that it can be read and written, and "
+            "run again"
+        ) from error
 
-        def wait(state: RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            asked = error.wait if isinstance(error, _PassingError) else 0.0
-            return min(max(backoff(state), asked), longest_wait)
 
-        def tell(state: RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome else None
-            tqdm.write(f"{url}: {error}; trying again in {state.upcoming_sleep:.0f} s", file=sys.stderr)
+def _require_files(target: Path, record: Path) -> None:
+    """Raise if something that is no file lies where one belongs. What isn't ours of a part is left to `_leftover`."""
+    part = _part(target)
+    for path in (target, record, part, _sidecar(target), Path(f"{part}.lock"), Path(f"{record}.lock")):
+        if path.is_dir() and not (path == part and path.is_symlink()):
+            raise TapestryError(f"{path} is a folder, and a file belongs there. Move it away and run again")
+    for path in (target, record):
+        if path.exists() and not path.is_file():
+            raise TapestryError(f"{path} is no file. Move it away and run again")
 
-        retrying = Retrying(
-            stop=_Stuck(part, attempts),
-            wait=wait,
-            before_sleep=tell,
-            retry=retry_if_exception_type(_PassingError),
-            reraise=True,
-        )
-        try:
-            digest = retrying(_attempt, url, target)
-        except _PassingError as error:
-            raise TapestryError(
-                f"{url}: {error}; given up after {attempts} attempts in vain. Run again later: it goes on from what "
-                f"has come, where the server lets it. {BY_HAND}"
-            ) from error
-        _enter(record, url, digest, target)
-        part.replace(target)
-        _discard(target)
-        return digest
+
+def _persist(url: str, target: Path, attempts: int, longest_wait: float, bounds: Bounds) -> Digest:
+    """Fetch the file, in as many attempts as it takes while they bring something."""
+    backoff = wait_exponential_jitter(max=longest_wait)
+
+    def wait(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.wait if isinstance(error, PassingError) else 0.0
+        return min(max(backoff(state), asked), longest_wait)
+
+    def tell(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        tqdm.write(f"{url}: {error}; trying again in {state.upcoming_sleep:.0f} s", file=sys.stderr)
+
+    retrying = Retrying(
+        stop=_Stuck(_part(target), attempts),
+        wait=wait,
+        before_sleep=tell,
+        retry=retry_if_exception_type(PassingError),
+        reraise=True,
+    )
+    try:
+        return retrying(_attempt, url, target, bounds)
+    except PassingError as error:
+        raise TapestryError(
+            f"{url}: {error}; given up after {attempts} attempts in vain. Run again later: it goes on from what "
+            f"has come, where the server lets it. {BY_HAND}"
+        ) from error
 
 
 def _present(url: str, target: Path, record: Path) -> Digest | None:
-    recorded = _read(record).get(url)
+    recorded = read_record(record).get(url)
     if recorded is None or not target.exists():
         return None
-    if target.stat().st_size != recorded.bytes or _digest(target) != recorded:
+    if target.stat().st_size != recorded.bytes or digest_of(target) != recorded:
         raise TapestryError(
-            f"{target} is not the file that {record} has for {url} ({_told(recorded)}). Delete it to fetch it again"
+            f"{target} is not the file that {record} has for {url} ({told(recorded)}). Delete it to fetch it again"
         )
     return recorded
 
 
-def _attempt(url: str, target: Path) -> Digest:
+def _attempt(url: str, target: Path, bounds: Bounds) -> Digest:
     """Fetch what is missing of `target`'s part file and verify the whole against what the server says of it."""
     part = _part(target)
-    response, offset = _ask(url, target)
-    with response:
-        span = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "")) if offset else None
-        declared = _number(span[3] if span else response.headers.get("Content-Length"))
-        linked = _number(_linked(response, "X-Linked-Size"))
-        total = linked if declared is None else declared
-        if linked not in (None, total):
-            _discard(target)
-            raise _PassingError(f"the server sends {total} bytes of a file of {linked}")
-        if total is None and "chunked" not in response.headers.get("Transfer-Encoding", "").lower():
-            raise TapestryError(f"{url}: the server does not say how long the file is; a cut would pass. {BY_HAND}")
-        if response.headers.get("Content-Encoding", "identity") != "identity" and not target.name.endswith(".gz"):
-            raise TapestryError(f"{url}: the server compresses {target.name}, unasked. {BY_HAND}")
-        _write(response, offset, total, url, target)
+    answer, offset = _ask(url, target, bounds)
+    with answer:
+        total = _total(answer, offset, url, target)
+        _write(answer, offset, total, url, target, bounds)
     size = part.stat().st_size
     if total not in (None, size):
         _discard(target)
-        raise _PassingError(f"{size} bytes came, not {total}")
-    digest = _digest(part)
-    published = LINKED_SHA256.fullmatch(_linked(response, "X-Linked-Etag") or "")
+        raise PassingError(f"{size} bytes came, not {total}")
+    digest = digest_of(part)
+    published = LINKED_SHA256.fullmatch(answer.linked("X-Linked-Etag") or "")
     if published and published[1].lower() != digest.sha256:
         _discard(target)
         raise TapestryError(
@@ -171,65 +169,76 @@ def _attempt(url: str, target: Path) -> Digest:
     return digest
 
 
-def _ask(url: str, target: Path) -> tuple[requests.Response, int]:
+def _total(answer: Answer, offset: int, url: str, target: Path) -> int | None:
+    """The length of the whole file; None if the server doesn't say, and the end can be told all the same."""
+    span = CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "")) if offset else None
+    declared = int(span[3]) if span else answer.size("Content-Length", answer.headers.get("Content-Length"))
+    linked = answer.size("X-Linked-Size", answer.linked("X-Linked-Size"))
+    total = linked if declared is None else declared
+    if linked not in (None, total):
+        _discard(target)
+        raise PassingError(f"the server sends {total} bytes of a file of {linked}")
+    if total is None and answer.headers.get("Transfer-Encoding", "").lower() != "chunked":
+        raise TapestryError(f"{url}: the server does not say how long the file is; a cut would pass. {BY_HAND}")
+    if answer.headers.get("Content-Encoding", "identity") != "identity" and not target.name.endswith(".gz"):
+        raise TapestryError(f"{url}: the server compresses {target.name}, unasked. {BY_HAND}")
+    return total
+
+
+def _ask(url: str, target: Path, bounds: Bounds) -> tuple[Answer, int]:
     """The server's answer, and from which byte of the file it goes on."""
     offset, version = _leftover(url, target)
     if offset and version and version.validator:
-        response = _get(url, {"Range": f"bytes={offset}-", "If-Range": version.validator}, {200, 206, 416})
-        if response.status_code == 200:
-            return response, 0
-        span = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        answer = ask(url, {"Range": f"bytes={offset}-", "If-Range": version.validator}, {200, 206, 416}, bounds)
+        if answer.status == 200:
+            return answer, 0
+        span = CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
         if (
-            response.status_code == 206
+            answer.status == 206
             and span
             and int(span[1]) == offset
             and int(span[2]) + 1 == int(span[3])
             and version.total in (None, int(span[3]))
-            and _validator(response) in (None, version.validator)
+            and _validator(answer) in (None, version.validator)
         ):
-            return response, offset
-        response.close()
-    return _get(url, {}, {200}), 0
+            return answer, offset
+        answer.close()
+    return ask(url, {}, {200}, bounds), 0
 
 
 def _leftover(url: str, target: Path) -> tuple[int, _Version | None]:
-    """From which byte to go on, and of which version of the file."""
+    """From which byte to go on, and of which version of the file. What isn't as we leave it is not believed."""
     try:
-        version = _Version(**json.loads(_sidecar(target).read_text(encoding="utf-8")))
-        size = _part(target).stat().st_size
-    except (FileNotFoundError, ValueError, TypeError):
+        version = _version(_sidecar(target))
+        part = _part(target).lstat()
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return 0, None
-    if version.url != url or size > (version.total or size):
+    size = part.st_size
+    ours = stat.S_ISREG(part.st_mode) and part.st_nlink == 1
+    if not ours or version.url != url or size > (version.total or size):
         return 0, None
     # Of a whole part the last byte is asked for again: an empty range cannot be, and only an answer has the checksum.
     return (size - 1 if size == version.total else size), version
 
 
-def _get(url: str, headers: dict[str, str], accepted: set[int]) -> requests.Response:
-    # identity: compressed on the way, the lengths and ranges would not be the file's.
-    headers = {"Accept-Encoding": "identity", **headers}
-    try:
-        response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
-    except (requests.ConnectionError, requests.Timeout) as error:
-        raise _PassingError(f"no answer ({error})") from error
-    except requests.RequestException as error:
-        raise TapestryError(f"{url}: {error}. {BY_HAND}") from error
-    if response.status_code in accepted:
-        return response
-    response.close()
-    status = f"the server answers {response.status_code} {response.reason}"
-    if response.status_code in PASSING:
-        raise _PassingError(status, wait=_number(response.headers.get("Retry-After")) or 0)
-    raise TapestryError(f"{url}: {status}. Check the address and who may read it. {BY_HAND}")
+def _version(sidecar: Path) -> _Version:
+    with sidecar.open("rb") as reader:
+        text = reader.read(_LARGEST_SIDECAR)
+    version = _Version(**json.loads(text))
+    if version.validator is not None and not re.fullmatch(r"[ -~]+", version.validator):
+        raise ValueError("no header")
+    if version.total is not None and (type(version.total) is not int or version.total < 1):
+        raise ValueError("no length")
+    return version
 
 
-def _write(response: requests.Response, offset: int, total: int | None, url: str, target: Path) -> None:
+def _write(answer: Answer, offset: int, total: int | None, url: str, target: Path, bounds: Bounds) -> None:
     part = _part(target)
-    chunks = _chunks(response)
+    pieces = answer.pieces()
     head = b""
     if not offset:
-        while len(head) < HEAD and (chunk := next(chunks, b"")):
-            head += chunk
+        while len(head) < HEAD and (piece := next(pieces, b"")):
+            head += piece
         # Before anything is written: a login page must not cost a part that can be resumed.
         _refuse_page(head, url, target)
     present = _size(part)
@@ -238,14 +247,17 @@ def _write(response: requests.Response, offset: int, total: int | None, url: str
         raise _disk_full(target, missing)
     try:
         if not offset:
-            # Emptied first: a new sidecar beside old bytes would be believed.
-            part.write_bytes(b"")
-            write_json(_sidecar(target), dataclasses.asdict(_Version(url, _validator(response), total)))
-        with part.open("ab") as writer, _bar(target.name, offset, total) as bar:
+            # Deleted first: a new sidecar beside old bytes would be believed. And what lies there may be a link.
+            part.unlink(missing_ok=True)
+            write_json(_sidecar(target), dataclasses.asdict(_Version(url, _validator(answer), total)))
+        with _opened(part, "ab" if offset else "xb") as writer, bytes_bar(target.name, offset, total) as bar:
             writer.truncate(offset)
-            for chunk in chain([head], chunks):
-                writer.write(chunk)
-                bar.update(len(chunk))
+            came = offset
+            for piece in chain([head], pieces):
+                came += len(piece)
+                _refuse_endless(came, total, url, target, bounds)
+                writer.write(piece)
+                bar.update(len(piece))
             writer.flush()
             os.fsync(writer.fileno())
     except OSError as error:
@@ -254,15 +266,27 @@ def _write(response: requests.Response, offset: int, total: int | None, url: str
         raise _disk_full(target, missing) from error
 
 
-def _chunks(response: requests.Response) -> Iterator[bytes]:
-    try:
-        yield from response.raw.stream(CHUNK, decode_content=False)
-    except urllib3.exceptions.HTTPError as error:
-        raise _PassingError(f"the connection broke ({error})") from error
+def _opened(part: Path, mode: str) -> Any:
+    """`part`, never through a link."""
+    return open(part, mode, opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666))
+
+
+def _refuse_endless(came: int, total: int | None, url: str, target: Path, bounds: Bounds) -> None:
+    if total is not None and came > total:
+        _discard(target)
+        raise PassingError(f"{came} bytes came, and not their end, of a file of {total}")
+    if total is None and came > bounds.undeclared:
+        _discard(target)
+        raise TapestryError(
+            f"{url}: {came} bytes came, and not their end, of a file whose length the server does not say. What came "
+            f"is deleted. {BY_HAND}"
+        )
 
 
 def _refuse_page(head: bytes, url: str, target: Path) -> None:
-    if WEB_PAGE.match(head):
+    if not head:
+        came = "an empty file"
+    elif WEB_PAGE.match(head):
         came = "a web page"
     elif target.name.endswith(".gz") and not head.startswith(b"\x1f\x8b"):
         came = "something that is not gzip"
@@ -279,67 +303,23 @@ def _disk_full(target: Path, missing: int | None) -> TapestryError:
     )
 
 
-def _validator(response: requests.Response) -> str | None:
+def _validator(answer: Answer) -> str | None:
     """What If-Range may name: a weak ETag does not promise the same bytes."""
-    etag = response.headers.get("ETag")
+    etag = answer.headers.get("ETag")
     if etag is None:
-        return response.headers.get("Last-Modified")
+        return answer.headers.get("Last-Modified")
     return None if etag.startswith("W/") else etag
 
 
-def _linked(response: requests.Response, header: str) -> str | None:
-    """A header of Hugging Face's hub, which is on the redirect to the file's store."""
-    return next((answer.headers[header] for answer in (*response.history, response) if header in answer.headers), None)
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and re.fullmatch(r"[0-9]+", text) else None
-
-
-def _digest(path: Path) -> Digest:
-    total = path.stat().st_size
-    sha256 = hashlib.sha256()
-    # Not hashlib.file_digest: no bar can follow it.
-    with path.open("rb") as reader, _bar(f"{path.name}: sha256", 0, total) as bar:
-        while chunk := reader.read(CHUNK):
-            sha256.update(chunk)
-            bar.update(len(chunk))
-    return Digest(total, sha256.hexdigest())
-
-
-def _bar(name: str, done: int, total: int | None) -> tqdm:
-    # disable=None: no bar where the output is not a terminal.
-    return tqdm(desc=name, initial=done, total=total, unit="B", unit_scale=True, disable=None, leave=False)
-
-
-def _read(record: Path) -> dict[str, Digest]:
-    try:
-        entries = json.loads(record.read_text(encoding="utf-8"))
-        return {url: Digest(**entry) for url, entry in entries.items()}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise TapestryError(f"{record}: not a record of downloads ({error}). Restore it as git has it") from error
-
-
 def _enter(record: Path, url: str, digest: Digest, target: Path) -> None:
-    with FileLock(f"{record}.lock"):
-        entries = _read(record)
-        recorded = entries.get(url)
-        if recorded is None:
-            entries[url] = digest
-            write_json(record, {key: dataclasses.asdict(entries[key]) for key in sorted(entries)})
-    if recorded in (None, digest):
+    recorded = enter(record, url, digest)
+    if recorded == digest:
         return
     _discard(target)
     raise TapestryError(
-        f"{url}: the publisher's file is not the one recorded. What came: {_told(digest)}; {record} has "
-        f"{_told(recorded)}. What came is deleted; to accept it, remove the URL's entry from {record} and run again"
+        f"{url}: the publisher's file is not the one recorded. What came: {told(digest)}; {record} has "
+        f"{told(recorded)}. What came is deleted; to accept it, remove the URL's entry from {record} and run again"
     )
-
-
-def _told(digest: Digest) -> str:
-    return f"{digest.bytes} bytes, sha256 {digest.sha256}"
 
 
 def _size(path: Path) -> int:
