@@ -28,9 +28,9 @@ from hypothesis import strategies as st
 
 from tapestry.atomic import write_json
 from tapestry.data import checksums
-from tapestry.data import download as module
 from tapestry.data.checksums import Digest
 from tapestry.data.download import download
+from tapestry.data.part import Part
 from tapestry.data.web import Bounds
 from tapestry.errors import TapestryError
 
@@ -325,7 +325,7 @@ def test_a_kill_while_starting_again_mixes_no_versions(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_json", killed)
+        patch.setattr("tapestry.data.part.write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             download(site.url, target, record)
     download(site.url, target, record)
@@ -682,7 +682,7 @@ def test_a_disk_that_fills_keeps_what_came(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_opened", Full)
+        patch.setattr(Part, "writer", lambda part, offset: Full(part.path, "xb"))
         with pytest.raises(TapestryError, match=r"disk is full.* run again"):
             download(site.url, target, record)
     assert part_of(target).read_bytes() == CONTENT[:1500]
@@ -756,6 +756,14 @@ def test_a_link_in_the_parts_place_is_not_written_through(
         assert kind != "dangling" or not precious.exists()
 
 
+def test_a_pipe_in_the_place_of_what_tells_of_a_part_is_not_waited_for(site: Site, target: Path, record: Path) -> None:
+    leave_part(site, target, record, 1000)
+    sidecar_of(target).unlink()
+    os.mkfifo(sidecar_of(target))
+    assert download(site.url, target, record) == DIGEST
+    assert site.ranges_asked() == [None]
+
+
 def test_a_link_that_appears_on_the_way_is_not_written_through(
     site: Site, target: Path, record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -789,7 +797,6 @@ def test_what_cannot_be_read_or_made_is_one_clear_line(site: Site, target: Path,
     assert site.asked == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 @pytest.mark.parametrize("name", ["target", "record", "part", "sidecar"])
 def test_a_file_that_may_not_be_read_is_one_clear_line(site: Site, target: Path, record: Path, name: str) -> None:
     download(site.url, target, record)
@@ -798,6 +805,8 @@ def test_a_file_that_may_not_be_read_is_one_clear_line(site: Site, target: Path,
         leave_part(site, target, record, 1000)
     place = {"target": target, "record": record, "part": part_of(target), "sidecar": sidecar_of(target)}[name]
     place.chmod(0)
+    if os.access(place, os.R_OK):
+        pytest.skip("root may read everything")
     with pytest.raises(TapestryError, match=f"{place}: Permission denied. See that"):
         download(site.url, target, record)
 
@@ -852,3 +861,77 @@ def test_a_server_that_trickles_is_given_up_with_what_came_kept(site: Site, targ
         download(site.url, target, record, attempts=1, bounds=Bounds(silence=0.2))
     assert part_of(target).read_bytes() == CONTENT[:half]
     assert download(site.url, target, record) == DIGEST
+
+
+NUMBERS = ["0", "1", "2000", "-1", "+5", "1_0", " 7 ", "", "12, 12", "1, 2", "abc", "9" * 18, "9" * 5000, "\xb2", "1e3"]
+PLACES = [
+    "/store",
+    "",
+    "//",
+    "?",
+    "http://[::1",
+    "http://127.0.0.1:99999/",
+    "http://.a/",
+    "ftp://a/",
+    "\xff",
+    "/\x1b[2J",
+]
+hostile_headers = st.fixed_dictionaries(
+    {},
+    optional={
+        "Content-Length": st.sampled_from([str(len(CONTENT)), *NUMBERS]),
+        "Transfer-Encoding": st.sampled_from(["chunked", "Chunked", "gzip, chunked", "identity", ""]),
+        "Content-Range": st.sampled_from(
+            [
+                f"bytes {start}-{end}/{total}"
+                for start in ("0", "1000", "-1")
+                for end in ("2022", "x")
+                for total in NUMBERS
+            ]
+        ),
+        "Content-Encoding": st.sampled_from(["gzip", "identity", "br", ""]),
+        "Location": st.sampled_from(PLACES),
+        "ETag": st.sampled_from(['"one"', "W/", "", "\xe9", "\x1b[2J", "x" * 9999]),
+        "Retry-After": st.sampled_from(NUMBERS),
+        "X-Linked-Size": st.sampled_from([str(len(CONTENT)), *NUMBERS]),
+        "X-Linked-Etag": st.sampled_from([f'"{SHA256}"', f'"{"a" * 64}"', "\xe9"]),
+    },
+)
+hostile_replies = st.builds(
+    Reply,
+    st.sampled_from([200, 200, 200, 206, 206, 204, 301, 302, 304, 308, 404, 416, 503]),
+    hostile_headers,
+    st.sampled_from([CONTENT, CONTENT[1000:], CONTENT[:1000], b"", b"<html>", in_chunks(CONTENT).body, b"0\r\n\r\n"]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(replies=st.lists(hostile_replies, min_size=1, max_size=4), resumed=st.booleans(), name=st.sampled_from("az"))
+def test_whatever_a_server_answers_the_file_is_whole_or_there_is_one_clear_line(
+    server: tuple[str, list[Site]], replies: list[Reply], resumed: bool, name: str
+) -> None:
+    """Whatever is taken for the file is recorded as what it is, and is as long as the server has said."""
+    address, sites = server
+    site = Site(url=f"{address}/Books.{'csv' if name == 'a' else 'json.gz'}")
+    sites.append(site)
+    with tempfile.TemporaryDirectory() as folder:
+        target, record = Path(folder, "raw", site.url.rpartition("/")[2]), Path(folder, "downloads.json")
+        if resumed:
+            leave_part(site, target, record, 1000)
+        site.script = [*replies]
+        bounds = Bounds(silence=0.5, headers=1.0, window=0.5)
+        try:
+            digest = download(site.url, target, record, attempts=2, longest_wait=0.001, bounds=bounds)
+        except TapestryError as error:
+            told = str(error)
+        else:
+            content = target.read_bytes()
+            assert digest == Digest(len(content), hashlib.sha256(content).hexdigest())
+            assert content
+            assert any(body.startswith(content) for body in (CONTENT, *(reply.body for reply in replies)))
+            assert json.loads(record.read_text()) == {site.url: {"bytes": digest.bytes, "sha256": digest.sha256}}
+            return
+        assert told.isprintable()
+        assert len(told) < 2000
+        assert not target.exists()
+        assert not record.exists()

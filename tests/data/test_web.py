@@ -263,6 +263,17 @@ def test_a_slow_answer_by_tls_is_given_up(
         read(serve(after(WHOLE[:100], slowly(BODY)), tls=context))
 
 
+def test_an_answer_by_a_proxy_is_bounded_too(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = serve(iter([WHOLE]), slowly(WHOLE), slowly(b"HTTP/1.1 200 Connection established\r\n\r\n" * 9))
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("https_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "")
+    assert read("http://elsewhere.invalid/Books.csv") == BODY
+    for scheme in ("http", "https"):
+        with pytest.raises(PassingError, match="headers were not whole"):
+            read(f"{scheme}://elsewhere.invalid/Books.csv")
+
+
 # What headers say.
 
 

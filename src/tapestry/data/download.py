@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
-import json
 import os
 import re
 import shutil
-import stat
 import sys
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 from tqdm import tqdm
 
-from tapestry.atomic import write_json
 from tapestry.data.checksums import Digest, bytes_bar, digest_of, enter, read_record, told
+from tapestry.data.part import Part, Version
 from tapestry.data.web import BY_HAND, Answer, Bounds, PassingError, ask
 from tapestry.errors import TapestryError
 
@@ -29,31 +24,21 @@ HEAD = 512  # first bytes, which tell a web page from data
 CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 LINKED_SHA256 = re.compile(r'(?:W/)?"?([0-9a-f]{64})"?', re.IGNORECASE)
 WEB_PAGE = re.compile(rb"[\s\xef\xbb\xbf]*<(?:!doctype html|html)", re.IGNORECASE)
-_LARGEST_SIDECAR = 1 << 16  # bytes
 
 _BOUNDS = Bounds()
-
-
-@dataclass(frozen=True)
-class _Version:
-    """Of what a part file is the beginning; kept beside it for a later process."""
-
-    url: str
-    validator: str | None
-    total: int | None
 
 
 class _Stuck:
     """Whether so many attempts in a row have brought no `CHUNK` more of the file than there had been."""
 
-    def __init__(self, part: Path, attempts: int) -> None:
+    def __init__(self, part: Part, attempts: int) -> None:
         self._part = part
         self._attempts = attempts
-        self._furthest = _size(part)
+        self._furthest = part.size()
         self._in_vain = 0
 
     def __call__(self, _: RetryCallState) -> bool:
-        size = _size(self._part)
+        size = self._part.size()
         if size >= self._furthest + CHUNK:
             self._furthest, self._in_vain = size, 0
         else:
@@ -80,14 +65,15 @@ def download(
         target.parent.mkdir(parents=True, exist_ok=True)
         if (present := _present(url, target, record)) is not None:
             return present
-        with FileLock(f"{_part(target)}.lock"):
+        part = Part(target)
+        with FileLock(part.lock):
             # Another process may have fetched it while this one waited for the lock.
             if (present := _present(url, target, record)) is not None:
                 return present
             digest = _persist(url, target, attempts, longest_wait, bounds)
             _enter(record, url, digest, target)
-            _part(target).replace(target)
-            _discard(target)
+            part.path.replace(target)
+            part.discard()
             return digest
     except OSError as error:
         raise TapestryError(
@@ -97,10 +83,10 @@ def download(
 
 
 def _require_files(target: Path, record: Path) -> None:
-    """Raise if something that is no file lies where one belongs. What isn't ours of a part is left to `_leftover`."""
-    part = _part(target)
-    for path in (target, record, part, _sidecar(target), Path(f"{part}.lock"), Path(f"{record}.lock")):
-        if path.is_dir() and not (path == part and path.is_symlink()):
+    """Raise if something that is no file lies where one belongs. A link in the part's place is left to `Part`."""
+    part = Part(target)
+    for path in (target, record, part.path, part.note, part.lock, Path(f"{record}.lock")):
+        if path.is_dir() and not (path == part.path and path.is_symlink()):
             raise TapestryError(f"{path} is a folder, and a file belongs there. Move it away and run again")
     for path in (target, record):
         if path.exists() and not path.is_file():
@@ -121,7 +107,7 @@ def _persist(url: str, target: Path, attempts: int, longest_wait: float, bounds:
         tqdm.write(f"{url}: {error}; trying again in {state.upcoming_sleep:.0f} s", file=sys.stderr)
 
     retrying = Retrying(
-        stop=_Stuck(_part(target), attempts),
+        stop=_Stuck(Part(target), attempts),
         wait=wait,
         before_sleep=tell,
         retry=retry_if_exception_type(PassingError),
@@ -149,19 +135,19 @@ def _present(url: str, target: Path, record: Path) -> Digest | None:
 
 def _attempt(url: str, target: Path, bounds: Bounds) -> Digest:
     """Fetch what is missing of `target`'s part file and verify the whole against what the server says of it."""
-    part = _part(target)
+    part = Part(target)
     answer, offset = _ask(url, target, bounds)
     with answer:
         total = _total(answer, offset, url, target)
         _write(answer, offset, total, url, target, bounds)
-    size = part.stat().st_size
+    size = part.size()
     if total not in (None, size):
-        _discard(target)
+        Part(target).discard()
         raise PassingError(f"{size} bytes came, not {total}")
-    digest = digest_of(part)
+    digest = digest_of(part.path)
     published = LINKED_SHA256.fullmatch(answer.linked("X-Linked-Etag") or "")
     if published and published[1].lower() != digest.sha256:
-        _discard(target)
+        Part(target).discard()
         raise TapestryError(
             f"{url}: the sha256 of what came is {digest.sha256}, the publisher's is {published[1].lower()}. "
             f"What came is deleted; run again to fetch it anew. {BY_HAND}"
@@ -176,7 +162,7 @@ def _total(answer: Answer, offset: int, url: str, target: Path) -> int | None:
     linked = answer.size("X-Linked-Size", answer.linked("X-Linked-Size"))
     total = linked if declared is None else declared
     if linked not in (None, total):
-        _discard(target)
+        Part(target).discard()
         raise PassingError(f"the server sends {total} bytes of a file of {linked}")
     if total is None and answer.headers.get("Transfer-Encoding", "").lower() != "chunked":
         raise TapestryError(f"{url}: the server does not say how long the file is; a cut would pass. {BY_HAND}")
@@ -187,7 +173,7 @@ def _total(answer: Answer, offset: int, url: str, target: Path) -> int | None:
 
 def _ask(url: str, target: Path, bounds: Bounds) -> tuple[Answer, int]:
     """The server's answer, and from which byte of the file it goes on."""
-    offset, version = _leftover(url, target)
+    offset, version = Part(target).leftover(url)
     if offset and version and version.validator:
         answer = ask(url, {"Range": f"bytes={offset}-", "If-Range": version.validator}, {200, 206, 416}, bounds)
         if answer.status == 200:
@@ -206,34 +192,8 @@ def _ask(url: str, target: Path, bounds: Bounds) -> tuple[Answer, int]:
     return ask(url, {}, {200}, bounds), 0
 
 
-def _leftover(url: str, target: Path) -> tuple[int, _Version | None]:
-    """From which byte to go on, and of which version of the file. What isn't as we leave it is not believed."""
-    try:
-        version = _version(_sidecar(target))
-        part = _part(target).lstat()
-    except (FileNotFoundError, ValueError, TypeError, RecursionError):
-        return 0, None
-    size = part.st_size
-    ours = stat.S_ISREG(part.st_mode) and part.st_nlink == 1
-    if not ours or version.url != url or size > (version.total or size):
-        return 0, None
-    # Of a whole part the last byte is asked for again: an empty range cannot be, and only an answer has the checksum.
-    return (size - 1 if size == version.total else size), version
-
-
-def _version(sidecar: Path) -> _Version:
-    with sidecar.open("rb") as reader:
-        text = reader.read(_LARGEST_SIDECAR)
-    version = _Version(**json.loads(text))
-    if version.validator is not None and not re.fullmatch(r"[ -~]+", version.validator):
-        raise ValueError("no header")
-    if version.total is not None and (type(version.total) is not int or version.total < 1):
-        raise ValueError("no length")
-    return version
-
-
 def _write(answer: Answer, offset: int, total: int | None, url: str, target: Path, bounds: Bounds) -> None:
-    part = _part(target)
+    part = Part(target)
     pieces = answer.pieces()
     head = b""
     if not offset:
@@ -241,17 +201,13 @@ def _write(answer: Answer, offset: int, total: int | None, url: str, target: Pat
             head += piece
         # Before anything is written: a login page must not cost a part that can be resumed.
         _refuse_page(head, url, target)
-    present = _size(part)
-    missing = None if total is None else total - present
+    missing = None if total is None else total - part.size()
     if missing is not None and missing > shutil.disk_usage(target.parent).free:
         raise _disk_full(target, missing)
     try:
         if not offset:
-            # Deleted first: a new sidecar beside old bytes would be believed. And what lies there may be a link.
-            part.unlink(missing_ok=True)
-            write_json(_sidecar(target), dataclasses.asdict(_Version(url, _validator(answer), total)))
-        with _opened(part, "ab" if offset else "xb") as writer, bytes_bar(target.name, offset, total) as bar:
-            writer.truncate(offset)
+            part.start(Version(url, _validator(answer), total))
+        with part.writer(offset) as writer, bytes_bar(target.name, offset, total) as bar:
             came = offset
             for piece in chain([head], pieces):
                 came += len(piece)
@@ -266,17 +222,12 @@ def _write(answer: Answer, offset: int, total: int | None, url: str, target: Pat
         raise _disk_full(target, missing) from error
 
 
-def _opened(part: Path, mode: str) -> Any:
-    """`part`, never through a link."""
-    return open(part, mode, opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666))
-
-
 def _refuse_endless(came: int, total: int | None, url: str, target: Path, bounds: Bounds) -> None:
     if total is not None and came > total:
-        _discard(target)
+        Part(target).discard()
         raise PassingError(f"{came} bytes came, and not their end, of a file of {total}")
     if total is None and came > bounds.undeclared:
-        _discard(target)
+        Part(target).discard()
         raise TapestryError(
             f"{url}: {came} bytes came, and not their end, of a file whose length the server does not say. What came "
             f"is deleted. {BY_HAND}"
@@ -315,25 +266,8 @@ def _enter(record: Path, url: str, digest: Digest, target: Path) -> None:
     recorded = enter(record, url, digest)
     if recorded == digest:
         return
-    _discard(target)
+    Part(target).discard()
     raise TapestryError(
         f"{url}: the publisher's file is not the one recorded. What came: {told(digest)}; {record} has "
         f"{told(recorded)}. What came is deleted; to accept it, remove the URL's entry from {record} and run again"
     )
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _part(target: Path) -> Path:
-    return target.with_name(f"{target.name}.part")
-
-
-def _sidecar(target: Path) -> Path:
-    return target.with_name(f"{target.name}.part.json")
-
-
-def _discard(target: Path) -> None:
-    _part(target).unlink(missing_ok=True)
-    _sidecar(target).unlink(missing_ok=True)

@@ -26,7 +26,7 @@ BY_HAND = "Or download the file by hand and use it through source.release: files
 PIECE = 1 << 16  # bytes read at a time
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses worth another attempt
 _DIGITS = 18  # of the longest number that is taken for a size
-_SHOWN = 200  # characters of what a server says
+_SHOWN = 400  # characters of what a server says
 
 
 @dataclass(frozen=True)
