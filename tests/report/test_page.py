@@ -310,7 +310,11 @@ def test_a_missing_file_is_named_with_what_to_do(files: Path, name: str) -> None
         read_inputs(files / "metrics", files / "models")
 
 
-@pytest.mark.parametrize(("name", "content"), [("test.json", "{"), ("curve.csv", "epoch,loss\n1,none\n")])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("test.json", "{"), ("train.json", "[" * 100_000), ("curve.csv", "epoch,loss\n1,none\n")],
+    ids=["cut", "nested", "no number"],
+)
 def test_a_damaged_file_is_an_error(files: Path, name: str, content: str) -> None:
     (files / "metrics" / name).write_text(content, encoding="utf-8")
     with pytest.raises(TapestryError, match="run `dvc repro`"):

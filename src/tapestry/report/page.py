@@ -75,7 +75,7 @@ def read_inputs(metrics: Path, model: Path) -> ReportInputs:
         return ReportInputs(curve=curve, config=read(model / "config.json"), **figures)
     except FileNotFoundError as error:
         raise TapestryError(f"{error.filename}: not there; run `dvc repro`") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise TapestryError(f"a file of {metrics} or {model} is damaged ({error}); run `dvc repro`") from error
 
 
