@@ -6,6 +6,7 @@ import _start  # noqa: F401
 
 from tapestry.atomic import write_csv, write_json
 from tapestry.config import flatten, load_parameters
+from tapestry.cpu import describe_cpu
 from tapestry.data.sequences import TEST, read_sequences
 from tapestry.evaluation.breakdowns import cutoff_rows, ranks_table, read_baselines, summarise, write_ranks
 from tapestry.evaluation.scoring import rank_by_model
@@ -37,6 +38,7 @@ def main() -> None:
         )
         write_json(Path("metrics/test.json"), metrics)
         run.log_metrics(metrics, "test")
+        run.tag(**{f"test_{name}": value for name, value in describe_cpu().items()})
 
 
 if __name__ == "__main__":

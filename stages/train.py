@@ -7,6 +7,7 @@ import _start  # noqa: F401
 from tapestry.atomic import write_csv, write_json
 from tapestry.checkout import checkout_root
 from tapestry.config import flatten, load_parameters
+from tapestry.cpu import describe_cpu
 from tapestry.data.sequences import VALIDATION, read_sequences
 from tapestry.errors import TapestryError
 from tapestry.evaluation.metrics import ranking_metrics
@@ -27,7 +28,7 @@ def main() -> None:
     params = flatten(parameters.model, "model") | flatten(parameters.train, "train")
     with stage_run("train", params | {"evaluate.exclude_seen": exclude_seen}) as run:
         sequences = read_sequences(source)
-        run.tag(data_hash=content_hash(source))
+        run.tag(data_hash=content_hash(source), **describe_cpu())
         targets = sequences.targets(VALIDATION)
 
         def validate(model: Recommender) -> dict[str, float]:

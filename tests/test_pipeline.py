@@ -7,6 +7,7 @@ import dataclasses
 import gzip
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -357,3 +358,37 @@ def test_a_bad_parameter_stops_the_pipeline_with_one_clear_line(
     with pytest.raises(AssertionError, match=re.escape(message)) as failure:
         repro(original)
     assert "Traceback" not in str(failure.value)
+
+
+ARITHMETIC = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA")
+LESSER = {  # what the libraries would choose on a processor without AVX-512
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR AVX512F AVX512_SKX AVX512_CLX AVX512_CNL",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these settings are of x86-64 processors")
+def test_stages_give_the_same_bytes_at_each_level_of_the_processor(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ARITHMETIC:
+        monkeypatch.delenv(name, raising=False)
+    levels = {"own": {}, "lesser": LESSER, "unpinned": {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "AUTO"}}
+    made: dict[str, dict[str, str]] = {}
+    for level, environment in levels.items():
+        ignored = shutil.ignore_patterns(".dvc", ".git", "__pycache__", "raw", "models", "baselines")
+        folder = shutil.copytree(checkout, tmp_path / level, ignore=ignored)
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            for stage in ("baselines", "train", "evaluate"):
+                run([sys.executable, f"stages/{stage}.py"], folder)
+        made[level] = {name: content_hash(folder / name) for name in ("data/baselines", "models", "metrics")}
+        row = max(model_rows(folder), key=lambda row: row.info.start_time)
+        level_name = "DEFAULT" if level == "unpinned" else "AVX2"
+        assert row.data.tags["cpu_arithmetic"].startswith(f"{level_name} ATEN_CPU_CAPABILITY={level_name.lower()} ")
+        assert row.data.tags["cpu"]
+    assert made["own"] == made["lesser"]
+    assert made["own"]["data/baselines"] == made["unpinned"]["data/baselines"]
+    assert made["own"]["models"] != made["unpinned"]["models"]  # so the settings are what made them equal

@@ -118,7 +118,7 @@ def test_an_older_python_is_told_which_is_needed(tmp_path: Path) -> None:
 
 
 def test_a_stage_that_fails_otherwise_keeps_its_traceback(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "stages", tmp_path / "stages")
+    copy_code(tmp_path)
     (tmp_path / "stages" / "broken.py").write_text("import _start\nraise ValueError('what else')\n")
     done = subprocess.run([sys.executable, "stages/broken.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
@@ -126,14 +126,54 @@ def test_a_stage_that_fails_otherwise_keeps_its_traceback(tmp_path: Path) -> Non
     assert done.stderr.endswith("ValueError: what else\n")
 
 
-def test_stages_run_the_code_beside_them(tmp_path: Path) -> None:
-    """Not that of another checkout, where the package may be installed from."""
+def copy_code(folder: Path) -> None:
     for name in ("stages", "src"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    code = "import _start, tapestry.config; print(tapestry.config.__file__)"
-    (tmp_path / "stages" / "where.py").write_text(code)
-    done = subprocess.run([sys.executable, tmp_path / "stages/where.py"], check=True, capture_output=True, text=True)
-    assert done.stdout == f"{tmp_path}/src/tapestry/config.py\n"
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+@pytest.mark.parametrize("code", ["-c", "-m"])
+def test_a_stage_and_the_processes_it_starts_run_the_code_beside_it(tmp_path: Path, code: str) -> None:
+    """Not that of another checkout, which is on PYTHONPATH, or installed from."""
+    copy_code(tmp_path)
+    where = "import tapestry.config; print(tapestry.config.__file__, flush=True)"
+    (tmp_path / "src/tapestry/where.py").write_text(where)
+    started = [code, where if code == "-c" else "tapestry.where"]
+    (tmp_path / "stages/where.py").write_text(
+        f"import subprocess, sys\nimport _start\n{where}\nsubprocess.run([sys.executable, *{started}], check=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, tmp_path / "stages/where.py"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == 2 * f"{tmp_path}/src/tapestry/config.py\n"
+
+
+@pytest.mark.parametrize(
+    ("gone", "missing"), [("src/tapestry", "src/tapestry"), ("src/tapestry/config.py", "src/tapestry/config")]
+)
+def test_code_that_is_not_beside_a_stage_is_not_taken_from_elsewhere(tmp_path: Path, gone: str, missing: str) -> None:
+    copy_code(tmp_path)
+    (tmp_path / gone).rename(tmp_path / "aside")
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "stages/train.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"train: error: {tmp_path} has no {missing}; `dvc exp run --temp` and `--queue` see the files that git knows "
+        "alone: `git add` it\n"
+    )
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_imports_ours_after_what_finds_it(name: str) -> None:
+    lines = (ROOT / "stages" / f"{name}.py").read_text(encoding="utf-8").splitlines()
+    imports = [line.split()[1] for line in lines if line.startswith(("import ", "from "))]
+    before = imports[: imports.index("_start")]
+    assert set(before) <= sys.stdlib_module_names
 
 
 def stage(name: str) -> ModuleType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from unittest.mock import patch
 
 import numpy as np
@@ -15,7 +16,7 @@ from small import WHOLE_MODEL, random_sequences, sequences_of
 
 from tapestry.data.batches import pack
 from tapestry.data.sequences import TEST, VALIDATION, Sequences
-from tapestry.evaluation import ranking
+from tapestry.evaluation import baselines, ranking
 from tapestry.evaluation.baselines import rank_by_item_knn, rank_by_popularity
 from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.ranking import Integers, Ranks, rank_targets
@@ -155,6 +156,28 @@ def test_item_knn_sums_the_cosines_of_the_history(seed: int) -> None:
         # Sums in another order may differ in the last bit, so ties are compared with a tolerance.
         surely, possibly = (sum(s > own + e for s in scores) for e in (1e-9, -1e-9))
         assert surely < ranks.rank[place] <= possibly
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), neighbours=st.integers(1, 6), held=st.sampled_from([1, 7, 1024]))
+def test_item_knn_breaks_ties_between_neighbours_by_item(seed: int, neighbours: int, held: int) -> None:
+    """Few users, so that many items are equally similar, compared as fractions."""
+    sequences = random_sequences(seed, users=6)
+    users_of = [set() for _ in range(sequences.items)]  # type: list[set[int]]
+    for row in np.flatnonzero(sequences.split == 0):
+        users_of[sequences.item[row]].add(int(sequences.owner[row]))
+    expected = np.zeros((sequences.items, sequences.items))
+    for i, mine in enumerate(users_of):
+        squares = {
+            j: Fraction(len(mine & theirs) ** 2, len(mine) * len(theirs))
+            for j, theirs in enumerate(users_of)
+            if j != i and mine & theirs
+        }
+        for j in sorted(squares, key=lambda j: (-squares[j], j))[:neighbours]:
+            expected[j, i] = math.sqrt(squares[j])
+    with patch.object(baselines, "_ITEMS", held):
+        found = baselines._item_similarity(sequences, neighbours).toarray()
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_metrics_of_hand_computed_ranks() -> None:

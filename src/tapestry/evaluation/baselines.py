@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
 from torch import Tensor
@@ -14,6 +15,10 @@ from tqdm import tqdm
 from tapestry.config import EvaluateConfig
 from tapestry.data.sequences import TRAIN, Domain, Sequences
 from tapestry.evaluation.ranking import Integers, Ranks, Score, rank_targets, seen_items
+
+Floats = npt.NDArray[np.float64]
+
+_ITEMS = 1024  # items whose similarity to all others is held at a time
 
 
 def rank_baselines(sequences: Sequences, targets: Integers, config: EvaluateConfig) -> dict[str, Ranks]:
@@ -41,7 +46,7 @@ def rank_by_item_knn(
     """An item's score is the sum of its cosine similarities to the items of the whole history.
 
     Items are vectors over users (binary, training interactions); each keeps its `neighbours` most similar
-    others (scikit-learn's NearestNeighbors), of any domain.
+    others, of any domain, the first by number where some are equally similar.
     """
     similarity = _item_similarity(sequences, neighbours)
 
@@ -57,21 +62,30 @@ def rank_by_item_knn(
 
 def _item_similarity(sequences: Sequences, neighbours: int) -> Any:
     """Cosine similarities (I, I), sparse: row i holds i's similarity to those that have i as a neighbour."""
-    from sklearn.neighbors import NearestNeighbors  # here: its import takes seconds
-
     training = sequences.split == TRAIN
     users, items = sequences.owner[training], sequences.item[training]
     shape = (sequences.items, len(sequences.user_id))
-    seen = sparse.csr_matrix((np.ones(len(items)), (items, users)), shape=shape)
-    seen.data[:] = 1.0
-    index = NearestNeighbors(n_neighbors=min(neighbours + 1, sequences.items), metric="cosine").fit(seen)
-    distance, neighbour = index.kneighbors(seen)
-    item = np.repeat(np.arange(sequences.items), neighbour.shape[1])
-    similarity = 1 - distance.ravel()
-    kept = (neighbour.ravel() != item) & (similarity > 0)
-    return sparse.csc_array(
-        (similarity[kept], (neighbour.ravel()[kept], item[kept])), shape=(sequences.items, sequences.items)
-    )
+    seen = sparse.csr_array((np.ones(len(items), dtype=np.int64), (items, users)), shape=shape)
+    seen.data[:] = 1
+    by_user, count = seen.T.tocsr(), seen.sum(axis=1)
+    parts = []
+    for first in range(0, sequences.items, _ITEMS):
+        common = (seen[first : first + _ITEMS] @ by_user).tocoo()  # users that two items share
+        item, other = common.row + first, common.col
+        # The square is a ratio of whole numbers, so that equal similarities are equal after rounding, too.
+        square = common.data**2 / (count[item] * count[other])
+        apart = item != other
+        parts.append(_nearest(item[apart], other[apart], square[apart], neighbours))
+    item, other, square = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return sparse.csc_array((np.sqrt(square), (other, item)), shape=(sequences.items, sequences.items))
+
+
+def _nearest(item: Integers, other: Integers, square: Floats, neighbours: int) -> tuple[Integers, Integers, Floats]:
+    """Of triples, each item's `neighbours` first by square, descending, then by the other's number."""
+    order = np.lexsort((other, -square, item))
+    item = item[order]
+    kept = np.arange(len(item)) - np.searchsorted(item, item) < neighbours
+    return item[kept], other[order][kept], square[order][kept]
 
 
 def _chunks(targets: Integers, batch_users: int, name: str, score: Score) -> Iterator[tuple[Integers, Score]]:

@@ -91,8 +91,8 @@ class RowAdam:
         missed_U = self._steps - before_U
         if missed_U.any():
             spent_U = self._remaining(before_U) - _DECAY ** missed_U.double() * self._remaining(missed_U + before_U)
-            epsilon_U = _EPSILON * (1 - _BETAS[1] ** before_U.clamp(min=1).double()).sqrt()
-            scale_UK = square_UK.sqrt().add_(epsilon_U[:, None]).div_(spent_U[:, None])
+            epsilon_U = _EPSILON * _root(1 - _BETAS[1] ** before_U.clamp(min=1).double())
+            scale_UK = _root(square_UK).add_(epsilon_U[:, None]).div_(spent_U[:, None])
             value_UK.addcdiv_(mean_UK, scale_UK, value=-self._learning_rate)
             for moment_UK, beta in zip((mean_UK, square_UK), _BETAS, strict=True):
                 moment_UK.mul_((beta ** missed_U.double())[:, None])
@@ -106,7 +106,7 @@ class RowAdam:
         mean_UK = rows.mean_UK.lerp_(grad_UK, 1 - _BETAS[0])
         square_UK = rows.square_UK.lerp_(grad_UK.square(), 1 - _BETAS[1])
         rate = self._learning_rate / (1 - _BETAS[0] ** self._steps)
-        scale_UK = square_UK.sqrt().div_((1 - _BETAS[1] ** self._steps) ** 0.5).add_(_EPSILON)
+        scale_UK = _root(square_UK).div_((1 - _BETAS[1] ** self._steps) ** 0.5).add_(_EPSILON)
         self._write(rows, torch.addcdiv(rows.value_UK.detach(), mean_UK, scale_UK, value=-rate))
 
     def settle(self) -> None:
@@ -130,6 +130,13 @@ class RowAdam:
         while self._steps >= len(self._unspent):
             k = torch.arange(1, _HORIZON, dtype=torch.float64)
             t = torch.arange(len(self._unspent), len(self._unspent) + _STEPS)[:, None] + k
-            moves = _DECAY**k * (1 - _BETAS[1] ** t).sqrt() / (1 - _BETAS[0] ** t)
+            moves = _DECAY**k * _root(1 - _BETAS[1] ** t) / (1 - _BETAS[0] ** t)
             self._unspent = torch.cat([self._unspent, moves.sum(1).to(self._unspent.device)])
         return self._unspent.index_select(0, step_U)
+
+
+def _root(x: Tensor) -> Tensor:
+    """√x by operations that IEEE 754 fixes: on the CPU `torch.sqrt` is MKL's, an approximation that Intel's and AMD's
+    processors round differently.
+    """
+    return x.rsqrt().reciprocal_()
