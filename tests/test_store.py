@@ -127,10 +127,12 @@ def test_a_process_killed_while_it_makes_the_store_leaves_none_or_a_whole_one(ro
     assert {path.name for path in root.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
 
 
-def test_an_empty_file_in_the_stores_place_is_filled(root: Path) -> None:
+def test_an_empty_file_in_the_stores_place_is_replaced_by_one_made_apart(root: Path) -> None:
     (root / "mlflow.db").touch()
+    before = (root / "mlflow.db").stat().st_ino
     open_store()
     assert (root / "mlflow.db").stat().st_size > 0
+    assert (root / "mlflow.db").stat().st_ino != before
 
 
 def test_a_store_that_an_older_version_left_half_made_is_told_with_the_mend(root: Path) -> None:
