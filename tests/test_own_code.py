@@ -23,7 +23,7 @@ DOMAINS = "domains: [Books, Clothing_Shoes_and_Jewelry, Sports_and_Outdoors, Toy
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A clone of the working tree with a tiny simulation; its `fetch` is what the tests run."""
-    folder = tmp_path / "checkout"
+    folder = tmp_path / "My%20Project"
     for name in ("src", "stages"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
@@ -86,6 +86,7 @@ def test_an_experiment_has_the_result_of_the_code_it_was_started_with(
 ) -> None:
     """So the run cache holds, under the key of that code, what that code made."""
     run_elsewhere(checkout, shutil.copytree(checkout, tmp_path / "other"))
+    assert (checkout / "mlflow.db").is_file()
     for code in ("B", "A"):
         write_code(checkout, code)
         printed = run(checkout, "dvc", "repro", "fetch@Books", installed=tmp_path / "other")

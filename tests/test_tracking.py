@@ -14,7 +14,8 @@ from mlflow.entities import Run
 
 from tapestry.errors import TapestryError
 from tapestry.provenance import content_hash
-from tapestry.tracking import flatten_metrics, model_run, open_store, stage_run, store_uri
+from tapestry.store import open_store, store_uri
+from tapestry.tracking import flatten_metrics, model_run, stage_run
 
 STAGE = """
 from tapestry.tracking import stage_run

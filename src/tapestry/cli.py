@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from tapestry.errors import TapestryError
-from tapestry.tracking import reported_errors, store_uri
+from tapestry.store import store_uri
+from tapestry.tracking import reported_errors
 
 app = typer.Typer(
     help="Cross-domain sequential recommendation, from raw reviews to ranked items. Run the pipeline with `dvc repro`.",

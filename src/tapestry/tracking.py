@@ -1,14 +1,10 @@
-"""Everything that knows MLflow: one store for every way of running, one row a trained model.
+"""What is logged to MLflow: one row a trained model, one a run of a data stage.
 
-The store is the main checkout's `mlflow.db`, also from DVC's temporary checkouts, unless
-MLFLOW_TRACKING_URI names another. Runs are tied together by content: evaluation finds the row of the
-model it read by the hash of its files.
+Runs are tied together by content: evaluation finds the row of the model it read by the hash of its files.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -16,17 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
-from tapestry.checkout import checkout_root
 from tapestry.errors import TapestryError, for_terminal
 from tapestry.failures import explain
 from tapestry.provenance import dvc_experiment, git_commit
+from tapestry.store import open_store, store_file, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-EXPERIMENT = "tapestry"
 _BATCH = 1000
 
 
@@ -106,9 +99,7 @@ def reported_errors(stage: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        message = (
-            str(error) if isinstance(error, TapestryError) else explain(error, store_uri().removeprefix("sqlite:///"))
-        )
+        message = str(error) if isinstance(error, TapestryError) else explain(error, str(store_file() or store_uri()))
         if message is None:
             raise
         print(f"{stage}: error: {for_terminal(message)}", file=sys.stderr)
@@ -125,30 +116,6 @@ def flatten_metrics(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]
         elif isinstance(value, int | float) and not isinstance(value, bool):
             flat[name] = float(value)
     return flat
-
-
-def store_uri() -> str:
-    """MLFLOW_TRACKING_URI, or the SQLite store of the main checkout."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{checkout_root() / 'mlflow.db'}"
-
-
-def open_store() -> tuple[MlflowClient, str]:
-    """A client of the store and the id of the experiment in it; both are made if they aren't there."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    from mlflow import MlflowClient
-
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints what it raises, traceback and all
-    root = checkout_root()
-    # Two processes that create the tables of a fresh SQLite store at once break it.
-    with FileLock(root / "mlflow.db.lock"):
-        client = MlflowClient(store_uri())
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment is not None:
-            return client, str(experiment.experiment_id)
-        artifacts = None if "MLFLOW_TRACKING_URI" in os.environ else (root / "mlartifacts").as_uri()
-        return client, str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))
 
 
 @contextmanager
