@@ -45,6 +45,7 @@ ui: install  ## Browse the MLflow store on http://127.0.0.1:5000
 SEQUENCES ?= data/sequences
 PEERS := benchmarks/peers
 
+bench: export MKL_CBWR = AUTO  # the processor's own arithmetic, as the alternatives have it
 bench: install $(PEERS)/.venv/.installed  ## Measure everything beside its alternatives (hours; SEQUENCES=folder)
 	for name in attention step growth evaluation ingestion sessionizing; do $(BIN)/python benchmarks/$$name.py || exit; done
 	for name in throughput quality; do $(BIN)/python benchmarks/$$name.py $(SEQUENCES) || exit; done
