@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 import duckdb
 import pytest
 from dvc.utils.serialize import modify_yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -127,7 +127,7 @@ def test_a_value_of_the_wrong_type_is_named_with_what_was_expected(
         ("source.domains", ["Books", "Toys", "Books"], "source.domains: a domain is named twice"),
         ("source.domains", ["Books", "../Toys"], "source.domains: '../Toys' may hold only"),
         ("source.domains", ["Books", ""], "source.domains: '' may hold only"),
-        ("source.release", "files", "source.path: release 'files' needs the folder"),
+        ("source.release", "files", "source.path: source.release 'files' needs the folder"),
         ("synthetic.items", 3, "synthetic.items: at least one item per interest"),
         ("synthetic.tie_probability", 1.5, "synthetic.tie_probability: 1.5 is not between 0 and 1"),
         ("synthetic.cross_domain_effect", 0.9, "within_domain_effect + cross_domain_effect is above 1"),
@@ -267,6 +267,8 @@ SCALARS = (
 
 
 @settings(max_examples=400, deadline=None)
+@example("synthetic.interests", 501, 0)  # of a rule about two keys either is named
+@example("source.release", "files", 0)
 @given(st.sampled_from(sorted(flatten(load_parameters(ROOT / "params.yaml")))), SCALARS, st.integers(0, 2))
 def test_any_scalar_in_any_key_is_taken_or_refused_by_name_at_once(
     tmp_path_factory: pytest.TempPathFactory, name: str, value: Any, depth: int

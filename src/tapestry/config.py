@@ -117,7 +117,7 @@ class SourceConfig:
             "files, and let a DVC remote hold what is made of them in an object store",
         )
         if self.release == "files":
-            _require(self.path is not None, "source.path: release 'files' needs the folder of the raw files")
+            _require(self.path is not None, "source.path: source.release 'files' needs the folder of the raw files")
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,11 @@ class SyntheticConfig:
             f"synthetic.users: {self.users} users of {self.mean_length} interactions (synthetic.mean_length) are above "
             "1,000,000,000 interactions",
         )
-        _require(self.items >= self.interests, "synthetic.items: at least one item per interest is needed")
+        _require(
+            self.items >= self.interests,
+            f"synthetic.items: at least one item per interest is needed; {self.items} are fewer than "
+            f"synthetic.interests: {self.interests}",
+        )
         _require(
             self.within_domain_effect + self.cross_domain_effect <= 1,
             "synthetic: within_domain_effect + cross_domain_effect is above 1; they are probabilities",

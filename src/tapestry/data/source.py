@@ -117,7 +117,7 @@ def fetch(source: SourceConfig, synthetic: SyntheticConfig, domain: str, folder:
 
 def _folder(source: SourceConfig) -> Path:
     if source.path is None:
-        raise TapestryError("source.path: release 'files' needs the folder of the raw files")
+        raise TapestryError("source.path: source.release 'files' needs the folder of the raw files")
     return Path(source.path)
 
 
