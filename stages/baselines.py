@@ -11,7 +11,7 @@ from tapestry.data.sequences import TEST, read_sequences
 from tapestry.evaluation.baselines import rank_baselines
 from tapestry.evaluation.breakdowns import ranks_table, write_ranks
 from tapestry.provenance import content_hash
-from tapestry.tracking import reported_errors, stage_run
+from tapestry.tracking.runs import reported_errors, stage_run
 
 
 def main() -> None:

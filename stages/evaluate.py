@@ -12,7 +12,7 @@ from tapestry.evaluation.breakdowns import cutoff_rows, ranks_table, read_baseli
 from tapestry.evaluation.scoring import rank_by_model
 from tapestry.model.storage import load_model, load_train_config
 from tapestry.provenance import content_hash
-from tapestry.tracking import model_run, reported_errors
+from tapestry.tracking.runs import model_run, reported_errors
 from tapestry.training.device import choose_device, make_deterministic
 
 

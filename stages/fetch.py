@@ -8,7 +8,7 @@ import _start  # noqa: F401
 from tapestry.config import chosen_domain, flatten, load_parameters
 from tapestry.data.source import fetch
 from tapestry.provenance import content_hash
-from tapestry.tracking import reported_errors, stage_run
+from tapestry.tracking.runs import reported_errors, stage_run
 
 
 def main(arguments: list[str]) -> None:

@@ -9,7 +9,7 @@ from tapestry.checkout import only_file
 from tapestry.config import chosen_domain, flatten, load_parameters
 from tapestry.data.ingest import ingest
 from tapestry.provenance import content_hash
-from tapestry.tracking import reported_errors, stage_run
+from tapestry.tracking.runs import reported_errors, stage_run
 
 
 def main(arguments: list[str]) -> None:

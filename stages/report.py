@@ -6,7 +6,7 @@ import _start  # noqa: F401
 
 from tapestry.checkout import require_root
 from tapestry.report.page import read_inputs, write_report
-from tapestry.tracking import reported_errors
+from tapestry.tracking.runs import reported_errors
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from tapestry.checkout import require_made
 from tapestry.config import flatten, load_parameters
 from tapestry.data.sessionize import DomainInput, contested_interactions, sessionize
 from tapestry.provenance import content_hash
-from tapestry.tracking import reported_errors, stage_run
+from tapestry.tracking.runs import reported_errors, stage_run
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import _start  # noqa: F401
 from tapestry.atomic import atomic_folder, write_json
 from tapestry.config import load_parameters
 from tapestry.data.source import describe
-from tapestry.tracking import reported_errors
+from tapestry.tracking.runs import reported_errors
 
 DERIVED = ("raw", "interactions", "quarantine", "counts")
 

@@ -15,7 +15,7 @@ from tapestry.evaluation.scoring import rank_by_model
 from tapestry.model.network import Recommender
 from tapestry.model.storage import save_model
 from tapestry.provenance import content_hash
-from tapestry.tracking import reported_errors, stage_run
+from tapestry.tracking.runs import reported_errors, stage_run
 from tapestry.training.loop import DivergedError, Epoch, train
 
 KS = (1, 10, 100)

@@ -22,7 +22,7 @@ from tapestry.atomic import atomic_file, atomic_folder, own_folder, write_csv, w
 from tapestry.data.database import connect, write_parquet
 from tapestry.errors import TapestryError
 from tapestry.failures import explain
-from tapestry.tracking import reported_errors
+from tapestry.tracking.runs import reported_errors
 
 MEGABYTE = 1 << 20
 
@@ -123,7 +123,7 @@ def test_a_full_disk_under_the_store_too_is_told_by_the_output(
     code = """
 from pathlib import Path
 from tapestry.atomic import write_json
-from tapestry.tracking import stage_run
+from tapestry.tracking.runs import stage_run
 with stage_run("stage", {}) as run:
     with open("filler", "ab", 0) as filler:
         try:
@@ -167,7 +167,7 @@ import resource, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_failures import WRITERS
-from tapestry.tracking import reported_errors
+from tapestry.tracking.runs import reported_errors
 write = WRITERS[{writer!r}]
 with reported_errors("stage"):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))

@@ -131,7 +131,7 @@ def _make_own(path: Path) -> tuple[Path, int]:
         # Another writer may take it for left before it is locked: then it is gone, or about to be.
         with suppress(FileNotFoundError):
             handle = os.open(folder, os.O_RDONLY)
-            if _lock(handle) is not False and folder.exists():
+            if try_lock(handle) is not False and folder.exists():
                 return folder, handle
             os.close(handle)
 
@@ -144,14 +144,14 @@ def _remove_left(path: Path) -> None:
             with suppress(OSError):  # another user's, or removed by another writer meanwhile
                 handle = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW)
                 try:
-                    if _lock(handle):
+                    if try_lock(handle):
                         shutil.rmtree(entry.path, ignore_errors=True)
                 finally:
                     os.close(handle)
 
 
-def _lock(handle: int) -> bool | None:
-    """Whether the lock is had; None where there are no locks."""
+def try_lock(handle: int) -> bool | None:
+    """Whether the lock (flock) of an open file or folder is had; None where there are no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -13,7 +13,8 @@ import typer
 
 from tapestry.errors import TapestryError
 from tapestry.store import store_uri
-from tapestry.tracking import reported_errors
+from tapestry.tracking.delivery import send_left
+from tapestry.tracking.runs import reported_errors
 
 app = typer.Typer(
     help="Cross-domain sequential recommendation, from raw reviews to ranked items. Run the pipeline with `dvc repro`.",
@@ -43,6 +44,16 @@ def figures(
         typer.echo(f"{'':10}" + "".join(f"{name:>12}" for name in rows))
         for name in names:
             typer.echo(f"{name:10}" + "".join(f"{row[name]:12.2%}" for row in rows.values()))
+
+
+@app.command()
+def sync() -> None:
+    """Send MLflow the runs that it didn't take when they ran."""
+    with reported_errors("sync"):
+        sent, kept = send_left()
+        typer.echo(f"{sent} run{'' if sent == 1 else 's'} sent")
+        if kept:
+            raise TapestryError("not sent: " + "\n".join(kept))
 
 
 @app.command()

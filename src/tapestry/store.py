@@ -42,6 +42,12 @@ def store_uri() -> str:
     return (checkout_root() / path).as_uri() if relative else uri
 
 
+def shown_uri() -> str:
+    """The store's address as it may be printed and kept: without a password."""
+    parts = urlsplit(store_uri())
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else store_uri()
+
+
 def sqlite_uri(path: Path) -> str:
     """The address of a database file, whatever its path has in it.
 
@@ -67,6 +73,8 @@ def open_store() -> tuple[MlflowClient, str]:
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # of 7, over minutes: what isn't sent is kept
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds
     uri, file = store_uri(), store_file()
     if uri.startswith(("http://", "https://")):
         _require_answer(uri)
@@ -138,9 +146,7 @@ def _require_answer(uri: str) -> None:
     except requests.exceptions.SSLError:
         return  # there is a server; MLflow has settings for its certificate
     except (requests.ConnectionError, requests.Timeout):
-        parts = urlsplit(uri)
-        shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without a password
         raise TapestryError(
-            f"MLFLOW_TRACKING_URI: {shown} doesn't answer: start the server, or unset the variable to use "
+            f"MLFLOW_TRACKING_URI: {shown_uri()} doesn't answer: start the server, or unset the variable to use "
             f"{checkout_root() / 'mlflow.db'}"
         ) from None

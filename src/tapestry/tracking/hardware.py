@@ -1,0 +1,78 @@
+"""What a stage ran on, and what it took of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from tapestry.tracking.runs import Run
+
+_PERIOD = 10.0  # seconds between samples
+_MB = 1e6
+
+
+def describe_machine() -> dict[str, str]:
+    """Tags of a row; the processor's name and arithmetic come from `tapestry.cpu`, where torch is at work."""
+    return {
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "cores": str(os.cpu_count()),
+        "memory_gb": f"{psutil.virtual_memory().total / 1e9:.1f}",
+        "python": platform.python_version(),
+    }
+
+
+def peak_memory() -> float:
+    """The most memory (MB) that this process has held so far."""
+    kilobytes = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobytes / _MB
+
+
+class Sampler:
+    """Logs now and then how busy processor and memory are, under the names that MLflow shows as system metrics."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._sample, name="system metrics", daemon=True)
+
+    def start(self) -> None:
+        psutil.cpu_percent()  # which tells of the time since it was called last
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        process, step = psutil.Process(), 0
+        while True:
+            ended = self._stopped.wait(_PERIOD)
+            figures = {
+                "cpu_utilization_percentage": psutil.cpu_percent(),
+                "system_memory_usage_percentage": psutil.virtual_memory().percent,
+                "process_memory_usage_megabytes": process.memory_info().rss / _MB,
+                **_cuda_figures(),
+            }
+            self._run.log_metrics(figures, "system", step)
+            step += 1
+            if ended:
+                return
+
+
+def _cuda_figures() -> dict[str, float]:
+    """Of the GPU, where torch is at work on one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    return {
+        "gpu_memory_usage_megabytes": torch.cuda.memory_allocated() / _MB,
+        "gpu_peak_memory_megabytes": torch.cuda.max_memory_allocated() / _MB,
+    }

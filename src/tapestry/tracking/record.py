@@ -1,0 +1,144 @@
+"""Gathering what the row of an experiment holds, from dvc.lock and the files that DVC made or restored."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tapestry.bounded_yaml import read_yaml
+from tapestry.checkout import require_made
+from tapestry.config import Parameters, flatten
+from tapestry.errors import TapestryError
+from tapestry.provenance import code_hash, content_hash, dvc_experiment, git_commit
+from tapestry.store import shown_uri
+from tapestry.tracking.delivery import Sender
+from tapestry.tracking.journal import Journal, now_ms
+from tapestry.tracking.names import curve_metrics, flatten_metrics
+from tapestry.tracking.pipeline import pipeline_id, row_name
+
+ALWAYS = ("source", "record")  # stages that run every time, and so tell nothing
+_KEPT = ("reports/index.html", "models/config.json", "params.yaml", "dvc.lock", "metrics")
+
+
+def record(parameters: Parameters) -> None:
+    """Complete the row of this run of the pipeline in MLflow, or keep it until MLflow can be reached.
+
+    Raises:
+        TapestryError: not started by DVC; dvc.lock or a file of figures isn't there.
+    """
+    if "DVC_STAGE" not in os.environ:
+        raise TapestryError("record: tells MLflow what DVC has in dvc.lock, so it is run by `dvc repro` alone")
+    experiment = collect(parameters)
+    journal = Journal(shown_uri())
+    for name in _KEPT:
+        journal.keep(Path(name), name)
+    journal.write("experiment", experiment)
+    sender = Sender(journal)
+    sender.start()
+    sender.finish()
+    journal.close()
+
+
+def collect(parameters: Parameters) -> dict[str, Any]:
+    """All that the rows of this run of the pipeline are to hold, as JSON has it."""
+    now = now_ms()
+    stages = read_lock(Path("dvc.lock"))
+    test, train, summary = (_read_json(Path(f"metrics/{name}.json")) for name in ("test", "train", "summary"))
+    figures = {
+        **flatten_metrics(test, "test"),
+        **flatten_metrics({"gain_hr_100": summary["gain_hr_100"]}, "test"),
+        **flatten_metrics({key: summary[key] for key in ("users", "items", "interactions", "delta")}, "data"),
+        **flatten_metrics(train["best"], "val/best"),
+    }
+    data_hash = content_hash(Path("data/sequences"))
+    return {
+        "name": row_name("").removeprefix(" · "),
+        "time": now,
+        "pipeline": pipeline_id(),
+        "dvc_exp": dvc_experiment(),
+        "git_commit": git_commit(),
+        "code_hash": code_hash(),
+        "params": {key: str(value) for key, value in flatten(parameters).items()},
+        "figures": [[key, value, now, 0] for key, value in figures.items()],
+        "curve": [[key, value, now, epoch] for epoch, key, value in _curve(Path("metrics/curve.csv"))],
+        "inputs": [{"name": "sequences", "digest": data_hash, "source": "data/sequences", "context": "training"}],
+        "tags": {
+            "model_hash": content_hash(Path("models")),
+            "data_hash": data_hash,
+            "dvc_lock": lock_hash(stages),
+            "mlflow.note.content": describe(parameters, summary, test),
+        },
+        "stages": stages,
+    }
+
+
+def read_lock(path: Path) -> dict[str, dict[str, dict[str, str]]]:
+    """{stage: {"md5": {output: MD5}, "deps": {input: MD5}, "params": {name: value}}} of a dvc.lock.
+
+    Without the stages that always run.
+
+    Raises:
+        TapestryError: there is none, or it is damaged.
+    """
+    lock = read_yaml(require_made(path, ""))
+    try:
+        return {
+            stage: {
+                "md5": {out["path"]: str(out["md5"]) for out in entry.get("outs", [])},
+                "deps": {dep["path"]: str(dep["md5"]) for dep in entry.get("deps", [])},
+                "params": _flat_params(entry.get("params", {}).get("params.yaml", {})),
+            }
+            for stage, entry in lock["stages"].items()
+            if stage not in ALWAYS
+        }
+    except (AttributeError, KeyError, TypeError) as error:
+        raise TapestryError(f"{path}: damaged ({error!r}); restore it with `git checkout {path}`") from error
+
+
+def lock_hash(stages: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what `read_lock` gives: equal where code, parameters, inputs and outputs are."""
+    return hashlib.sha256(json.dumps(stages, sort_keys=True).encode()).hexdigest()
+
+
+def describe(parameters: Parameters, summary: Mapping[str, Any], test: Mapping[str, Any]) -> str:
+    """A model in a few words, for MLflow's description."""
+    model = parameters.model
+    attention = "attention within domains" if model.attention == "intra" else "attention over all domains"
+    parts = [attention, *(["TAPE"] if model.tape else [])]
+    parts += [f"DDSR of {model.state_dim} by {model.fusion}"] if model.ddsr else []
+    baselines = {name: figures["hr_100"] for name, figures in test["baselines"].items() if "hr_100" in figures}
+    gain = summary["gain_hr_100"]
+    best = f", {gain:+.1%} to {max(baselines, key=lambda name: baselines[name])}" if baselines and gain else ""
+    return (
+        f"{', '.join(parts)}; {model.layers} layers of {model.width}, window {model.window}. "
+        f"{summary['users']:,} users, {summary['items']:,} items, {len(parameters.source.domains)} domains "
+        f"({parameters.source.release}). Test: HR@10 {summary['hr_10']:.4f}, HR@100 {summary['hr_100']:.4f}{best}."
+    )
+
+
+def _flat_params(params: Mapping[str, Any]) -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{name}": inner for name, inner in _flat_params(value).items()}
+        else:
+            flat[key] = str(tuple(value) if isinstance(value, list) else value)
+    return flat
+
+
+def _curve(path: Path) -> list[tuple[int, str, float]]:
+    with require_made(path, "figures").open(encoding="utf-8", newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return [(int(row["epoch"]), key, value) for row in rows for key, value in curve_metrics(row).items()]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(require_made(path, "figures").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TapestryError(f"{path}: damaged ({error}); run `dvc repro --force figures`") from error

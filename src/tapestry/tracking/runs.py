@@ -1,0 +1,130 @@
+"""What a stage tells MLflow of itself: one row a stage that ran, kept on this machine until MLflow has it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tapestry.errors import TapestryError, for_terminal
+from tapestry.failures import explain
+from tapestry.provenance import code_hash, dvc_experiment, git_commit
+from tapestry.store import shown_uri, store_file, store_uri
+from tapestry.tracking.delivery import Sender
+from tapestry.tracking.hardware import Sampler, describe_machine, peak_memory
+from tapestry.tracking.inputs import stage_inputs
+from tapestry.tracking.journal import Journal, now_ms
+from tapestry.tracking.names import flatten_metrics
+from tapestry.tracking.pipeline import pipeline_id, row_name
+
+
+class Run:
+    """A stage's row, as its journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters; each may be logged once with one value."""
+        self._journal.write("params", {key: str(value) for key, value in params.items()})
+
+    def log_metrics(self, metrics: Mapping[str, Any], prefix: str, step: int = 0) -> None:
+        """Log nested figures as `prefix/outer/inner`; what is no number is left out."""
+        self.log_points(flatten_metrics(metrics, prefix), step)
+
+    def log_points(self, figures: Mapping[str, float], step: int = 0) -> None:
+        """Log figures by their whole names."""
+        now = now_ms()
+        self._journal.write("metrics", [[key, value, now, step] for key, value in figures.items()])
+
+    def tag(self, **tags: str) -> None:
+        self._journal.write("tags", tags)
+
+    def read(self, path: Path, digest: str, context: str) -> None:
+        """Say that the run reads a dataset with this content hash, for `context`, such as training."""
+        name = path.relative_to(path.parts[0]).as_posix() if len(path.parts) > 1 else path.name
+        self._journal.write("input", {"name": name, "digest": digest, "source": str(path), "context": context})
+
+    def keep(self, path: Path, name: str) -> None:
+        """Keep a file, or a folder's files, as they are now, as the artifact of that name."""
+        self._journal.keep(path, name)
+
+
+@contextmanager
+def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
+    """A new row of a stage, finished, or failed if the body raises. A TapestryError ends the process.
+
+    Args:
+        stage: the stage's name in dvc.yaml, such as `ingest@Books`.
+        params: what the stage reads, as {"ingest.threads": 2, …}.
+    """
+    with reported_errors(stage):
+        journal = Journal(shown_uri())
+        run = Run(journal)
+        started = now_ms()
+        inputs = stage_inputs(stage)
+        name, _, domain = stage.partition("@")
+        tags = {
+            "stage": name,
+            "git_commit": git_commit(),
+            "code_hash": code_hash(),
+            "dvc_exp": dvc_experiment(),
+            "pipeline": pipeline_id(),
+            "dvc_inputs": inputs.as_json(),
+            **({"domain": domain} if domain else {}),
+            **describe_machine(),
+        }
+        journal.write("run", {"name": row_name(stage), "start": started, "tags": tags})
+        run.log_params(params)
+        sender, sampler = Sender(journal), Sampler(run)
+        sender.start()
+        sampler.start()
+        status = "FAILED"
+        try:
+            yield run
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        except BaseException as error:
+            run.tag(error=f"{type(error).__name__}: {error}"[:5000])
+            raise
+        finally:
+            _tell_changed(stage, inputs.changed(), run)
+            sampler.stop()
+            ended = now_ms()
+            run.log_metrics({"duration_seconds": (ended - started) / 1000, "peak_memory_mb": peak_memory()}, "stage")
+            journal.write("end", {"status": status, "time": ended})
+            sender.finish()
+            journal.close()
+
+
+def _tell_changed(stage: str, changed: list[str], run: Run) -> None:
+    """Say that dvc.lock is about to have content that the stage didn't read."""
+    if changed:
+        run.tag(inputs_changed=json.dumps(changed))
+        print(
+            f"{stage}: {', '.join(changed)} changed while the stage ran: DVC notes the new content, the stage read the "
+            f"old one; run `dvc repro --single-item --force {stage}`",
+            file=sys.stderr,
+        )
+
+
+@contextmanager
+def reported_errors(stage: str) -> Iterator[None]:
+    """Print a TapestryError, or an error of the operating system that a user can mend, in place of a traceback.
+
+    Raises:
+        SystemExit: with 1, after such an error.
+    """
+    try:
+        yield
+    except Exception as error:
+        message = str(error) if isinstance(error, TapestryError) else explain(error, str(store_file() or store_uri()))
+        if message is None:
+            raise
+        print(f"{stage}: error: {for_terminal(message)}", file=sys.stderr)
+        raise SystemExit(1) from None
