@@ -4,7 +4,6 @@ from pathlib import Path
 
 import _start  # noqa: F401
 
-from tapestry.atomic import write_csv, write_json
 from tapestry.checkout import checkout_root
 from tapestry.config import flatten, load_parameters
 from tapestry.cpu import describe_cpu
@@ -48,9 +47,7 @@ def main() -> None:
             last_good = checkout_root() / "models.last_good"  # a temporary checkout would take it along
             save_model(last_good, error.model, sequences.domains, parameters.train)
             raise TapestryError(f"{error}; the best epoch's weights are in {last_good}") from error
-        save_model(folder, training.model, sequences.domains, parameters.train)
-        write_csv(Path("metrics/curve.csv"), [epoch.figures() for epoch in training.epochs])
-        write_json(Path("metrics/train.json"), training.summary())
+        save_model(folder, training.model, sequences.domains, parameters.train, training.record())
         run.log_metrics({"best": training.best.validation}, "train")
         run.tag(model_hash=content_hash(folder))
 

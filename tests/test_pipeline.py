@@ -41,7 +41,8 @@ READS = {  # stage → the parameters and whole sections that it reads
     "sessionize": {"sessionize", "source.domains"},
     "baselines": {f"evaluate.{key}" for key in ("exclude_seen", "batch_users", "neighbours", "threads")},
     "train": {"model", "train", "evaluate.exclude_seen"},
-    "evaluate": {f"evaluate.{key}" for key in ("exclude_seen", "ks", "batch_users", "device", "threads")},
+    "evaluate": {f"evaluate.{key}" for key in ("exclude_seen", "batch_users", "device", "threads")},
+    "figures": {"evaluate.ks"},
     "report": set(),
 }
 
@@ -207,15 +208,30 @@ def test_nothing_changed_nothing_reruns(original: Path) -> None:
     assert repro(original) == set()
 
 
-def test_the_state_width_reruns_training_and_what_reads_the_model(original: Path) -> None:
+def test_the_state_width_reruns_training_and_what_reads_the_model_and_only_once(original: Path) -> None:
+    before = content_hash(original / "metrics")
     set_parameter(original, "model.state_dim", 4)
-    assert repro(original) == {"train", "evaluate", "report"}
+    assert repro(original) == {"train", "evaluate", "figures", "report"}
+    assert content_hash(original / "metrics") != before
+    set_parameter(original, "model.state_dim", 8)
+    assert repro(original) == {"figures"}  # the others come from DVC's run cache
+    assert content_hash(original / "metrics") == before
 
 
-def test_the_cutoffs_rerun_evaluation_alone_and_the_model_keeps_its_row(original: Path) -> None:
+def test_the_filters_of_sequences_come_from_the_run_cache_when_set_back(original: Path) -> None:
+    before = content_hash(original / "metrics")
+    after = {"sessionize", "baselines", "train", "evaluate", "figures", "report"}
+    set_parameter(original, "sessionize.max_length", 20)
+    assert repro(original) == after
+    set_parameter(original, "sessionize.max_length", 512)
+    assert repro(original) == {"figures"}
+    assert content_hash(original / "metrics") == before
+
+
+def test_the_cutoffs_rerun_the_figures_alone_and_the_model_keeps_its_row(original: Path) -> None:
     rows = model_rows(original)
     set_parameter(original, "evaluate.ks", [1, 3, 10, 100])
-    assert repro(original) == {"evaluate", "report"}
+    assert repro(original) == {"figures", "report"}
     assert len(model_rows(original)) == len(rows)
     assert "hr_3" in json.loads((original / "metrics/test.json").read_text())["all"]
 
@@ -224,7 +240,7 @@ def test_one_domains_new_file_reruns_that_domain_and_what_follows(original: Path
     raw = original / "raw" / "Toys.json.gz"
     rows = gzip.decompress(raw.read_bytes()).splitlines(keepends=True)
     raw.write_bytes(gzip.compress(b"".join(rows[1:]), mtime=0))
-    after = {"sessionize", "baselines", "train", "evaluate", "report"}
+    after = {"sessionize", "baselines", "train", "evaluate", "figures", "report"}
     assert repro(original) == {"fetch@Toys", "ingest@Toys"} | after
 
 
@@ -264,6 +280,30 @@ def test_the_rows_of_each_domain_add_up(checkout: Path) -> None:
         assert rows["rows_in"] == rows["rows_kept"] + rows["rows_quarantined"] + rows["rows_filtered"] > 0
 
 
+def test_the_summary_is_all_that_dvc_compares(checkout: Path) -> None:
+    shown = json.loads(run(["dvc", "metrics", "show", "--json"], checkout))
+    (files,) = (revision["data"] for revision in shown.values())
+    summary = json.loads((checkout / "metrics/summary.json").read_text())
+    assert {name: figures["data"] for name, figures in files.items()} == {"metrics/summary.json": summary}
+    test = json.loads((checkout / "metrics/test.json").read_text())
+    assert summary["hr_100"] == test["all"]["hr_100"]
+    best = max(figures["hr_100"] for figures in test["baselines"].values())
+    assert summary["gain_hr_100"] == pytest.approx(test["all"]["hr_100"] / best - 1)
+
+
+def test_a_plot_of_dvc_has_one_series_a_method(checkout: Path, tmp_path: Path) -> None:
+    run(["dvc", "plots", "show", "--json", "--split", "--out", str(tmp_path / "plots")], checkout)
+    plots = read_yaml(checkout / "dvc.yaml")["plots"]
+    drawn = {name: spec["y"] for plot in plots for name, spec in plot.items()}
+    assert set(drawn) == {"HR@K on the test targets", "Validation NDCG@10 by epoch"}
+    for columns in drawn.values():
+        for file, names in columns.items():
+            header = (checkout / file).read_text().splitlines()[0].split(",")
+            assert {*([names] if isinstance(names, str) else names)} <= set(header)
+    (header,) = (checkout / "metrics/cutoffs.csv").read_text().splitlines()[:1]
+    assert ["k", *drawn["HR@K on the test targets"]["metrics/cutoffs.csv"]] == header.split(",")
+
+
 OUTPUTS = {
     "source": "data/source",
     "fetch": "data/raw/Books",
@@ -272,6 +312,7 @@ OUTPUTS = {
     "baselines": "data/baselines",
     "train": "models",
     "evaluate": "metrics/ranks.parquet",
+    "figures": "metrics/data.json",
     "report": "reports/index.html",
 }
 
@@ -322,25 +363,25 @@ def drop_targets(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("stage", "output", "spoil", "message"),
     [
-        (swap_domains, "models: a model of other data: domain 1 is Toys with"),
-        (drop_targets, "data/baselines/item_knn.parquet: not the ranks of data/sequences' test targets: "),
+        ("evaluate", "ranks.parquet", swap_domains, "models: a model of other data: domain 1 is Toys with"),
+        ("figures", "test.json", drop_targets, "data/baselines/item_knn.parquet: not of the same targets as the model"),
     ],
 )
-def test_evaluate_refuses_what_is_of_other_data(
-    checkout: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+def test_a_stage_refuses_what_is_of_other_data(
+    checkout: Path, tmp_path: Path, stage: str, output: str, spoil: Callable[[Path], None], message: str
 ) -> None:
     folder = shutil.copytree(checkout, tmp_path / "copy", ignore=shutil.ignore_patterns(".dvc", ".git"))
-    before = (folder / "metrics/test.json").read_bytes()
-    run([sys.executable, "stages/evaluate.py"], folder)
-    assert (folder / "metrics/test.json").read_bytes() == before
+    before = (folder / "metrics" / output).read_bytes()
+    run([sys.executable, f"stages/{stage}.py"], folder)
+    assert (folder / "metrics" / output).read_bytes() == before
     spoil(folder)
-    (folder / "metrics/test.json").unlink()
-    with pytest.raises(AssertionError, match=re.escape(f"evaluate: error: {message}")) as failure:
-        run([sys.executable, "stages/evaluate.py"], folder)
+    (folder / "metrics" / output).unlink()
+    with pytest.raises(AssertionError, match=re.escape(f"{stage}: error: {message}")) as failure:
+        run([sys.executable, f"stages/{stage}.py"], folder)
     assert "Traceback" not in str(failure.value)
-    assert not (folder / "metrics/test.json").exists()
+    assert not (folder / "metrics" / output).exists()
 
 
 @pytest.mark.parametrize(
@@ -382,7 +423,7 @@ def test_stages_give_the_same_bytes_at_each_level_of_the_processor(
         with monkeypatch.context() as patch:
             for name, value in environment.items():
                 patch.setenv(name, value)
-            for stage in ("baselines", "train", "evaluate"):
+            for stage in ("baselines", "train", "evaluate", "figures"):
                 run([sys.executable, f"stages/{stage}.py"], folder)
         made[level] = {name: content_hash(folder / name) for name in ("data/baselines", "models", "metrics")}
         row = max(model_rows(folder), key=lambda row: row.info.start_time)
