@@ -9,7 +9,7 @@ from tapestry.atomic import atomic_folder
 from tapestry.config import load_parameters
 from tapestry.data.sequences import TEST, read_sequences
 from tapestry.evaluation.baselines import rank_baselines
-from tapestry.evaluation.breakdowns import ranks_table, write_ranks
+from tapestry.evaluation.ranks import ranks_table, write_ranks
 from tapestry.provenance import content_hash
 from tapestry.tracking.runs import reported_errors, stage_run
 

@@ -25,7 +25,7 @@ def main() -> None:
     params = flatten(parameters.sessionize, "sessionize") | {"source.domains": parameters.source.domains}
     with stage_run("sessionize", params) as run:
         metrics = sessionize(inputs, parameters.sessionize, folder)
-        write_json(Path("metrics/data.json"), metrics)
+        write_json(Path("data/statistics.json"), metrics)
         run.tag(input_hash=content_hash(Path("data/interactions")), data_hash=content_hash(folder))
         run.log_metrics(metrics, "data")
         if line := contested_interactions(metrics):

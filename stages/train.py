@@ -4,7 +4,6 @@ from pathlib import Path
 
 import _start  # noqa: F401
 
-from tapestry.atomic import write_csv, write_json
 from tapestry.checkout import checkout_root
 from tapestry.config import flatten, load_parameters
 from tapestry.cpu import describe_cpu
@@ -15,6 +14,7 @@ from tapestry.evaluation.scoring import rank_by_model
 from tapestry.model.network import Recommender
 from tapestry.model.storage import save_model
 from tapestry.provenance import content_hash
+from tapestry.tracking.names import curve_metrics
 from tapestry.tracking.runs import reported_errors, stage_run
 from tapestry.training.loop import DivergedError, Epoch, train
 
@@ -28,7 +28,9 @@ def main() -> None:
     params = flatten(parameters.model, "model") | flatten(parameters.train, "train")
     with stage_run("train", params | {"evaluate.exclude_seen": exclude_seen}) as run:
         sequences = read_sequences(source)
-        run.tag(data_hash=content_hash(source), **describe_cpu())
+        data_hash = content_hash(source)
+        run.tag(data_hash=data_hash, **describe_cpu())
+        run.read(source, data_hash, "training")
         targets = sequences.targets(VALIDATION)
 
         def validate(model: Recommender) -> dict[str, float]:
@@ -36,7 +38,7 @@ def main() -> None:
             return ranking_metrics(ranks.rank, KS)
 
         def show(epoch: Epoch) -> None:
-            run.log_metrics(epoch.figures(), "train", epoch.epoch)
+            run.log_points(curve_metrics(epoch.figures()), epoch.epoch)
             run.log_metrics(epoch.timings(), "train", epoch.epoch)
             print(epoch, flush=True)
 
@@ -48,10 +50,8 @@ def main() -> None:
             last_good = checkout_root() / "models.last_good"  # a temporary checkout would take it along
             save_model(last_good, error.model, sequences.domains, parameters.train)
             raise TapestryError(f"{error}; the best epoch's weights are in {last_good}") from error
-        save_model(folder, training.model, sequences.domains, parameters.train)
-        write_csv(Path("metrics/curve.csv"), [epoch.figures() for epoch in training.epochs])
-        write_json(Path("metrics/train.json"), training.summary())
-        run.log_metrics({"best": training.best.validation}, "train")
+        save_model(folder, training.model, sequences.domains, parameters.train, training.record())
+        run.log_metrics({"tokens_per_second": training.tokens_per_second()}, "stage")
         run.tag(model_hash=content_hash(folder))
 
 

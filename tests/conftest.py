@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tiny_checkout import make_checkout
 
 from tapestry.config import Parameters, load_parameters
 from tapestry.data.ingest import ingest
@@ -54,6 +55,14 @@ def six_domains(
         quarantine = folder / f"{domain}-quarantine.parquet"
         ingest(raw, domain, parameters.ingest, inputs[domain].interactions, quarantine, inputs[domain].counts)
     return inputs
+
+
+@pytest.fixture(scope="session")
+def reproduced(parameters: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkout after its first `dvc repro`; to copy, not to change."""
+    folder = tmp_path_factory.mktemp("reproduced") / "checkout"
+    make_checkout(folder, parameters)
+    return folder
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import gzip
 import json
 import os
@@ -19,20 +18,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from ruamel.yaml import YAML
+from tiny_checkout import DOMAINS, ROOT, read_yaml, repro, rows_of, run, set_parameter, stage_names
 
 from tapestry.config import Parameters, flatten
-from tapestry.data.source import fetch
 from tapestry.provenance import content_hash
 
-ROOT = Path(__file__).parents[1]
-DOMAINS = ("Books", "Toys")
 # What a stage's outputs don't depend on: where and how it is logged.
-LOGGING = {f"src/tapestry/{name}.py" for name in ("tracking", "store", "provenance")}
-
-
-def stage_names(of: str) -> set[str]:
-    return {f"{of}@{domain}" for domain in DOMAINS} if of in ("fetch", "ingest") else {of}
+LOGGING = ("src/tapestry/tracking/", "src/tapestry/store.py", "src/tapestry/provenance.py")
 
 
 READS = {  # stage → the parameters and whole sections that it reads
@@ -41,13 +33,10 @@ READS = {  # stage → the parameters and whole sections that it reads
     "sessionize": {"sessionize", "source.domains"},
     "baselines": {f"evaluate.{key}" for key in ("exclude_seen", "batch_users", "neighbours", "threads")},
     "train": {"model", "train", "evaluate.exclude_seen"},
-    "evaluate": {f"evaluate.{key}" for key in ("exclude_seen", "ks", "batch_users", "device", "threads")},
+    "evaluate": {f"evaluate.{key}" for key in ("exclude_seen", "batch_users", "device", "threads")},
+    "figures": {"evaluate.ks"},
     "report": set(),
 }
-
-
-def read_yaml(path: Path) -> Any:
-    return YAML(typ="safe", pure=True).load(path.read_text())
 
 
 def imported_files(script: Path) -> set[str]:
@@ -60,7 +49,7 @@ def imported_files(script: Path) -> set[str]:
                 path = ROOT / "src" / (str(node.module).replace(".", "/") + ".py")
                 name = path.relative_to(ROOT).as_posix()
                 assert path.is_file(), f"{script}: import the module that defines the name, not {node.module}"
-                if name not in found | LOGGING:
+                if name not in found and not name.startswith(LOGGING):
                     found.add(name)
                     pending.append(path)
     return found
@@ -96,71 +85,9 @@ def test_imports_run_one_way() -> None:
                     assert target not in ("tracking", "store", "cli"), f"{file.name} imports {node.module}"
 
 
-def run(command: list[str], folder: Path) -> str:
-    """Run a command in a checkout with this interpreter first on PATH; its whole output."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def repro(folder: Path) -> set[str]:
-    """The stages that `dvc repro` ran, without `source`, which always does."""
-    ran = set(re.findall(r"Running stage '([^']+)'", run(["dvc", "repro"], folder)))
-    return ran - {"source"}
-
-
-def set_parameter(folder: Path, name: str, value: Any) -> None:
-    yaml = YAML()
-    values = yaml.load(folder / "params.yaml")
-    section, key = name.split(".")
-    values[section][key] = value
-    yaml.dump(values, folder / "params.yaml")
-
-
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory, parameters: Parameters) -> Path:
-    """A clone of the working tree with a tiny configuration over files, reproduced once."""
-    folder = tmp_path_factory.mktemp("pipeline") / "checkout"
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith(("metrics/", "dvc.lock")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    tiny: dict[str, dict[str, Any]] = {
-        "source": {"release": "files", "domains": list(DOMAINS), "path": "raw"},
-        "synthetic": {"users": 150, "items": 30, "interests": 5},
-        "model": {"width": 8, "state_dim": 8, "heads": 2, "layers": 1},
-        "train": {"epochs": 2, "threads": 1},
-        "evaluate": {"threads": 1, "neighbours": 5},
-    }
-    for section, values in tiny.items():
-        for key, value in values.items():
-            set_parameter(folder, f"{section}.{key}", value)
-    make_raw_files(folder, parameters)
-    run(["git", "init", "--quiet"], folder)
-    run(["git", "add", "--all"], folder)
-    run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "-m", "start"], folder)
-    everything = {name for stage in read_yaml(folder / "dvc.yaml")["stages"] for name in stage_names(stage)}
-    assert repro(folder) == everything - {"source"}
-    return folder
-
-
-def make_raw_files(folder: Path, parameters: Parameters) -> None:
-    source = dataclasses.replace(parameters.source, domains=DOMAINS)
-    simulator = dataclasses.replace(parameters.synthetic, users=150, items=30, interests=5)
-    (folder / "raw").mkdir()
-    for domain in DOMAINS:
-        file = fetch(source, simulator, domain, folder / "fetched")
-        shutil.copy(file, folder / "raw" / file.name)
-    shutil.rmtree(folder / "fetched")
+def checkout(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(reproduced, tmp_path_factory.mktemp("pipeline") / "checkout")
 
 
 @pytest.fixture
@@ -207,16 +134,29 @@ def test_nothing_changed_nothing_reruns(original: Path) -> None:
     assert repro(original) == set()
 
 
-def test_the_state_width_reruns_training_and_what_reads_the_model(original: Path) -> None:
+def test_the_state_width_reruns_training_and_what_reads_the_model_and_only_once(original: Path) -> None:
+    before = content_hash(original / "metrics")
     set_parameter(original, "model.state_dim", 4)
-    assert repro(original) == {"train", "evaluate", "report"}
+    assert repro(original) == {"train", "evaluate", "figures", "report"}
+    assert content_hash(original / "metrics") != before
+    set_parameter(original, "model.state_dim", 8)
+    assert repro(original) == {"figures"}  # the others come from DVC's run cache
+    assert content_hash(original / "metrics") == before
 
 
-def test_the_cutoffs_rerun_evaluation_alone_and_the_model_keeps_its_row(original: Path) -> None:
-    rows = model_rows(original)
+def test_the_filters_of_sequences_come_from_the_run_cache_when_set_back(original: Path) -> None:
+    before = content_hash(original / "metrics")
+    after = {"sessionize", "baselines", "train", "evaluate", "figures", "report"}
+    set_parameter(original, "sessionize.max_length", 20)
+    assert repro(original) == after
+    set_parameter(original, "sessionize.max_length", 512)
+    assert repro(original) == {"figures"}
+    assert content_hash(original / "metrics") == before
+
+
+def test_the_cutoffs_rerun_the_figures_alone(original: Path) -> None:
     set_parameter(original, "evaluate.ks", [1, 3, 10, 100])
-    assert repro(original) == {"evaluate", "report"}
-    assert len(model_rows(original)) == len(rows)
+    assert repro(original) == {"figures", "report"}
     assert "hr_3" in json.loads((original / "metrics/test.json").read_text())["all"]
 
 
@@ -224,44 +164,38 @@ def test_one_domains_new_file_reruns_that_domain_and_what_follows(original: Path
     raw = original / "raw" / "Toys.json.gz"
     rows = gzip.decompress(raw.read_bytes()).splitlines(keepends=True)
     raw.write_bytes(gzip.compress(b"".join(rows[1:]), mtime=0))
-    after = {"sessionize", "baselines", "train", "evaluate", "report"}
+    after = {"sessionize", "baselines", "train", "evaluate", "figures", "report"}
     assert repro(original) == {"fetch@Toys", "ingest@Toys"} | after
-
-
-def model_rows(folder: Path) -> list[Any]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("tapestry")
-    assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id], filter_string="tags.stage = 'train'"))
-
-
-def test_a_model_is_one_row_with_parameters_curves_and_test_figures(checkout: Path) -> None:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{checkout / 'mlflow.db'}")
-    (row, *_) = model_rows(checkout)
-    test = json.loads((checkout / "metrics/test.json").read_text())
-    train = json.loads((checkout / "metrics/train.json").read_text())
-    assert row.data.params["model.width"] == "8"
-    assert row.data.params["train.epochs"] == "2"
-    assert row.data.metrics["test/all/hr_100"] == pytest.approx(test["all"]["hr_100"])
-    assert row.data.metrics["test/domain/Toys/mrr"] == pytest.approx(test["domain"]["Toys"]["mrr"])
-    assert row.data.metrics["train/best/ndcg_10"] == pytest.approx(train["best"]["ndcg_10"])
-    assert len(client.get_metric_history(row.info.run_id, "train/ndcg_10")) == 2
-    assert row.info.status == "FINISHED"
-    assert row.data.tags["git_commit"]
-    runs = client.search_runs([row.info.experiment_id])
-    assert {run.data.tags["stage"] for run in runs} >= {"fetch", "ingest", "sessionize", "baselines", "train"}
-    made = {run.data.tags.get("data_hash") for run in runs if run.data.tags["stage"] == "sessionize"}
-    assert row.data.tags["data_hash"] in made
 
 
 def test_the_rows_of_each_domain_add_up(checkout: Path) -> None:
     metrics = json.loads((checkout / "metrics/data.json").read_text())
     for rows in [metrics["all"], *metrics["domain"].values()]:
         assert rows["rows_in"] == rows["rows_kept"] + rows["rows_quarantined"] + rows["rows_filtered"] > 0
+
+
+def test_the_summary_is_all_that_dvc_compares(checkout: Path) -> None:
+    shown = json.loads(run(["dvc", "metrics", "show", "--json"], checkout))
+    (files,) = (revision["data"] for revision in shown.values())
+    summary = json.loads((checkout / "metrics/summary.json").read_text())
+    assert {name: figures["data"] for name, figures in files.items()} == {"metrics/summary.json": summary}
+    test = json.loads((checkout / "metrics/test.json").read_text())
+    assert summary["hr_100"] == test["all"]["hr_100"]
+    best = max(figures["hr_100"] for figures in test["baselines"].values())
+    assert summary["gain_hr_100"] == pytest.approx(test["all"]["hr_100"] / best - 1)
+
+
+def test_a_plot_of_dvc_has_one_series_a_method(checkout: Path, tmp_path: Path) -> None:
+    run(["dvc", "plots", "show", "--json", "--split", "--out", str(tmp_path / "plots")], checkout)
+    plots = read_yaml(checkout / "dvc.yaml")["plots"]
+    drawn = {name: spec["y"] for plot in plots for name, spec in plot.items()}
+    assert set(drawn) == {"HR@K on the test targets", "Validation NDCG@10 by epoch"}
+    for columns in drawn.values():
+        for file, names in columns.items():
+            header = (checkout / file).read_text().splitlines()[0].split(",")
+            assert {*([names] if isinstance(names, str) else names)} <= set(header)
+    (header,) = (checkout / "metrics/cutoffs.csv").read_text().splitlines()[:1]
+    assert ["k", *drawn["HR@K on the test targets"]["metrics/cutoffs.csv"]] == header.split(",")
 
 
 OUTPUTS = {
@@ -272,6 +206,7 @@ OUTPUTS = {
     "baselines": "data/baselines",
     "train": "models",
     "evaluate": "metrics/ranks.parquet",
+    "figures": "metrics/data.json",
     "report": "reports/index.html",
 }
 
@@ -322,25 +257,25 @@ def drop_targets(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("stage", "output", "spoil", "message"),
     [
-        (swap_domains, "models: a model of other data: domain 1 is Toys with"),
-        (drop_targets, "data/baselines/item_knn.parquet: not the ranks of data/sequences' test targets: "),
+        ("evaluate", "ranks.parquet", swap_domains, "models: a model of other data: domain 1 is Toys with"),
+        ("figures", "test.json", drop_targets, "data/baselines/item_knn.parquet: not of the same targets as the model"),
     ],
 )
-def test_evaluate_refuses_what_is_of_other_data(
-    checkout: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+def test_a_stage_refuses_what_is_of_other_data(
+    checkout: Path, tmp_path: Path, stage: str, output: str, spoil: Callable[[Path], None], message: str
 ) -> None:
     folder = shutil.copytree(checkout, tmp_path / "copy", ignore=shutil.ignore_patterns(".dvc", ".git"))
-    before = (folder / "metrics/test.json").read_bytes()
-    run([sys.executable, "stages/evaluate.py"], folder)
-    assert (folder / "metrics/test.json").read_bytes() == before
+    before = (folder / "metrics" / output).read_bytes()
+    run([sys.executable, f"stages/{stage}.py"], folder)
+    assert (folder / "metrics" / output).read_bytes() == before
     spoil(folder)
-    (folder / "metrics/test.json").unlink()
-    with pytest.raises(AssertionError, match=re.escape(f"evaluate: error: {message}")) as failure:
-        run([sys.executable, "stages/evaluate.py"], folder)
+    (folder / "metrics" / output).unlink()
+    with pytest.raises(AssertionError, match=re.escape(f"{stage}: error: {message}")) as failure:
+        run([sys.executable, f"stages/{stage}.py"], folder)
     assert "Traceback" not in str(failure.value)
-    assert not (folder / "metrics/test.json").exists()
+    assert not (folder / "metrics" / output).exists()
 
 
 @pytest.mark.parametrize(
@@ -382,10 +317,10 @@ def test_stages_give_the_same_bytes_at_each_level_of_the_processor(
         with monkeypatch.context() as patch:
             for name, value in environment.items():
                 patch.setenv(name, value)
-            for stage in ("baselines", "train", "evaluate"):
+            for stage in ("baselines", "train", "evaluate", "figures"):
                 run([sys.executable, f"stages/{stage}.py"], folder)
         made[level] = {name: content_hash(folder / name) for name in ("data/baselines", "models", "metrics")}
-        row = max(model_rows(folder), key=lambda row: row.info.start_time)
+        row = rows_of(folder, "train")[-1]
         level_name = "DEFAULT" if level == "unpinned" else "AVX2"
         assert row.data.tags["cpu_arithmetic"].startswith(f"{level_name} ATEN_CPU_CAPABILITY={level_name.lower()} ")
         assert row.data.tags["cpu"]

@@ -26,7 +26,7 @@ from tapestry.training.loop import DivergedError
 ROOT = Path(__file__).parents[1]
 
 
-STAGES = ("source", "fetch", "ingest", "sessionize", "baselines", "train", "evaluate", "report")
+STAGES = ("source", "fetch", "ingest", "sessionize", "baselines", "train", "evaluate", "figures", "report")
 DOMAINS = "Books, Clothing_Shoes_and_Jewelry, Sports_and_Outdoors, Toys_and_Games, Video_Games"
 
 
@@ -81,6 +81,7 @@ def test_a_stage_in_another_folder_says_where_to_run_and_makes_nothing(tmp_path:
         ("baselines", "data/sequences: no sequences; run `dvc repro sessionize`"),
         ("train", "data/sequences: no sequences; run `dvc repro sessionize`"),
         ("evaluate", "data/sequences: no sequences; run `dvc repro sessionize`"),
+        ("figures", "metrics/ranks.parquet: no ranks; run `dvc repro`"),
         ("report", "metrics/curve.csv: not there; run `dvc repro`"),
     ],
 )

@@ -7,46 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from small import random_sequences, sequences_of
+from small import random_sequences
 
 from tapestry.data.sequences import TEST
-from tapestry.errors import TapestryError
-from tapestry.evaluation.breakdowns import cutoff_rows, ranks_table, read_baselines, read_ranks, summarise, write_ranks
+from tapestry.evaluation.breakdowns import compare, hr_by_cutoff, summarise
 from tapestry.evaluation.ranking import Ranks
-
-
-def test_a_row_says_who_what_and_in_which_circumstances() -> None:
-    day = 86_400_000
-    sequences = sequences_of(
-        [[0, 3, 1, 1], [3, 3, 4, 4, 0]],
-        [0, 0, 0, 1, 1],
-        timestamps=[[0, day, 2 * day, 2 * day], [0, day, 2 * day, 3 * day, 4 * day]],
-    )
-    table = ranks_table(sequences, sequences.targets(TEST), Ranks(np.array([2, 1]), np.array([3, 2])))
-    assert table.to_pylist() == [
-        {
-            "user_id": "u0",
-            "item_id": "i1",
-            "domain": "D0",
-            "rank": 2,
-            "candidates": 3,
-            "switch": False,
-            "tied": True,
-            "history": 3,
-            "popularity": 0,
-        },
-        {
-            "user_id": "u1",
-            "item_id": "i0",
-            "domain": "D0",
-            "rank": 1,
-            "candidates": 2,
-            "switch": True,
-            "tied": False,
-            "history": 4,
-            "popularity": 1,
-        },
-    ]
+from tapestry.evaluation.ranks import ranks_table, read_ranks, write_ranks
 
 
 def test_groups_are_recomputed_from_the_table_alone(tmp_path: Path) -> None:
@@ -77,72 +43,22 @@ def test_groups_are_recomputed_from_the_table_alone(tmp_path: Path) -> None:
     assert bands["tail"]["hr_5"] == pytest.approx(hr_5(tail))
 
 
-def test_cutoffs_are_rows_for_plots() -> None:
-    figures = {"hr_1": 0.1, "ndcg_1": 0.1, "hr_5": 0.5, "ndcg_5": 0.3}
-    assert cutoff_rows({"m": figures}, [1, 5]) == [
-        {"model": "m", "k": 1, "hr": 0.1, "ndcg": 0.1},
-        {"model": "m", "k": 5, "hr": 0.5, "ndcg": 0.3},
-    ]
-
-
-def test_missing_ranks_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TapestryError, match="dvc repro"):
-        read_ranks(tmp_path / "ranks.parquet")
-
-
-@pytest.fixture
-def table() -> pa.Table:
-    sequences = random_sequences(3, users=60)
+def test_baselines_stand_beside_the_model_over_all_targets() -> None:
+    sequences = random_sequences(3, users=4)
     targets = sequences.targets(TEST)
-    return ranks_table(sequences, targets, Ranks(np.ones(len(targets), np.int64), np.full(len(targets), 10)))
 
+    def table(ranks: list[int]) -> pa.Table:
+        return ranks_table(sequences, targets, Ranks(np.array(ranks), np.full(4, 10)))
 
-def changed(table: pa.Table, key: str, row: int, value: object) -> pa.Table:
-    values = table[key].to_pylist()
-    values[row] = value
-    place = table.column_names.index(key)
-    return table.set_column(place, table.schema.field(place), pa.array(values, table.schema.field(place).type))
-
-
-def test_baselines_are_read_by_name_if_they_are_of_the_same_targets(tmp_path: Path, table: pa.Table) -> None:
-    for name in ("popularity", "item_knn"):
-        write_ranks(changed(table, "rank", 5, 7), tmp_path / f"{name}.parquet")
-    baselines = read_baselines(tmp_path, table)
-    assert list(baselines) == ["item_knn", "popularity"]
-    assert baselines["item_knn"]["rank"][5].as_py() == 7
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "complaint"),
-    [
-        ("user_id", "u99", r"user_id of row 8 is 'u99', expected 'u7'"),
-        ("item_id", "x", r"item_id of row 8 is 'x', expected 'i\d+'"),
-        ("domain", "D9", r"domain of row 8 is 'D9', expected 'D\d'"),
-        ("candidates", 9, r"candidates of row 8 is .*9.*, expected .*10"),
-        ("popularity", 99, r"popularity of row 8 is .*99"),
-        ("rank", 0, "a rank is not between 1 and the candidates"),
-        ("rank", 11, "a rank is not between 1 and the candidates"),
-    ],
-)
-def test_ranks_of_other_targets_are_refused_by_what_differs(
-    tmp_path: Path, table: pa.Table, key: str, value: object, complaint: str
-) -> None:
-    write_ranks(changed(table, key, 7, value), tmp_path / "popularity.parquet")
-    with pytest.raises(TapestryError, match=rf"popularity\.parquet: .*: {complaint}.*; run `dvc repro baselines`"):
-        read_baselines(tmp_path, table)
-
-
-def test_ranks_of_fewer_targets_or_other_columns_are_refused(tmp_path: Path, table: pa.Table) -> None:
-    path = tmp_path / "popularity.parquet"
-    write_ranks(table.slice(0, 50), path)
-    with pytest.raises(TapestryError, match=r"50 targets, expected 60; run `dvc repro baselines`"):
-        read_baselines(tmp_path, table)
-    write_ranks(table.drop(["tied"]), path)
-    with pytest.raises(TapestryError, match=r"columns \['user_id', .*; run `dvc repro baselines`"):
-        read_baselines(tmp_path, table)
-    path.write_bytes(b"PAR1")
-    with pytest.raises(TapestryError, match=r"popularity\.parquet: damaged \(.*run `dvc repro`"):
-        read_baselines(tmp_path, table)
-    path.unlink()
-    with pytest.raises(TapestryError, match="no ranks; run `dvc repro baselines`"):
-        read_baselines(tmp_path, table)
+    model = table([1, 1, 2, 9])
+    baselines = {"item_knn": table([1, 2, 2, 9]), "popularity": table([9, 9, 9, 9])}
+    metrics = compare(model, baselines, [1, 2], ["D0", "D1", "D2"])
+    assert {name: value for name, value in metrics.items() if name != "baselines"} == summarise(
+        model, [1, 2], ["D0", "D1", "D2"]
+    )
+    assert metrics["baselines"]["item_knn"]["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 2 + 1 / 9) / 4)
+    assert metrics["baselines"]["popularity"]["n"] == 4
+    assert hr_by_cutoff(metrics, [1, 2]) == [
+        {"k": 1, "tapestry": 0.5, "item_knn": 0.25, "popularity": 0},
+        {"k": 2, "tapestry": 0.75, "item_knn": 0.75, "popularity": 0},
+    ]

@@ -34,6 +34,16 @@ def test_a_saved_model_gives_the_same_queries_when_loaded(tmp_path: Path, parame
     assert load_train_config(tmp_path / "models") == parameters.train
 
 
+def test_a_model_may_carry_the_record_of_its_training(tmp_path: Path, parameters: Parameters) -> None:
+    sequences = random_sequences(0)
+    model, record = Recommender(WHOLE_MODEL, sequences.items, 3), {"curve": [{"epoch": 1, "loss": 1 / 3}]}
+    for training in (record, None):
+        save_model(tmp_path / "models", model, sequences.domains, parameters.train, training)
+        assert load_model(tmp_path / "models", sequences.domains)[1] == sequences.domains
+        written = tmp_path / "models/training.json"
+        assert (json.loads(written.read_text(encoding="utf-8")) if written.exists() else None) == training
+
+
 def test_the_same_model_is_saved_as_the_same_bytes(tmp_path: Path, parameters: Parameters) -> None:
     sequences = random_sequences(0)
     for name in ("a", "b"):

@@ -98,6 +98,10 @@ def test_training_stops_early_and_keeps_the_best_epochs_weights(config: TrainCon
     training = train(sequences, MODEL, dataclasses.replace(config, epochs=7, patience=3), validate, shown.append)
     assert [epoch.epoch for epoch in training.epochs] == [1, 2, 3, 4, 5]
     assert shown == list(training.epochs)
+    record = training.record()
+    assert record["curve"] == [epoch.figures() for epoch in shown]
+    assert record["summary"]["best"] in record["curve"]
+    assert record["summary"]["final"] == record["curve"][-1]
     assert training.best.epoch == 2
     assert torch.equal(training.model.item.weight, weights[1])
     assert not torch.equal(weights[1], weights[-1])

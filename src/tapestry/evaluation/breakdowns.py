@@ -1,47 +1,30 @@
-"""metrics/ranks.parquet and the figures of metrics/test.json, which it can recompute."""
+"""The test figures, in all and by groups of targets, from the ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from tapestry.atomic import atomic_file
-from tapestry.data.sequences import Sequences
-from tapestry.errors import TapestryError, one_line, shown
 from tapestry.evaluation.metrics import ranking_metrics
-from tapestry.evaluation.ranking import Integers, Ranks
 
+MODEL = "tapestry"
 POPULARITY_BANDS = ("tail", "middle", "head")
 
 
-def ranks_table(sequences: Sequences, targets: Integers, ranks: Ranks) -> pa.Table:
-    """One row a target: user_id, item_id, domain (text); rank, candidates, history, popularity (int64);
-    switch, tied (bool): the target's domain differs from, its timestamp equals, that of the one before.
-    """
-    item = sequences.item[targets]
-    names = np.array([domain.name for domain in sequences.domains], dtype=object)
-    return pa.table(
-        {
-            "user_id": sequences.user_id[sequences.owner[targets]],
-            "item_id": sequences.item_id[item],
-            "domain": names[sequences.domain[targets]],
-            "rank": ranks.rank,
-            "candidates": ranks.candidates,
-            "switch": sequences.domain[targets] != sequences.domain[targets - 1],
-            "tied": sequences.timestamp[targets] == sequences.timestamp[targets - 1],
-            "history": targets - sequences.offsets[sequences.owner[targets]],
-            "popularity": sequences.train_count[item],
-        }
-    )
+def compare(
+    table: pa.Table, baselines: Mapping[str, pa.Table], ks: Sequence[int], domains: Sequence[str]
+) -> dict[str, Any]:
+    """The contents of metrics/test.json: `summarise` of the model's ranks, and "baselines", each over all targets."""
+    figures = summarise(table, ks, domains)
+    figures["baselines"] = {name: ranking_metrics(ranked["rank"].to_numpy(), ks) for name, ranked in baselines.items()}
+    return figures
 
 
 def summarise(table: pa.Table, ks: Sequence[int], domains: Sequence[str]) -> dict[str, Any]:
-    """The contents of metrics/test.json from a table of ranks.
+    """Figures over all targets and by domain, transition, tie and popularity, from a table of ranks.
 
     "popularity" has three bands of targets by their item's training count, cut at its terciles over
     targets: `tail` below the first, `head` above the second.
@@ -65,67 +48,9 @@ def summarise(table: pa.Table, ks: Sequence[int], domains: Sequence[str]) -> dic
     }
 
 
-def write_ranks(table: pa.Table, path: Path) -> None:
-    """Write a table of ranks as Parquet, atomically."""
-    with atomic_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-def read_ranks(path: Path) -> pa.Table:
-    """Read a table of ranks.
-
-    Raises:
-        TapestryError: there is none, or the file is damaged.
+def hr_by_cutoff(figures: Mapping[str, Any], ks: Sequence[int]) -> list[dict[str, float]]:
+    """The rows of metrics/cutoffs.csv from the figures of metrics/test.json: k, and HR@K of the model and of each
+    baseline in a column of its own, so that a plot has one series a method.
     """
-    if not path.is_file():
-        raise TapestryError(f"{path}: no ranks; run `dvc repro`")
-    try:
-        return pq.read_table(path)
-    except (OSError, ValueError) as error:
-        raise TapestryError(f"{path}: damaged ({one_line(str(error))}); remove it and run `dvc repro`") from error
-
-
-def read_baselines(folder: Path, table: pa.Table) -> dict[str, pa.Table]:
-    """The ranks of each baseline in `folder`, which must be of the targets of `table`, among as many candidates.
-
-    Raises:
-        TapestryError: there is none, a file is damaged, or its targets are others.
-    """
-    baselines = {path.stem: read_ranks(path) for path in sorted(folder.glob("*.parquet"))}
-    if not baselines:
-        raise TapestryError(f"{folder}: no ranks; run `dvc repro baselines`")
-    for name, ranked in baselines.items():
-        wrong = _difference(ranked, table)
-        if wrong:
-            raise TapestryError(
-                f"{folder / name}.parquet: not the ranks of data/sequences' test targets: {wrong}; "
-                "run `dvc repro baselines`"
-            )
-    return baselines
-
-
-def _difference(ranked: pa.Table, expected: pa.Table) -> str | None:
-    """What of the targets differs first, with both values; None if nothing does."""
-    if ranked.schema != expected.schema:
-        return f"columns {one_line(str(ranked.column_names))} of types {one_line(str(ranked.schema.types))}"
-    if len(ranked) != len(expected):
-        return f"{len(ranked)} targets, expected {len(expected)}"
-    for key in (name for name in expected.column_names if name != "rank"):
-        ours, theirs = (table[key].to_numpy(zero_copy_only=False) for table in (expected, ranked))
-        (places,) = np.nonzero(ours != theirs)
-        if len(places):
-            row = int(places[0])
-            return f"{key} of row {row + 1} is {shown(theirs[row])}, expected {shown(ours[row])}"
-    rank = ranked["rank"].to_numpy()
-    if ((rank < 1) | (rank > ranked["candidates"].to_numpy())).any():
-        return "a rank is not between 1 and the candidates"
-    return None
-
-
-def cutoff_rows(metrics: Mapping[str, Mapping[str, float]], ks: Sequence[int]) -> list[dict[str, Any]]:
-    """{model: M} as rows (model, k, hr, ndcg), for plots over K."""
-    return [
-        {"model": name, "k": k, "hr": figures[f"hr_{k}"], "ndcg": figures[f"ndcg_{k}"]}
-        for name, figures in metrics.items()
-        for k in ks
-    ]
+    methods = {MODEL: figures["all"], **figures["baselines"]}
+    return [{"k": k} | {name: metrics[f"hr_{k}"] for name, metrics in methods.items()} for k in ks]

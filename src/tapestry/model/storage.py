@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +22,7 @@ from tapestry.tensors import not_finite
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+TRAINING = "training.json"
 _AGAIN = "run `dvc repro train`"
 _SHOWN = 3
 
@@ -34,8 +36,18 @@ class _Saved:
     domains: tuple[Domain, ...]
 
 
-def save_model(folder: Path, model: Recommender, domains: Sequence[Domain], train: TrainConfig) -> None:
-    """Write weights and resolved config to `folder`, atomically. The model must be on the CPU."""
+def save_model(
+    folder: Path,
+    model: Recommender,
+    domains: Sequence[Domain],
+    train: TrainConfig,
+    training: Mapping[str, Any] | None = None,
+) -> None:
+    """Write weights and resolved config to `folder`, atomically. The model must be on the CPU.
+
+    Args:
+        training: what training.json is to hold, if the training came to its end: see `Training.record`.
+    """
     config = {
         "model": dataclasses.asdict(model.config),
         "train": dataclasses.asdict(train),
@@ -44,6 +56,8 @@ def save_model(folder: Path, model: Recommender, domains: Sequence[Domain], trai
     with atomic_folder(folder) as temporary:
         write_json(temporary / CONFIG, config)
         save_file(dict(sorted(model.state_dict().items())), temporary / WEIGHTS)
+        if training is not None:
+            write_json(temporary / TRAINING, training)
         shutil.copymode(temporary / CONFIG, temporary / WEIGHTS)  # safetensors gives nobody else the right to read
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 MODEL_STAGE = "train"
+WITHOUT_ROW = ("figures", "report")  # what they make is on the model's row
 _PARENT = "mlflow.parentRunId"
 _NAME = "mlflow.runName"
 
@@ -50,9 +51,11 @@ def complete(client: MlflowClient, experiment_id: str, experiment: Mapping[str, 
         log_file(client, run_id, path, path.name)
     under = {stage_name(run) for run in find_runs(client, experiment_id, {_PARENT: run_id})}
     for stage, made in experiment["stages"].items():
-        if stage in ran and stage != MODEL_STAGE:
+        if stage == MODEL_STAGE or stage in WITHOUT_ROW:
+            continue
+        if stage in ran:
             log(client, ran[stage].info.run_id, tags=_md5_tags(made) | {_PARENT: run_id})
-        elif stage not in under and stage != MODEL_STAGE:
+        elif stage not in under:
             _restored(client, experiment_id, experiment, stage, {_PARENT: run_id})
     if restored:
         client.set_terminated(run_id, "FINISHED", experiment["time"])

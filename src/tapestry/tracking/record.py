@@ -22,7 +22,8 @@ from tapestry.tracking.names import curve_metrics, flatten_metrics
 from tapestry.tracking.pipeline import pipeline_id, row_name
 
 ALWAYS = ("source", "record")  # stages that run every time, and so tell nothing
-_KEPT = ("reports/index.html", "models/config.json", "params.yaml", "dvc.lock", "metrics")
+_FIGURES = ("summary.json", "test.json", "train.json", "data.json", "curve.csv", "cutoffs.csv")
+_KEPT = ("reports/index.html", "models/config.json", "params.yaml", "dvc.lock", *(f"metrics/{n}" for n in _FIGURES))
 
 
 def record(parameters: Parameters) -> None:

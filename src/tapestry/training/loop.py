@@ -93,6 +93,15 @@ class Training:
             "tokens": sum(epoch.training.tokens for epoch in self.epochs),
         }
 
+    def tokens_per_second(self) -> float:
+        """Of all passes over the training tokens, validation left out."""
+        passes = [epoch.training for epoch in self.epochs]
+        return sum(part.tokens for part in passes) / sum(part.seconds for part in passes)
+
+    def record(self) -> dict[str, Any]:
+        """What a saved model keeps of its training: the summary, and the figures of every epoch."""
+        return {"summary": self.summary(), "curve": [epoch.figures() for epoch in self.epochs]}
+
 
 class DivergedError(TapestryError):
     """The loss or weights became NaN or infinite. `model` has the best epoch's weights; None in the first epoch."""

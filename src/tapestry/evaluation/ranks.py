@@ -1,0 +1,95 @@
+"""Tables of ranks: metrics/ranks.parquet, which every test figure can be recomputed from, and the baselines'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tapestry.atomic import atomic_file
+from tapestry.errors import TapestryError, one_line, shown
+
+if TYPE_CHECKING:  # torch, which only those who rank need
+    from tapestry.data.sequences import Sequences
+    from tapestry.evaluation.ranking import Integers, Ranks
+
+
+def ranks_table(sequences: Sequences, targets: Integers, ranks: Ranks) -> pa.Table:
+    """One row a target: user_id, item_id, domain (text); rank, candidates, history, popularity (int64);
+    switch, tied (bool): the target's domain differs from, its timestamp equals, that of the one before.
+    """
+    item = sequences.item[targets]
+    names = np.array([domain.name for domain in sequences.domains], dtype=object)
+    return pa.table(
+        {
+            "user_id": sequences.user_id[sequences.owner[targets]],
+            "item_id": sequences.item_id[item],
+            "domain": names[sequences.domain[targets]],
+            "rank": ranks.rank,
+            "candidates": ranks.candidates,
+            "switch": sequences.domain[targets] != sequences.domain[targets - 1],
+            "tied": sequences.timestamp[targets] == sequences.timestamp[targets - 1],
+            "history": targets - sequences.offsets[sequences.owner[targets]],
+            "popularity": sequences.train_count[item],
+        }
+    )
+
+
+def write_ranks(table: pa.Table, path: Path) -> None:
+    """Write a table of ranks as Parquet, atomically."""
+    with atomic_file(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_ranks(path: Path) -> pa.Table:
+    """Read a table of ranks.
+
+    Raises:
+        TapestryError: there is none, or the file is damaged.
+    """
+    if not path.is_file():
+        raise TapestryError(f"{path}: no ranks; run `dvc repro`")
+    try:
+        return pq.read_table(path)
+    except (OSError, ValueError) as error:
+        raise TapestryError(f"{path}: damaged ({one_line(str(error))}); remove it and run `dvc repro`") from error
+
+
+def read_baselines(folder: Path, table: pa.Table) -> dict[str, pa.Table]:
+    """The ranks of each baseline in `folder`, which must be of the targets of `table`, among as many candidates.
+
+    Raises:
+        TapestryError: there is none, a file is damaged, or its targets are others.
+    """
+    baselines = {path.stem: read_ranks(path) for path in sorted(folder.glob("*.parquet"))}
+    if not baselines:
+        raise TapestryError(f"{folder}: no ranks; run `dvc repro baselines`")
+    for name, ranked in baselines.items():
+        wrong = _difference(ranked, table)
+        if wrong:
+            raise TapestryError(
+                f"{folder / name}.parquet: not of the same targets as the model's ranks: {wrong}; "
+                "run `dvc repro figures`"
+            )
+    return baselines
+
+
+def _difference(ranked: pa.Table, expected: pa.Table) -> str | None:
+    """What of the targets differs first, with both values; None if nothing does."""
+    if ranked.schema != expected.schema:
+        return f"columns {one_line(str(ranked.column_names))} of types {one_line(str(ranked.schema.types))}"
+    if len(ranked) != len(expected):
+        return f"{len(ranked)} targets, expected {len(expected)}"
+    for key in (name for name in expected.column_names if name != "rank"):
+        ours, theirs = (table[key].to_numpy(zero_copy_only=False) for table in (expected, ranked))
+        (places,) = np.nonzero(ours != theirs)
+        if len(places):
+            row = int(places[0])
+            return f"{key} of row {row + 1} is {shown(theirs[row])}, expected {shown(ours[row])}"
+    rank = ranked["rank"].to_numpy()
+    if ((rank < 1) | (rank > ranked["candidates"].to_numpy())).any():
+        return "a rank is not between 1 and the candidates"
+    return None

@@ -1,0 +1,106 @@
+"""A checkout of the working tree that is quick to reproduce, what to do with it, and what MLflow has of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from tapestry.config import Parameters
+from tapestry.data.source import fetch
+from tapestry.tracking.record import ALWAYS
+
+ROOT = Path(__file__).parents[1]
+DOMAINS = ("Books", "Toys")
+
+
+def read_yaml(path: Path) -> Any:
+    return YAML(typ="safe", pure=True).load(path.read_text())
+
+
+def stage_names(of: str) -> set[str]:
+    """The names that a stage of dvc.yaml has in dvc.lock."""
+    return {f"{of}@{domain}" for domain in DOMAINS} if of in ("fetch", "ingest") else {of}
+
+
+def run(command: list[str], folder: Path) -> str:
+    """Run a command in a checkout with this interpreter first on PATH; its whole output."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def repro(folder: Path) -> set[str]:
+    """The stages that `dvc repro` ran, without those that always run."""
+    ran = set(re.findall(r"Running stage '([^']+)'", run(["dvc", "repro"], folder)))
+    return ran - set(ALWAYS)
+
+
+def set_parameter(folder: Path, name: str, value: Any) -> None:
+    yaml = YAML()
+    values = yaml.load(folder / "params.yaml")
+    section, key = name.split(".")
+    values[section][key] = value
+    yaml.dump(values, folder / "params.yaml")
+
+
+def make_checkout(folder: Path, parameters: Parameters) -> None:
+    """A clone of the working tree with a tiny configuration over files, committed, reproduced once."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and not name.startswith(("metrics/", "dvc.lock")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    tiny: dict[str, dict[str, Any]] = {
+        "source": {"release": "files", "domains": list(DOMAINS), "path": "raw"},
+        "synthetic": {"users": 150, "items": 30, "interests": 5},
+        "model": {"width": 8, "state_dim": 8, "heads": 2, "layers": 1},
+        "train": {"epochs": 2, "threads": 1},
+        "evaluate": {"threads": 1, "neighbours": 5},
+    }
+    for section, values in tiny.items():
+        for key, value in values.items():
+            set_parameter(folder, f"{section}.{key}", value)
+    make_raw_files(folder, parameters)
+    run(["git", "init", "--quiet"], folder)
+    run(["git", "add", "--all"], folder)
+    run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "-m", "start"], folder)
+    everything = {name for stage in read_yaml(folder / "dvc.yaml")["stages"] for name in stage_names(stage)}
+    assert repro(folder) == everything - set(ALWAYS)
+
+
+def make_raw_files(folder: Path, parameters: Parameters) -> None:
+    source = dataclasses.replace(parameters.source, domains=DOMAINS)
+    simulator = dataclasses.replace(parameters.synthetic, users=150, items=30, interests=5)
+    (folder / "raw").mkdir()
+    for domain in DOMAINS:
+        file = fetch(source, simulator, domain, folder / "fetched")
+        shutil.copy(file, folder / "raw" / file.name)
+    shutil.rmtree(folder / "fetched")
+
+
+def rows_of(folder: Path, stage: str | None = None) -> list[Any]:
+    """The rows that the checkout's store has, of one stage or of all, the oldest first."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tapestry")
+    assert experiment is not None
+    condition = "" if stage is None else f"tags.stage = '{stage}'"
+    order = ["attributes.start_time ASC"]
+    return list(client.search_runs([experiment.experiment_id], condition, order_by=order, max_results=1000))
