@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from tiny_checkout import DOMAINS, ROOT, read_yaml, repro, rows_of, run, set_parameter, stage_names
+from tiny_checkout import DOMAINS, ROOT, read_yaml, repro, rows_of, run, run_for_output, set_parameter, stage_names
 
 from tapestry.config import Parameters, flatten
 from tapestry.provenance import content_hash
@@ -175,7 +175,7 @@ def test_the_rows_of_each_domain_add_up(checkout: Path) -> None:
 
 
 def test_the_summary_is_all_that_dvc_compares(checkout: Path) -> None:
-    shown = json.loads(run(["dvc", "metrics", "show", "--json"], checkout))
+    shown = json.loads(run_for_output(["dvc", "metrics", "show", "--json"], checkout))
     (files,) = (revision["data"] for revision in shown.values())
     summary = json.loads((checkout / "metrics/summary.json").read_text())
     assert {name: figures["data"] for name, figures in files.items()} == {"metrics/summary.json": summary}
@@ -185,17 +185,22 @@ def test_the_summary_is_all_that_dvc_compares(checkout: Path) -> None:
     assert summary["gain_hr_100"] == pytest.approx(test["all"]["hr_100"] / best - 1)
 
 
-def test_a_plot_of_dvc_has_one_series_a_method(checkout: Path, tmp_path: Path) -> None:
-    run(["dvc", "plots", "show", "--json", "--split", "--out", str(tmp_path / "plots")], checkout)
-    plots = read_yaml(checkout / "dvc.yaml")["plots"]
-    drawn = {name: spec["y"] for plot in plots for name, spec in plot.items()}
+def test_dvc_draws_a_coloured_line_a_method_and_the_validation_curve(checkout: Path) -> None:
+    shown = json.loads(run_for_output(["dvc", "plots", "show", "--json"], checkout))
+    assert list(shown) == ["data"]  # no errors
+    drawn = {name: plot["content"] for name, (plot,) in shown["data"].items()}
     assert set(drawn) == {"HR@K on the test targets", "Validation NDCG@10 by epoch"}
-    for columns in drawn.values():
-        for file, names in columns.items():
-            header = (checkout / file).read_text().splitlines()[0].split(",")
-            assert {*([names] if isinstance(names, str) else names)} <= set(header)
-    (header,) = (checkout / "metrics/cutoffs.csv").read_text().splitlines()[:1]
-    assert ["k", *drawn["HR@K on the test targets"]["metrics/cutoffs.csv"]] == header.split(",")
+    test = json.loads((checkout / "metrics/test.json").read_text())
+    methods = {"tapestry": test["all"], **test["baselines"]}
+    ks = [int(name.removeprefix("hr_")) for name in test["all"] if name.startswith("hr_")]
+    expected = {(name, k): metrics[f"hr_{k}"] for name, metrics in methods.items() for k in ks}
+    plot = drawn["HR@K on the test targets"]
+    points = plot["data"]["values"]
+    assert {(p["field"], int(p["k"])): float(p["dvc_inferred_y_value"]) for p in points} == expected
+    assert plot["encoding"]["color"]["field"] == "field"
+    epochs = drawn["Validation NDCG@10 by epoch"]["data"]["values"]
+    assert [point["epoch"] for point in epochs] == ["1", "2"]
+    assert all(float(point["ndcg_10"]) > 0 for point in epochs)
 
 
 OUTPUTS = {

@@ -32,11 +32,21 @@ def stage_names(of: str) -> set[str]:
 
 def run(command: list[str], folder: Path) -> str:
     """Run a command in a checkout with this interpreter first on PATH; its whole output."""
+    done = completed(command, folder)
+    return done.stdout + done.stderr
+
+
+def run_for_output(command: list[str], folder: Path) -> str:
+    """As `run`, the standard output alone."""
+    return completed(command, folder).stdout
+
+
+def completed(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return done
 
 
 def repro(folder: Path) -> set[str]:
