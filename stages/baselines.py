@@ -21,13 +21,14 @@ def main() -> None:
         f"evaluate.{key}": getattr(config, key) for key in ("exclude_seen", "batch_users", "neighbours", "threads")
     }
     with stage_run("baselines", params) as run:
+        run.tag(input_hash=run.read(source, "evaluation"))
         torch.set_num_threads(config.threads)
         sequences = read_sequences(source)
         targets = sequences.targets(TEST)
         with atomic_folder(folder) as temporary:
             for name, ranks in rank_baselines(sequences, targets, config).items():
                 write_ranks(ranks_table(sequences, targets, ranks), temporary / f"{name}.parquet")
-        run.tag(input_hash=content_hash(source), data_hash=content_hash(folder))
+        run.tag(data_hash=content_hash(folder))
 
 
 if __name__ == "__main__":

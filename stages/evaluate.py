@@ -20,9 +20,9 @@ def main() -> None:
     source, folder = Path("data/sequences"), Path("models")
     params = {f"evaluate.{key}": getattr(config, key) for key in ("exclude_seen", "batch_users", "device", "threads")}
     with stage_run("evaluate", params) as run:
+        run.tag(input_hash=run.read(source, "evaluation"), model_hash=content_hash(folder), **describe_cpu())
         sequences = read_sequences(source)
         model, _ = load_model(folder, sequences.domains)
-        run.tag(input_hash=content_hash(source), model_hash=content_hash(folder), **describe_cpu())
         device = choose_device(config.device)
         make_deterministic(0, config.threads)
         targets = sequences.targets(TEST)

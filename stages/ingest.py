@@ -20,8 +20,9 @@ def main(arguments: list[str]) -> None:
     quarantine = Path(f"data/quarantine/{domain}.parquet")
     counts = Path(f"data/counts/{domain}.json")
     with stage_run(f"ingest@{domain}", flatten(parameters.ingest, "ingest")) as run:
+        run.tag(input_hash=run.read(raw.parent, "ingest"))
         summary = ingest(raw, domain, parameters.ingest, interactions, quarantine, counts)
-        run.tag(input_hash=content_hash(raw.parent), data_hash=content_hash(interactions))
+        run.tag(data_hash=content_hash(interactions))
         run.log_metrics(summary, "ingest")
         reasons = "".join(f"; {rows} for: {reason}" for reason, rows in summary["reasons"].items())
         print(

@@ -24,9 +24,10 @@ def main() -> None:
     folder = Path("data/sequences")
     params = flatten(parameters.sessionize, "sessionize") | {"source.domains": parameters.source.domains}
     with stage_run("sessionize", params) as run:
+        run.tag(input_hash=run.read(Path("data/interactions"), "sessionize"))
         metrics = sessionize(inputs, parameters.sessionize, folder)
         write_json(Path("data/statistics.json"), metrics)
-        run.tag(input_hash=content_hash(Path("data/interactions")), data_hash=content_hash(folder))
+        run.tag(data_hash=content_hash(folder))
         run.log_metrics(metrics, "data")
         if line := contested_interactions(metrics):
             print(line)

@@ -27,10 +27,8 @@ def main() -> None:
     source, folder = Path("data/sequences"), Path("models")
     params = flatten(parameters.model, "model") | flatten(parameters.train, "train")
     with stage_run("train", params | {"evaluate.exclude_seen": exclude_seen}) as run:
+        run.tag(data_hash=run.read(source, "training"), **describe_cpu())
         sequences = read_sequences(source)
-        data_hash = content_hash(source)
-        run.tag(data_hash=data_hash, **describe_cpu())
-        run.read(source, data_hash, "training")
         targets = sequences.targets(VALIDATION)
 
         def validate(model: Recommender) -> dict[str, float]:

@@ -108,7 +108,7 @@ def test_what_was_sent_is_the_same_when_it_is_sent_again(root: Path, tmp_path_fa
         for epoch in (1, 2):
             run.log_points({"val/hr_10": epoch / 10}, epoch)
         run.keep(root / "report.html", "report/index.html")
-        run.read(Path("data/sequences"), "a" * 64, "training")
+        run.read(root / "report.html", "training")
         shutil.copytree(root / "mlflow.pending", kept, dirs_exist_ok=True)
     assert not list((root / "mlflow.pending").iterdir())
     client, _ = open_store()
@@ -123,37 +123,45 @@ def test_what_was_sent_is_the_same_when_it_is_sent_again(root: Path, tmp_path_fa
     assert [file.path for file in client.list_artifacts(row.info.run_id, "report")] == ["report/index.html"]
     assert row.inputs is not None
     (read,) = row.inputs.dataset_inputs
-    assert (read.dataset.name, read.dataset.digest, read.tags[0].value) == ("sequences", "a" * 36, "training")
+    assert (read.dataset.name, read.dataset.digest, read.tags[0].value) == (
+        (root / "report.html").as_posix(),
+        hashlib.sha256(b"<p>").hexdigest()[:36],
+        "training",
+    )
 
 
 EPOCHS = """
-import sys, time
 from tapestry.tracking.runs import stage_run
 with stage_run("train", {"train.epochs": 8}) as run:
     for epoch in range(1, 9):
         run.log_points({"val/hr_10": epoch / 10}, epoch)
-        print(epoch, flush=True)
-        time.sleep(0.5)
-print("model saved", flush=True)
+        if epoch == 4:
+            input()
+print("model saved")
 """
 
 
 def training() -> subprocess.Popen[str]:
-    """A stage of eight epochs, in a process of its own; started: it is past the first."""
+    """A stage of eight epochs, in a process of its own, which goes on after the fourth when a line is written to it."""
     pipe = subprocess.PIPE
-    process = subprocess.Popen([sys.executable, "-c", EPOCHS], stdout=pipe, stderr=pipe, env=os.environ, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "1\n"
-    return process
+    command = [sys.executable, "-c", EPOCHS]
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=os.environ, text=True)
+
+
+def goes_on(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What the stage printed, on standard output and error, until its good end."""
+    printed, told = process.communicate("\n", timeout=90)
+    assert process.returncode == 0, told
+    return printed, told
 
 
 def wait_for_row() -> Run:
-    """The row of the stage that runs now, as soon as it is there."""
-    deadline = time.monotonic() + 30
+    """The row of the stage that runs now, as soon as it has a figure."""
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        found = runs()
-        if found:
-            return found[0]
+        for found in runs():
+            if "val/hr_10" in found.data.metrics:
+                return found
         time.sleep(0.1)
     pytest.fail("no row")
 
@@ -168,9 +176,8 @@ WHOLE = [(epoch, epoch / 10) for epoch in range(1, 9)]
 
 def assert_kept_then_sent(process: subprocess.Popen[str], root: Path, reason: str) -> None:
     """That the stage ended well, said in one line why figures are kept, and that they are there once sent."""
-    printed, told = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert printed.endswith("model saved\n")
+    printed, told = goes_on(process)
+    assert printed == "model saved\n"
     (line,) = told.splitlines()
     kept = f"the run goes on, its figures are kept in {root}/mlflow.pending, and `tapestry sync` sends them"
     assert re.fullmatch(f"MLflow: {reason}; {kept}", line)
@@ -182,7 +189,7 @@ def test_a_store_that_stays_locked_costs_the_run_nothing(root: Path) -> None:
     row = wait_for_row()
     with closing(sqlite3.connect(root / "mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        assert_kept_then_sent(process, root, f"sqlite:///{root}/mlflow.db: database is locked")
+        assert_kept_then_sent(process, root, f"sqlite:///{root}/mlflow.db(: database is locked| doesn't answer)")
     assert runs()[0].info.status == "RUNNING"
     assert send_left() == (1, [])
     (row,) = runs()
@@ -195,8 +202,7 @@ def test_an_experiment_that_is_deleted_meanwhile_is_restored() -> None:
     process = training()
     client = MlflowClient(store_uri())
     client.delete_experiment(wait_for_row().info.experiment_id)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 0
+    _, told = goes_on(process)
     assert "MLflow's experiment tapestry had been deleted: restored" in told
     (row,) = runs()
     assert row.info.status == "FINISHED"
@@ -260,7 +266,7 @@ def test_the_row_of_a_killed_run_is_closed_by_the_next(root: Path) -> None:
     process = training()
     wait_for_row()
     process.kill()
-    process.wait()
+    process.communicate()
     (row,) = runs()
     assert row.info.status == "RUNNING"
     with stage_run("sessionize", {}):
@@ -270,10 +276,25 @@ def test_the_row_of_a_killed_run_is_closed_by_the_next(root: Path) -> None:
     assert killed.info.run_id == row.info.run_id
     assert killed.info.status == "KILLED"
     assert killed.data.tags["error"] == "the process was killed"
-    assert killed.info.end_time - killed.info.start_time < 30_000
-    assert curve(killed)[0] == (1, 0.1)
+    assert killed.info.end_time <= by_stage["sessionize"].info.start_time
+    assert curve(killed) == WHOLE[:4]
     assert by_stage["sessionize"].info.status == "FINISHED"
     assert not list((root / "mlflow.pending").iterdir())
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_journal_that_is_damaged_holds_no_other_up(root: Path) -> None:
+    damaged = root / "mlflow.pending/1-x"
+    damaged.mkdir(parents=True)
+    (damaged / "events.jsonl").write_text("no JSON\n")
+    with stage_run("sessionize", {}):
+        pass
+    (row,) = runs()
+    assert row.info.status == "FINISHED"
+    assert list((root / "mlflow.pending").iterdir()) == [damaged]
+    done = CliRunner().invoke(app, ["sync"])
+    assert done.exit_code == 1
+    assert f"sync: error: not sent: {damaged}: damaged (" in done.output
 
 
 @pytest.mark.usefixtures("stored")
@@ -281,7 +302,7 @@ def test_a_run_that_goes_on_is_left_alone_by_others(root: Path) -> None:
     process = training()
     wait_for_row()
     assert send_left() == (0, [])
-    process.communicate()
+    goes_on(process)
     (row,) = runs()
     assert (row.info.status, curve(row)) == ("FINISHED", WHOLE)
 

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,8 @@ class Sender(threading.Thread):
             try:
                 if delivery is None:
                     delivery = Delivery(self._folder, *open_store())
-                    send_left()
+                    with suppress(Exception):  # what is left of others is not to hold up this run
+                        send_left()
                 delivery.advance()
             except Exception as error:
                 self._tell(self._folder, error)
@@ -160,15 +162,19 @@ def send_left() -> tuple[int, list[str]]:
         with owned(folder) as ours:
             if not ours:
                 continue
-            address = _address(folder)
-            if address != shown_uri():
-                kept.append(f"{folder.name}: it is for {address}; set MLFLOW_TRACKING_URI to it")
-                continue
-            if store is None:
-                store = open_store()
-            _end_killed(folder)
             try:
+                address = _address(folder)
+                if address != shown_uri():
+                    kept.append(f"{folder.name}: it is for {address}; set MLFLOW_TRACKING_URI to it")
+                    continue
+                store = store or open_store()
+                _end_killed(folder)
                 Delivery(folder, *store).advance()
+            except ValueError as error:
+                kept.append(f"{folder}: damaged ({one_line(str(error))}); remove it")
+                continue
+            except TapestryError:
+                raise
             except Exception as error:
                 kept.append(f"{folder.name}: {explained(error)}")
                 continue

@@ -6,12 +6,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+OF_TRAINING = ("loss", "tape_norm")
+"""An epoch's figures that are of training; the others are of validation."""
+
 _REFUSED = re.compile(r"[^/\w.\- :]")  # by MLflow, in a metric's name
 
 
 def curve_metrics(figures: Mapping[str, float]) -> dict[str, float]:
     """An epoch's figures by their names in MLflow: `train/loss`, `train/tape_norm`, and the rest as `val/hr_10`."""
-    named = {key: "train" if key in ("loss", "tape_norm") else "val" for key in figures if key != "epoch"}
+    named = {key: "train" if key in OF_TRAINING else "val" for key in figures if key != "epoch"}
     return {f"{prefix}/{key}": figures[key] for key, prefix in named.items()}
 
 

@@ -18,7 +18,7 @@ from tapestry.provenance import code_hash, content_hash, dvc_experiment, git_com
 from tapestry.store import shown_uri
 from tapestry.tracking.delivery import Sender
 from tapestry.tracking.journal import Journal, now_ms
-from tapestry.tracking.names import curve_metrics, flatten_metrics
+from tapestry.tracking.names import OF_TRAINING, curve_metrics, flatten_metrics
 from tapestry.tracking.pipeline import pipeline_id, row_name
 
 ALWAYS = ("source", "record")  # stages that run every time, and so tell nothing
@@ -54,7 +54,7 @@ def collect(parameters: Parameters) -> dict[str, Any]:
         **flatten_metrics(test, "test"),
         **flatten_metrics({"gain_hr_100": summary["gain_hr_100"]}, "test"),
         **flatten_metrics({key: summary[key] for key in ("users", "items", "interactions", "delta")}, "data"),
-        **flatten_metrics(train["best"], "val/best"),
+        **flatten_metrics({k: v for k, v in train["best"].items() if k not in OF_TRAINING}, "val/best"),
     }
     data_hash = content_hash(Path("data/sequences"))
     return {

@@ -11,7 +11,7 @@ from typing import Any
 
 from tapestry.errors import TapestryError, for_terminal
 from tapestry.failures import explain
-from tapestry.provenance import code_hash, dvc_experiment, git_commit
+from tapestry.provenance import code_hash, content_hash, dvc_experiment, git_commit
 from tapestry.store import shown_uri, store_file, store_uri
 from tapestry.tracking.delivery import Sender
 from tapestry.tracking.hardware import Sampler, describe_machine, peak_memory
@@ -43,10 +43,15 @@ class Run:
     def tag(self, **tags: str) -> None:
         self._journal.write("tags", tags)
 
-    def read(self, path: Path, digest: str, context: str) -> None:
-        """Say that the run reads a dataset with this content hash, for `context`, such as training."""
-        name = path.relative_to(path.parts[0]).as_posix() if len(path.parts) > 1 else path.name
-        self._journal.write("input", {"name": name, "digest": digest, "source": str(path), "context": context})
+    def read(self, path: Path, context: str) -> str:
+        """Say that the run reads this file or folder as it is now, for `context`, such as training; its content hash.
+
+        MLflow keeps it among the run's datasets, under the path from `data/` on, such as `raw/Books`.
+        """
+        digest = content_hash(path)
+        name = path.as_posix().removeprefix("data/")
+        self._journal.write("input", {"name": name, "digest": digest, "source": path.as_posix(), "context": context})
+        return digest
 
     def keep(self, path: Path, name: str) -> None:
         """Keep a file, or a folder's files, as they are now, as the artifact of that name."""
