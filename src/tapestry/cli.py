@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from tapestry.errors import TapestryError
-from tapestry.store import store_uri
+from tapestry.store import open_store, store_file, store_uri
 from tapestry.tracking import reported_errors
 
 app = typer.Typer(
@@ -92,6 +92,28 @@ def recommend(
         )
         with _checkout():
             shell.run(order)
+
+
+@app.command()
+def champion(
+    version: Annotated[int | None, typer.Option(help="Make this version the champion.")] = None,
+    run: Annotated[str | None, typer.Option(help="Make the model of this MLflow run the champion.")] = None,
+) -> None:
+    """Show the registered models and the champion among them, or choose another champion by hand."""
+    with reported_errors("champion"):
+        from tapestry import registry
+
+        if version is not None and run is not None:
+            raise TapestryError("give --version or --run, not both")
+        with _checkout():
+            file = store_file()
+            if file is not None and not file.exists():
+                raise TapestryError(f"{file}: no MLflow store yet; run `dvc repro`")
+            client, _ = open_store()
+            if version is not None or run is not None:
+                registry.choose(client, version, run)
+            for line in registry.table(client):
+                typer.echo(line)
 
 
 @contextmanager
