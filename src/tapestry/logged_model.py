@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "tapestry"
 # What a model's code imports, in the versions that it was made with.
-PACKAGES = ("mlflow", "numpy", "pandas", "pyarrow", "ruamel.yaml", "safetensors", "torch", "tqdm")
+PACKAGES = ("mlflow", "numpy", "pandas", "pyarrow", "ruamel.yaml", "safetensors", "torch")
 _PACKAGE = Path(str(tapestry.__file__)).parent
 
 

@@ -139,9 +139,9 @@ def table(client: MlflowClient) -> Iterator[str]:
     for found in there:
         mark = "*" if present is not None and found.version == present.version else " "
         tags = {key: one_line(value) for key, value in found.tags.items()}
+        figure, data = float(tags.get(VALIDATION, "nan")), tags.get("data_hash", "-")[:8]
         yield (
-            f"{mark} {found.version:>7}  {tags.get(VALIDATION, '-')[:8]:>11}  {tags.get('data_hash', '-')[:8]:8}  "
-            f"{found.run_id or '-':32}  {tags.get(DECISION, '-')}"
+            f"{mark} {found.version:>7}  {figure:11.6f}  {data:8}  {found.run_id or '-':32}  {tags.get(DECISION, '-')}"
         )
     if present is None:
         yield "no champion: choose one with `tapestry champion --version N`"
@@ -191,7 +191,7 @@ def _add(client: MlflowClient, run_id: str, uri: str, tags: dict[str, str]) -> M
             raise
     model_id = uri.removeprefix("models:/")
     with _default_store(client.tracking_uri):
-        version = client.create_model_version(NAME, uri, run_id, tags=tags, model_id=model_id)
+        version = client.create_model_version(NAME, uri, run_id, tags, await_creation_for=0, model_id=model_id)
     link = json.dumps([{"name": NAME, "version": int(version.version)}])
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": link})
     return version

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tapestry.errors import TapestryError, shown
+from tapestry.errors import TapestryError, one_line, shown
 
 _ITEM = 'expected text, a whole number, or {"item_id": …, "domain": …}'
 _LINE = '{"history": [item ids in time order], "user_id": text} (user_id may be left out), or the list alone'
@@ -71,7 +71,7 @@ def _json_lines(numbered: Iterable[tuple[int, str]], name: str) -> Iterator[Hist
             row = json.loads(text)
             row = {"history": row} if isinstance(row, list) else row
             if not isinstance(row, dict) or not isinstance(row.get("history"), list):
-                raise TapestryError(f"found {shown(text)}, expected {_LINE}")
+                raise TapestryError(f"found {one_line(text)}, expected {_LINE}")
             if unknown := row.keys() - {"user_id", "history"}:
                 raise TapestryError(f"unknown key {shown(min(unknown))}, expected {_LINE}")
             user_id = _id(row.get("user_id"))
