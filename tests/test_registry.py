@@ -69,6 +69,7 @@ def checkout(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     shutil.copytree(made, folder)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", raising=False)
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     monkeypatch.setattr(sys, "path", sys.path.copy())
     monkeypatch.setattr("tapestry.recommending.shell.make_deterministic", lambda seed, threads: None)
@@ -290,7 +291,7 @@ def post(address: str, body: dict[str, Any]) -> tuple[int, Any]:
         return error.code, json.load(error)
 
 
-def test_mlflow_serves_the_champion(served: str) -> None:
+def test_mlflow_serves_the_champion(served: str, client: MlflowClient) -> None:
     histories = [["i0", "i15", "nope"], [{"item_id": "i29", "domain": "D2"}]]
     records = [{"history": history, "domain": "D1"} for history in histories]
     expected = recommended("-k", "3", "--domain", "D1", "--history", "-", given="\n".join(map(json.dumps, histories)))
@@ -302,6 +303,8 @@ def test_mlflow_serves_the_champion(served: str) -> None:
     ]
     status, answer = post(served, {"dataframe_records": [{"history": ["i0"]}]})
     assert [row["domain"] for row in answer["predictions"]] == ["D0", "D1", "D2"]
+    status, answer = post(served, json.loads((files_of(client) / "serving_input_example.json").read_text()))
+    assert (status, len(answer["predictions"])) == (200, 2)
     status, answer = post(served, {"dataframe_records": [{"history": ["i0"], "domain": "D9"}]})
     assert status == 400
     assert "unknown domain 'D9': the model knows D0, D1, D2" in answer["message"]

@@ -109,17 +109,27 @@ def _version(package: str) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without MLflow's progress bars and notes on what it does."""
-    name, logger = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", logging.getLogger("mlflow.pyfunc")
-    before, level = os.environ.get(name), logger.level
-    os.environ[name] = "false"
-    logger.setLevel(logging.WARNING)
+def setting(name: str, value: str) -> Iterator[None]:
+    """An environment variable set for as long as it lasts, then as it was."""
+    before = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
     finally:
-        logger.setLevel(level)
         if before is None:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without MLflow's progress bars and notes on what it does."""
+    logger = logging.getLogger("mlflow.pyfunc")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with setting("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"):
+            yield
+    finally:
+        logger.setLevel(level)

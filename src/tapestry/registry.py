@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +13,7 @@ from filelock import FileLock
 
 from tapestry.checkout import checkout_root
 from tapestry.errors import TapestryError, one_line, shown
-from tapestry.logged_model import NAME, log_model
+from tapestry.logged_model import NAME, log_model, setting
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -190,23 +188,9 @@ def _add(client: MlflowClient, run_id: str, uri: str, tags: dict[str, str]) -> M
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     model_id = uri.removeprefix("models:/")
-    with _default_store(client.tracking_uri):
+    # MLflow's SQL registry looks a logged model up in the process's store, whatever the client's is.
+    with setting("MLFLOW_TRACKING_URI", client.tracking_uri):
         version = client.create_model_version(NAME, uri, run_id, tags, await_creation_for=0, model_id=model_id)
     link = json.dumps([{"name": NAME, "version": int(version.version)}])
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": link})
     return version
-
-
-@contextmanager
-def _default_store(uri: str) -> Iterator[None]:
-    """For as long as MLflow's SQL registry looks a logged model up in the process's store, not in the client's."""
-    name = "MLFLOW_TRACKING_URI"
-    before = os.environ.get(name)
-    os.environ[name] = uri
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

@@ -34,7 +34,7 @@ def as_text(recommendations: Iterable[Recommendation]) -> Iterator[str]:
             user_id = found.user_id
             skipped = f", {found.unknown} unknown skipped" if found.unknown else ""
             yield f"{one_line(user_id)} ({found.known} items{skipped})"
-        yield f"  {found.domain}"
+        yield f"  {one_line(found.domain)}"
         width = max((len(one_line(item)) for item in found.items), default=0)
         for rank, (item, score) in enumerate(zip(found.items, found.scores, strict=True), start=1):
             yield f"  {rank:4}  {one_line(item):{width}}  {score:7.4f}"
