@@ -60,7 +60,9 @@ def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) 
 
 @app.command()
 def recommend(
-    user: Annotated[list[str] | None, typer.Option(help="A user of the data, all of whose history counts.")] = None,
+    user: Annotated[
+        list[str] | None, typer.Option(help="A user of the data, by the whole history, test included.")
+    ] = None,
     history: Annotated[
         Path | None,
         typer.Option(help="A file (- for standard input): item ids in time order, one a line, or JSON lines."),
