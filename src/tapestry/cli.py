@@ -60,9 +60,7 @@ def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) 
 
 @app.command()
 def recommend(
-    user: Annotated[
-        list[str] | None, typer.Option(help="A user of the data, by the whole history, test included.")
-    ] = None,
+    user: Annotated[list[str] | None, typer.Option(help="A user of the data; test items count as history.")] = None,
     history: Annotated[
         Path | None,
         typer.Option(help="A file (- for standard input): item ids in time order, one a line, or JSON lines."),
@@ -76,8 +74,8 @@ def recommend(
 ) -> None:
     """Recommend the items that the model in models/ puts first: by user, for histories in a file, or for everybody.
 
-    --user and --domain may be repeated. A line of JSON is {"user_id": …, "history": [ids]}; an id that several domains
-    have is written {"item_id": …, "domain": …}. Unknown items are skipped and counted.
+    --user and --domain may be repeated. A line of JSON is {"user_id": text, "history": list of ids}, or the list alone.
+    An id that several domains have is written {"item_id": id, "domain": name}. Unknown items are skipped and counted.
     """
     with reported_errors("recommend"):
         from tapestry.recommending import shell
