@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
+import dataclasses
+import json
+import shutil
+from pathlib import Path
 
-from tapestry.config import ModelConfig
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from tapestry.config import ModelConfig, load_parameters
 from tapestry.data.sequences import Domain, Sequences
+from tapestry.model.network import Recommender
+from tapestry.model.storage import save_model
 
 WHOLE_MODEL = ModelConfig(
     width=8,
@@ -63,3 +73,34 @@ def random_sequences(seed: int, users: int = 12, items: int = 30, domains: int =
     histories = [generator.integers(0, items, generator.integers(3, longest + 1)).tolist() for _ in range(users)]
     timestamps = [(86_400_000 * np.cumsum(generator.integers(0, 3, len(history)))).tolist() for history in histories]
     return sequences_of(histories, sorted(item % domains for item in range(items)), timestamps)
+
+
+def write_sequences(sequences: Sequences, folder: Path) -> None:
+    """Write the files that sessionize makes."""
+    folder.mkdir(parents=True)
+    item_domain = np.repeat(
+        np.arange(len(sequences.domains), dtype=np.int16), [d.end - d.start for d in sequences.domains]
+    )
+    columns = {
+        "sequences": {
+            "user": sequences.owner.astype(np.int32),
+            **{name: getattr(sequences, name) for name in ("item", "domain", "timestamp", "split")},
+        },
+        "users": {"user_id": sequences.user_id, "offset": sequences.offsets[:-1].astype(np.int64)},
+        "items": {"item_id": sequences.item_id, "domain": item_domain, "train_count": sequences.train_count},
+    }
+    for name, table in columns.items():
+        pq.write_table(pa.table(table), folder / f"{name}.parquet")
+    (folder / "domains.json").write_text(json.dumps([dataclasses.asdict(domain) for domain in sequences.domains]))
+
+
+def write_checkout(sequences: Sequences, folder: Path, params_yaml: Path, seed: int = 0) -> Recommender:
+    """Write what `tapestry recommend` reads: parameters, sequences, and an untrained model, which is returned."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(params_yaml, folder / "params.yaml")
+    (folder / "dvc.yaml").write_text("stages: {}\n")
+    write_sequences(sequences, folder / "data/sequences")
+    torch.manual_seed(seed)
+    model = Recommender(WHOLE_MODEL, sequences.items, len(sequences.domains)).eval()
+    save_model(folder / "models", model, sequences.domains, load_parameters(params_yaml).train)
+    return model

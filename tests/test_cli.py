@@ -13,7 +13,7 @@ from tapestry.cli import app
 def test_help_lists_the_commands() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    assert {"figures", "ui"} <= set(result.output.split())
+    assert {"figures", "ui", "recommend", "champion"} <= set(result.output.split())
 
 
 def test_figures_shows_the_model_beside_the_baselines(tmp_path: Path) -> None:

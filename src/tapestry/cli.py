@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tapestry.errors import TapestryError
-from tapestry.store import store_uri
+from tapestry.store import open_store, store_file, store_uri
 from tapestry.tracking.delivery import send_left
 from tapestry.tracking.runs import reported_errors
 
@@ -65,3 +67,72 @@ def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) 
     }
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     raise SystemExit(subprocess.run([*command, "--backend-store-uri", store_uri()], env=environment).returncode)
+
+
+@app.command()
+def recommend(
+    user: Annotated[list[str] | None, typer.Option(help="A user of the data; test items count as history.")] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(help="A file (- for standard input): item ids in time order, one a line, or JSON lines."),
+    ] = None,
+    everybody: Annotated[bool, typer.Option("--everybody", help="All users of the data.")] = False,
+    domain: Annotated[list[str] | None, typer.Option(help="A domain to recommend in; all if none is named.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also recommend items of the history.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write Parquet: user_id, domain, rank, item_id, score.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
+) -> None:
+    """Recommend the items that the model in models/ puts first: by user, for histories in a file, or for everybody.
+
+    --user and --domain may be repeated. A line of JSON is {"user_id": text, "history": list of ids}, or the list alone.
+    An id that several domains have is written {"item_id": id, "domain": name}. Unknown items are skipped and counted.
+    """
+    with reported_errors("recommend"):
+        from tapestry.recommending import shell
+
+        order = shell.Order(
+            users=user or [],
+            histories=history and (history if str(history) == "-" else history.absolute()),
+            everybody=everybody,
+            domains=domain or [],
+            k=k,
+            exclude_seen=not keep_seen,
+            out=out and out.absolute(),
+            json=as_json,
+        )
+        with _checkout():
+            shell.run(order)
+
+
+@app.command()
+def champion(
+    version: Annotated[int | None, typer.Option(help="Make this version the champion.")] = None,
+    run: Annotated[str | None, typer.Option(help="Make the model of this MLflow run the champion.")] = None,
+) -> None:
+    """Show the registered models and the champion among them, or choose another champion by hand."""
+    with reported_errors("champion"):
+        from tapestry import registry
+
+        if version is not None and run is not None:
+            raise TapestryError("give --version or --run, not both")
+        with _checkout():
+            file = store_file()
+            if file is not None and not file.exists():
+                raise TapestryError(f"{file}: no MLflow store yet; run `dvc repro`")
+            client, _ = open_store()
+            if version is not None or run is not None:
+                registry.choose(client, version, run)
+            for line in registry.table(client):
+                typer.echo(line)
+
+
+@contextmanager
+def _checkout() -> Iterator[None]:
+    """Work in the root of the checkout that the working directory is in."""
+    here = Path.cwd()
+    root = next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), None)
+    if root is None:
+        raise TapestryError(f"no dvc.yaml in {here} or above it: run in a checkout of Tapestry")
+    with chdir(root):
+        yield

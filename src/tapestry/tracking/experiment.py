@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tapestry.registry import register
 from tapestry.tracking.journal import FILES
 from tapestry.tracking.rows import find_runs, log, log_file, log_input
 
@@ -47,8 +48,8 @@ def complete(client: MlflowClient, experiment_id: str, experiment: Mapping[str, 
     if restored:
         for value in experiment["inputs"]:
             log_input(client, run_id, value)
-    for path in sorted((folder / FILES).iterdir()):
-        log_file(client, run_id, path, path.name)
+    for name in experiment["artifacts"]:
+        log_file(client, run_id, folder / FILES / name, name)
     under = {stage_name(run) for run in find_runs(client, experiment_id, {_PARENT: run_id})}
     for stage, made in experiment["stages"].items():
         if stage == MODEL_STAGE or stage in WITHOUT_ROW:
@@ -59,6 +60,16 @@ def complete(client: MlflowClient, experiment_id: str, experiment: Mapping[str, 
             _restored(client, experiment_id, experiment, stage, {_PARENT: run_id})
     if restored:
         client.set_terminated(run_id, "FINISHED", experiment["time"])
+    register(
+        client,
+        run_id,
+        folder / FILES / "models",
+        folder / FILES / "data/sequences",
+        validation=experiment["validation"],
+        data_hash=tags["data_hash"],
+        model_hash=tags["model_hash"],
+        exclude_seen=experiment["exclude_seen"],
+    )
 
 
 def stage_name(run: Run) -> str:

@@ -22,8 +22,9 @@ from tapestry.tracking.names import OF_TRAINING, curve_metrics, flatten_metrics
 from tapestry.tracking.pipeline import pipeline_id, row_name
 
 ALWAYS = ("source", "record")  # stages that run every time, and so tell nothing
+STOPPING_METRIC = "ndcg_10"
 _FIGURES = ("summary.json", "test.json", "train.json", "data.json", "curve.csv", "cutoffs.csv")
-_KEPT = ("reports/index.html", "models/config.json", "params.yaml", "dvc.lock", *(f"metrics/{n}" for n in _FIGURES))
+ARTIFACTS = ("reports/index.html", "models/config.json", "params.yaml", "dvc.lock", *(f"metrics/{n}" for n in _FIGURES))
 
 
 def record(parameters: Parameters) -> None:
@@ -36,7 +37,7 @@ def record(parameters: Parameters) -> None:
         raise TapestryError("record: tells MLflow what DVC has in dvc.lock, so it is run by `dvc repro` alone")
     experiment = collect(parameters)
     journal = Journal(shown_uri())
-    for name in _KEPT:
+    for name in (*ARTIFACTS, "models", "data/sequences/items.parquet"):
         journal.keep(Path(name), name)
     journal.write("experiment", experiment)
     sender = Sender(journal)
@@ -60,6 +61,9 @@ def collect(parameters: Parameters) -> dict[str, Any]:
     return {
         "name": row_name("").removeprefix(" · "),
         "time": now,
+        "artifacts": ARTIFACTS,
+        "validation": train["best"][STOPPING_METRIC],
+        "exclude_seen": parameters.evaluate.exclude_seen,
         "pipeline": pipeline_id(),
         "dvc_exp": dvc_experiment(),
         "git_commit": git_commit(),

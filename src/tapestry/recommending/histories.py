@@ -1,0 +1,96 @@
+"""Histories as users write them: lists of item ids, in a file or in a request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tapestry.errors import TapestryError, one_line, shown
+
+_ITEM = 'expected text, a whole number, or {"item_id": …, "domain": …}'
+_LINE = '{"history": [item ids in time order], "user_id": text} (user_id may be left out), or the list alone'
+_LARGEST_WHOLE_FLOAT = 2**53  # above it, floats leave whole numbers out
+
+
+@dataclass(frozen=True)
+class History:
+    """Item ids in time order, the domain of each where it is given, and whose they are."""
+
+    user_id: str
+    item_ids: list[str]
+    domains: list[str | None]
+
+
+def parse_history(user_id: str, entries: Iterable[Any]) -> History:
+    """A history of entries that are ids, as text or whole numbers, or {"item_id": id, "domain": name}.
+
+    Raises:
+        TapestryError: an entry is something else.
+    """
+    item_ids: list[str] = []
+    domains: list[str | None] = []
+    for place, entry in enumerate(entries, start=1):
+        named = entry if isinstance(entry, dict) else {"item_id": entry}
+        item_id, domain = _id(named.get("item_id")), named.get("domain")
+        if item_id is None or not isinstance(domain, str | None) or named.keys() - {"item_id", "domain"}:
+            raise TapestryError(f"item {place} of the history is {shown(entry)}: {_ITEM}")
+        item_ids.append(item_id)
+        domains.append(domain)
+    return History(user_id, item_ids, domains)
+
+
+def read_histories(content: bytes, name: str) -> list[History]:
+    """Histories of a file: JSON lines where its first line begins with { or [, else one history, one item id a line.
+
+    Blank lines count for nothing. A history without a user_id goes by its line, as "line 3".
+
+    Raises:
+        TapestryError: it is not UTF-8, has no history, or a line is none; the message names the file and the line.
+    """
+    try:
+        lines = content.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise TapestryError(f"{name}, line {line}: not UTF-8; save the file as UTF-8") from error
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not numbered:
+        raise TapestryError(f"{name}: no history in it; expected item ids, one a line, or JSON lines of {_LINE}")
+    first, text = numbered[0]
+    if not text.startswith(("{", "[")):
+        return [parse_history(f"line {first}", [text for _, text in numbered])]
+    return list(_json_lines(numbered, name))
+
+
+def _json_lines(numbered: Iterable[tuple[int, str]], name: str) -> Iterator[History]:
+    for number, text in numbered:
+        try:
+            row = json.loads(text)
+            row = {"history": row} if isinstance(row, list) else row
+            if not isinstance(row, dict) or not isinstance(row.get("history"), list):
+                raise TapestryError(f"found {one_line(text)}, expected {_LINE}")
+            if unknown := row.keys() - {"user_id", "history"}:
+                raise TapestryError(f"unknown key {shown(min(unknown))}, expected {_LINE}")
+            user_id = _id(row.get("user_id"))
+            if user_id is None and row.get("user_id") is not None:
+                raise TapestryError(f"user_id is {shown(row['user_id'])}, expected text or a whole number")
+            yield parse_history(f"line {number}" if user_id is None else user_id, row["history"])
+        except (ValueError, RecursionError) as error:
+            raise TapestryError(f"{name}, line {number}: not JSON ({error}); expected {_LINE}") from error
+        except TapestryError as error:
+            raise TapestryError(f"{name}, line {number}: {error}") from error
+
+
+def _id(value: Any) -> str | None:
+    """An id as ingest has it: text, or a whole number, as 1.0 is; None of anything else."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, float | np.floating):
+        number = float(value)
+        return str(int(number)) if number.is_integer() and abs(number) <= _LARGEST_WHOLE_FLOAT else None
+    return None

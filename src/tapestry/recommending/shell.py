@@ -1,0 +1,136 @@
+"""What `tapestry recommend` does, in a checkout's root."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from tapestry.config import load_parameters
+from tapestry.data.sequences import read_sequences
+from tapestry.errors import TapestryError, one_line
+from tapestry.model.network import Recommender
+from tapestry.model.storage import load_model
+from tapestry.recommending.catalogue import Catalogue, read_catalogue
+from tapestry.recommending.histories import History, read_histories
+from tapestry.recommending.output import as_json, as_text, write_parquet
+from tapestry.recommending.recommendations import (
+    places_of_users,
+    recommend,
+    requests_of_histories,
+    requests_of_users,
+)
+from tapestry.recommending.top import Request
+from tapestry.training.device import choose_device, make_deterministic
+
+MODEL, SEQUENCES = Path("models"), Path("data/sequences")
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Order:
+    """For whom (users, a file of histories with its name, or everybody), of which domains, and in which form."""
+
+    users: list[str]
+    histories: Path | None
+    everybody: bool
+    domains: list[str]
+    k: int
+    exclude_seen: bool
+    out: Path | None
+    json: bool
+
+
+def run(order: Order) -> None:
+    """Print the recommendations, or write them to `order.out`.
+
+    Raises:
+        TapestryError: the order contradicts itself, a user or domain is unknown, no item of the histories is known, or
+            the model or the data are missing or damaged.
+    """
+    _check(order)
+    config = load_parameters().evaluate
+    make_deterministic(0, config.threads)
+    histories = None if order.histories is None else _read(order.histories)
+    model, catalogue, requests, count = _for_users(order) if histories is None else _for_histories(order, histories)
+    model = model.to(choose_device(config.device))
+    bar = tqdm(requests, "recommend", count, unit="list", leave=False, disable=None if order.everybody else True)
+    found = recommend(model, catalogue, bar, order.k, order.exclude_seen, config.batch_users)
+    if order.out is None:
+        for line in as_json(found) if order.json else as_text(found):
+            print(line)
+    else:
+        print(f"{order.out}: {write_parquet(found, order.out):,} rows")
+
+
+def _check(order: Order) -> None:
+    if sum((bool(order.users), order.histories is not None, order.everybody)) != 1:
+        raise TapestryError("say for whom: --user ID, --history FILE or --everybody, one of them")
+    if order.everybody and order.out is None and not order.json:
+        raise TapestryError("--everybody wants --out FILE.parquet, or --json")
+    if order.out is not None and order.json:
+        raise TapestryError("--out writes Parquet and --json prints: give one of them")
+    if order.out is not None and order.out.suffix != ".parquet":
+        raise TapestryError(f"--out writes Parquet: {order.out} must end in .parquet")
+
+
+def _for_users(order: Order) -> tuple[Recommender, Catalogue, Iterable[Request], int]:
+    """The model, its catalogue, the requests and their number, for users of the data."""
+    sequences = read_sequences(SEQUENCES)
+    model, domains = load_model(MODEL, sequences.domains)
+    catalogue = Catalogue(sequences.item_id, domains)
+    wanted = _domains(order, catalogue)
+    users = range(len(sequences.user_id)) if order.everybody else places_of_users(sequences, order.users)
+    return model, catalogue, requests_of_users(sequences, users, wanted), len(users) * len(wanted)
+
+
+def _for_histories(order: Order, histories: list[History]) -> tuple[Recommender, Catalogue, Iterable[Request], int]:
+    """The same for histories that the user wrote."""
+    model, domains = load_model(MODEL)
+    catalogue = read_catalogue(SEQUENCES / "items.parquet", domains)
+    wanted = _domains(order, catalogue)
+    requests = list(requests_of_histories(catalogue, histories, wanted))
+    _report_unknown(requests[:: len(wanted)])
+    return model, catalogue, requests, len(requests)
+
+
+def _domains(order: Order, catalogue: Catalogue) -> list[int]:
+    """The places of the domains asked for, each once; of all where none is named."""
+    return [catalogue.domain_number(name) for name in dict.fromkeys(order.domains)] or [*range(len(catalogue.domains))]
+
+
+def _report_unknown(requests: list[Request]) -> None:
+    """Say how many items are left out, of requests of one history each.
+
+    Raises:
+        TapestryError: none is known of any history.
+    """
+    unknown = sum(request.unknown for request in requests)
+    empty = [request.user_id for request in requests if len(request.history) == 0]
+    if len(empty) == len(requests):
+        raise TapestryError(
+            f"no item of {'the history' if len(requests) == 1 else f'the {len(requests)} histories'} is known to the "
+            f"model, so there is nothing to recommend from: ids are those of {SEQUENCES / 'items.parquet'}"
+        )
+    if unknown:
+        of = sum(request.unknown > 0 for request in requests)
+        print(f"unknown items skipped: {unknown:,}, in {of:,} of {len(requests):,} histories", file=sys.stderr)
+    if empty:
+        shown = ", ".join(one_line(user_id) for user_id in empty[:_SHOWN]) + (", …" if len(empty) > _SHOWN else "")
+        print(f"nothing recommended for {len(empty):,}, of whom no item is known: {shown}", file=sys.stderr)
+
+
+def _read(path: Path) -> list[History]:
+    """Histories of a file, or of the standard input for `-`."""
+    if path == Path("-"):
+        return read_histories(sys.stdin.buffer.read(), "standard input")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise TapestryError(f"{path}: no such file; --history reads item ids, one a line, or JSON lines") from error
+    except IsADirectoryError as error:
+        raise TapestryError(f"{path}: a folder; --history reads a file") from error
+    return read_histories(content, str(path))

@@ -1,0 +1,203 @@
+"""`tapestry recommend`, as it is called from a shell."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from small import random_sequences, sequences_of, write_checkout
+from typer.testing import CliRunner, Result
+
+from tapestry.cli import app
+from tapestry.data.sequences import Sequences
+from tapestry.model.storage import load_model
+from tapestry.recommending.catalogue import Catalogue
+from tapestry.recommending.top import Request, top_items
+
+
+@pytest.fixture(scope="module")
+def sequences() -> Sequences:
+    return random_sequences(4)
+
+
+@pytest.fixture(scope="module")
+def checkout(sequences: Sequences, params_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkout")
+    write_checkout(sequences, folder, params_yaml)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in the checkout, and leave torch's settings as they were."""
+    monkeypatch.chdir(checkout)
+    monkeypatch.setattr("tapestry.recommending.shell.make_deterministic", lambda seed, threads: None)
+
+
+def recommend(*arguments: str, given: str | None = None) -> Result:
+    return CliRunner().invoke(app, ["recommend", *arguments], input=given)
+
+
+def rows(result: Result) -> list[dict[str, Any]]:
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def direct(
+    sequences: Sequences, checkout: Path, user: int, domain: int, k: int, exclude_seen: bool = True
+) -> list[str]:
+    model, _ = load_model(checkout / "models")
+    history = sequences.item[sequences.owner == user].astype(np.int64)
+    catalogue = Catalogue(sequences.item_id, sequences.domains)
+    ((_, top),) = top_items(model, catalogue, [Request("", history, 0, domain)], k, exclude_seen, 1)
+    return [str(item) for item in sequences.item_id[top.item]]
+
+
+def test_a_user_gets_the_domains_named_from_the_whole_history(sequences: Sequences, checkout: Path) -> None:
+    found = rows(recommend("--user", "u3", "--user", "u1", "--domain", "D2", "--domain", "D0", "-k", "4", "--json"))
+    assert [(row["user_id"], row["domain"]) for row in found] == [
+        ("u3", "D2"),
+        ("u3", "D0"),
+        ("u1", "D2"),
+        ("u1", "D0"),
+    ]
+    for row in found:
+        user, domain = int(row["user_id"][1:]), int(row["domain"][1:])
+        assert row["items"] == direct(sequences, checkout, user, domain, 4)
+        assert len(row["scores"]) == 4
+        seen = set(sequences.item_id[sequences.item[sequences.owner == user]])
+        assert not seen & set(row["items"])
+
+
+def test_all_domains_come_where_none_is_named(sequences: Sequences) -> None:
+    assert [row["domain"] for row in rows(recommend("--user", "u3", "--json"))] == ["D0", "D1", "D2"]
+
+
+def test_seen_items_come_where_they_are_to_be_kept(sequences: Sequences, checkout: Path) -> None:
+    (row,) = rows(recommend("--user", "u3", "--domain", "D1", "-k", "99", "--keep-seen", "--json"))
+    assert row["items"] == direct(sequences, checkout, 3, 1, 99, exclude_seen=False)
+    assert len(row["items"]) == 10
+
+
+def test_a_users_history_in_a_file_gives_what_the_user_gets(
+    sequences: Sequences, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = sequences.item_id[sequences.item[sequences.owner == 3]].tolist()
+    (expected,) = rows(recommend("--user", "u3", "--domain", "D1", "--json"))
+    (tmp_path / "plain.txt").write_text("\n".join(items))
+    (tmp_path / "lines.jsonl").write_text(json.dumps({"user_id": "u3", "history": items}) + "\n")
+    (lines,) = rows(recommend("--history", str(tmp_path / "lines.jsonl"), "--domain", "D1", "--json"))
+    (plain,) = rows(recommend("--history", str(tmp_path / "plain.txt"), "--domain", "D1", "--json"))
+    (piped,) = rows(recommend("--history", "-", "--domain", "D1", "--json", given="\n".join(items)))
+    assert lines == expected
+    assert plain == piped == expected | {"user_id": "line 1"}
+
+
+def test_a_sub_folder_will_do_and_paths_are_taken_from_it(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = checkout / "notebooks/deep"
+    folder.mkdir(parents=True)
+    (folder / "mine.txt").write_text("i1\ni2\n")
+    monkeypatch.chdir(folder)
+    assert recommend("--history", "mine.txt", "--out", "mine.parquet").exit_code == 0
+    assert pq.read_table(folder / "mine.parquet")["user_id"].unique().to_pylist() == ["line 1"]
+    assert Path.cwd() == folder
+    assert sorted(path.name for path in folder.iterdir()) == ["mine.parquet", "mine.txt"]
+
+
+def test_everybody_goes_to_parquet_the_same_bytes_twice(sequences: Sequences, checkout: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        result = recommend("--everybody", "--out", str(tmp_path / f"{name}.parquet"), "-k", "3")
+        assert result.exit_code == 0, result.output
+    table = pq.read_table(tmp_path / "a.parquet")
+    assert result.stdout == f"{tmp_path / 'b.parquet'}: {len(table)} rows\n"
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    printed = rows(recommend("--everybody", "--json", "-k", "3"))
+    expected = [
+        {"user_id": row["user_id"], "domain": row["domain"], "rank": rank, "item_id": item, "score": score}
+        for row in printed
+        for rank, (item, score) in enumerate(zip(row["items"], row["scores"], strict=True), start=1)
+    ]
+    assert table.to_pylist() == expected
+    assert list(dict.fromkeys(table["user_id"].to_pylist())) == sequences.user_id.tolist()
+
+
+def test_a_table_is_printed_to_be_read(sequences: Sequences, checkout: Path) -> None:
+    (first, second) = direct(sequences, checkout, 3, 0, 2)
+    result = recommend("--user", "u3", "--domain", "D0", "-k", "2")
+    length = int((sequences.owner == 3).sum())
+    shape = rf"u3 \({length} items\)\n  D0\n +1  {first} +-?0\.\d{{4}}\n +2  {second} +-?0\.\d{{4}}\n"
+    assert re.fullmatch(shape, result.stdout)
+
+
+def test_unknown_items_are_skipped_and_counted() -> None:
+    lines = '["i1", "nope"]\n["nope"]\n{"user_id": "v", "history": ["i2"]}\n'
+    result = recommend("--history", "-", "--domain", "D0", "-k", "1", given=lines)
+    assert result.exit_code == 0
+    assert "line 1 (1 items, 1 unknown skipped)\n" in result.stdout
+    assert "line 2 (0 items, 1 unknown skipped)\n  D0\n        nothing: no item is known\n" in result.stdout
+    assert result.stderr.splitlines() == [
+        "unknown items skipped: 2, in 2 of 3 histories",
+        "nothing recommended for 1, of whom no item is known: line 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "message"),
+    [
+        ([], None, "say for whom: --user ID, --history FILE or --everybody, one of them"),
+        (["--user", "u1", "--everybody"], None, "say for whom"),
+        (["--everybody"], None, "--everybody wants --out FILE.parquet, or --json"),
+        (["--everybody", "--out", "x.csv"], None, "--out writes Parquet: "),
+        (["--everybody", "--out", "x.parquet", "--json"], None, "give one of them"),
+        (["--user", "u1", "--user", "nobody"], None, "user 'nobody' is none of the 12 in data/sequences"),
+        (["--user", "u1", "--domain", "D9"], None, "unknown domain 'D9': the model knows D0, D1, D2"),
+        (["--history", "-", "--domain", "D9"], '["i1"]', "unknown domain 'D9': the model knows D0, D1, D2"),
+        (["--history", "nowhere.txt"], None, "nowhere.txt: no such file"),
+        (["--history", "data"], None, "data: a folder"),
+        (["--history", "-"], "", "standard input: no history in it"),
+        (["--history", "-"], "x\ny", "no item of the history is known to the model"),
+        (["--history", "-"], '["x"]\n["y"]', "no item of the 2 histories is known to the model"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(arguments: list[str], given: str | None, message: str, checkout: Path) -> None:
+    result = recommend(*arguments, given=given)
+    assert result.exit_code == 1
+    assert re.fullmatch(r"recommend: error: .*\n", result.stderr)
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert not list(checkout.glob("x.*"))
+
+
+def test_an_id_of_several_domains_names_the_history(
+    tmp_path: Path, params_yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequences = sequences_of([[0, 1, 2, 3], [1, 2, 3, 0]], [0, 0, 1, 1])
+    sequences.item_id[:] = ["1", "2", "1", "3"]
+    write_checkout(sequences, tmp_path, params_yaml)
+    monkeypatch.chdir(tmp_path)
+    result = recommend("--history", "-", given='["2"]\n["1"]')
+    assert "error: line 2: item '1' is one of each of the domains D0, D1: say which is meant" in result.stderr
+    found = rows(recommend("--history", "-", "--json", given='[{"item_id": "1", "domain": "D1"}]'))
+    assert [row["items"] for row in found if row["domain"] == "D1"] == [["3"]]
+
+
+def test_outside_a_checkout_it_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert f"no dvc.yaml in {tmp_path} or above it" in recommend("--user", "u1").stderr
+
+
+def test_a_model_of_other_data_is_refused(
+    checkout: Path, tmp_path: Path, params_yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkout(random_sequences(1, items=33), tmp_path, params_yaml)
+    shutil.rmtree(tmp_path / "models")
+    shutil.copytree(checkout / "models", tmp_path / "models")
+    monkeypatch.chdir(tmp_path)
+    assert "models: a model of other data: domain 1 is D0 with 10 items" in recommend("--user", "u1").stderr
+    assert "33 items in 3 domains, not those of the model" in recommend("--history", "-", given="i1").stderr

@@ -1,0 +1,208 @@
+"""The first items for a history, against plain loops and against evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import WHOLE_MODEL, random_sequences, sequences_of
+
+from tapestry.config import ModelConfig
+from tapestry.data.batches import Batch
+from tapestry.data.sequences import TEST, Sequences
+from tapestry.evaluation.scoring import rank_by_model
+from tapestry.model.network import Recommender
+from tapestry.recommending import top
+from tapestry.recommending.catalogue import Catalogue
+from tapestry.recommending.top import Request, Top, top_items
+
+
+def small_model(sequences: Sequences, config: ModelConfig = WHOLE_MODEL) -> Recommender:
+    torch.manual_seed(0)
+    return Recommender(config, sequences.items, len(sequences.domains)).double().eval()
+
+
+def catalogue_of(sequences: Sequences) -> Catalogue:
+    return Catalogue(sequences.item_id, sequences.domains)
+
+
+@torch.no_grad()
+def naive_scores(model: Recommender, sequences: Sequences, history: list[int], domain: int) -> list[float]:
+    """Of the items of a domain in order; one history by itself, through the reference kernel."""
+    history = history[-model.config.window :]
+    domains = [next(i for i, d in enumerate(sequences.domains) if d.start <= item < d.end) for item in history]
+    batch = Batch(
+        item_N=torch.tensor(history),
+        domain_N=torch.tensor(domains),
+        target_N=torch.zeros(len(history), dtype=torch.int64),
+        target_domain_N=torch.tensor([*domains[1:], domain]),
+        position_N=torch.arange(len(history)),
+        offsets_B1=torch.tensor([0, len(history)]),
+    )
+    layout = model.arrange(batch, "reference")
+    query = model(batch, layout)[layout.inverse_N[-1]]
+    asked = sequences.domains[domain]
+    return [float(score) for score in model.item_vectors(slice(asked.start, asked.end)) @ query]
+
+
+def naive_top(
+    scores: list[float], start: int, history: list[int], k: int, exclude_seen: bool
+) -> tuple[list[int], list[float]]:
+    """Items and scores, the greatest score first, then the least number."""
+    items = [start + place for place in range(len(scores))]
+    left = [item for item in items if not exclude_seen or item not in history]
+    best = sorted(left, key=lambda item: (-scores[item - start], item))[:k]
+    return best, [scores[item - start] for item in best]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    k=st.integers(1, 14),
+    exclude_seen=st.booleans(),
+    batch=st.integers(1, 9),
+    held=st.sampled_from([1, 20, 10**6]),
+    window=st.sampled_from([1, 4, 64]),
+)
+def test_the_first_items_are_those_of_plain_loops(
+    seed: int, k: int, exclude_seen: bool, batch: int, held: int, window: int
+) -> None:
+    sequences = random_sequences(seed)
+    model = small_model(sequences, dataclasses.replace(WHOLE_MODEL, window=window))
+    generator = np.random.default_rng(seed)
+    requests = [
+        Request(f"u{user}", sequences.item[sequences.owner == user].astype(np.int64), 0, int(generator.integers(3)))
+        for user in range(len(sequences.user_id))
+    ]
+    with patch.object(top, "_SCORES", held):
+        found = list(top_items(model, catalogue_of(sequences), requests, k, exclude_seen, batch))
+    assert [request.user_id for request, _ in found] == [request.user_id for request in requests]
+    for request, best in found:
+        history = request.history.tolist()
+        scores = naive_scores(model, sequences, history, request.domain)
+        start = sequences.domains[request.domain].start
+        items, expected = naive_top(scores, start, history, k, exclude_seen)
+        assert best.item.tolist() == items
+        np.testing.assert_allclose(best.score, expected, atol=1e-12)
+
+
+class Tied(Recommender):
+    """Scores from a table of few values, so that many are equal: of each item, the same for all histories."""
+
+    table: torch.Tensor
+
+    def item_vectors(self, items: torch.Tensor | slice) -> torch.Tensor:
+        vectors = torch.zeros(len(self.table[items]), self.config.width, dtype=torch.float64)
+        vectors[:, 0] = self.table[items]
+        return vectors
+
+    def forward(self, batch: Batch, *_: object) -> torch.Tensor:
+        query = torch.zeros(len(batch.item_N), self.config.width, dtype=torch.float64)
+        query[:, 0] = 1
+        return query
+
+
+def tied_top(table: list[float], k: int, held: int) -> Top:
+    sequences = sequences_of([[0, 1, 2]], [0] * len(table))
+    model = Tied(WHOLE_MODEL, len(table), 1).double()
+    model.table = torch.tensor(table, dtype=torch.float64)
+    request = Request("u", np.array([0, 1, 2]), 0, 0)
+    with patch.object(top, "_SCORES", held):
+        ((_, best),) = top_items(model, catalogue_of(sequences), [request], k, False, 8)
+    return best
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    table=st.lists(st.sampled_from([0.0, -0.0, 0.5, -0.5]), min_size=3, max_size=40),
+    k=st.integers(1, 12),
+    held=st.sampled_from([1, 5, 10**6]),
+)
+def test_equal_scores_go_by_item_number(table: list[float], k: int, held: int) -> None:
+    assert tied_top(table, k, held).item.tolist() == naive_top(table, 0, [], k, False)[0]
+
+
+def test_a_score_that_is_no_number_is_never_recommended() -> None:
+    assert tied_top([float("nan"), 0.1, float("nan"), 0.2], 4, 10**6).item.tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_a_test_target_has_the_place_that_evaluation_ranks_it_at(exclude_seen: bool) -> None:
+    sequences = random_sequences(11, users=40, items=60)
+    model = small_model(sequences)
+    targets = sequences.targets(TEST)
+    ranks = rank_by_model(model, sequences, targets, exclude_seen, 16)
+    requests = [
+        Request(
+            str(target),
+            sequences.item[sequences.offsets[sequences.owner[target]] : target].astype(np.int64),
+            0,
+            int(sequences.domain[target]),
+        )
+        for target in targets
+    ]
+    compared = 0
+    found = top_items(model, catalogue_of(sequences), requests, sequences.items, exclude_seen, 16)
+    for (request, best), target, rank, candidates in zip(found, targets, ranks.rank, ranks.candidates, strict=True):
+        item = int(sequences.item[target])
+        if exclude_seen and item in request.history:  # evaluation keeps it as a candidate, since it is what happened
+            assert item not in best.item
+        else:
+            assert best.item.tolist().index(item) + 1 == rank
+            assert len(best.item) == candidates
+            compared += 1
+    assert compared > 10
+
+
+def test_no_more_than_the_stated_number_of_scores_is_held() -> None:
+    sequences = random_sequences(3, users=20, items=90)
+    requests = [Request("u", np.array([0, 31, 62]), 0, user % 3) for user in range(20)]
+    asked: list[int] = []
+
+    def scores(model: Recommender, query: torch.Tensor, items: slice) -> torch.Tensor:
+        asked.append(len(query) * (items.stop - items.start))
+        return torch.zeros(len(query), items.stop - items.start)
+
+    with patch.object(top, "_SCORES", 50), patch.object(top, "item_scores", scores):
+        list(top_items(small_model(sequences), catalogue_of(sequences), requests, 3, True, 7))
+    assert max(asked) <= 50
+    assert sum(asked) == 20 * 30
+
+
+def test_requests_are_read_a_batch_at_a_time() -> None:
+    sequences = random_sequences(3)
+    taken: list[int] = []
+
+    def requests() -> Iterator[Request]:
+        for place in range(9):
+            taken.append(place)
+            yield Request(str(place), np.array([0]), 0, 0)
+
+    found = top_items(small_model(sequences), catalogue_of(sequences), requests(), 3, True, 4)
+    next(found)
+    assert taken == [0, 1, 2, 3]
+
+
+def test_an_empty_history_gets_nothing_and_changes_nothing_for_others() -> None:
+    sequences = random_sequences(5)
+    empty = np.empty(0, dtype=np.int64)
+    told = Request("b", np.array([0, 1]), 0, 1)
+    requests = [Request("a", empty, 2, 0), told, Request("c", empty, 0, 1)]
+    model = small_model(sequences)
+    found = {request.user_id: best for request, best in top_items(model, catalogue_of(sequences), requests, 3, True, 8)}
+    ((_, alone),) = top_items(model, catalogue_of(sequences), [told], 3, True, 8)
+    assert len(found["a"].item) == len(found["c"].item) == 0
+    assert found["b"].item.tolist() == alone.item.tolist()
+
+
+def test_nothing_is_left_where_all_items_are_seen() -> None:
+    sequences = sequences_of([[0, 1, 2]], [0, 0, 1])
+    requests = [Request("u", np.array([0, 1]), 0, domain) for domain in (0, 1)]
+    found = list(top_items(small_model(sequences), catalogue_of(sequences), requests, 5, True, 8))
+    assert [best.item.tolist() for _, best in found] == [[], [2]]
