@@ -31,7 +31,7 @@ test: install  ## Lint, type-check and run every test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(RUN) $(BIN)/pytest
+	$(RUN) $(BIN)/pytest --numprocesses auto --dist loadfile
 
 INPUTS ?= 2000
 SEED ?= 0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from tiny_checkout import make_checkout
 
 from tapestry.config import Parameters, load_parameters
@@ -59,10 +60,15 @@ def six_domains(
 
 @pytest.fixture(scope="session")
 def reproduced(parameters: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny checkout after its first `dvc repro`; to copy, not to change."""
-    folder = tmp_path_factory.mktemp("reproduced") / "checkout"
-    make_checkout(folder, parameters)
-    return folder
+    """A tiny checkout after its first `dvc repro`; to copy, not to change. One for all of pytest's processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "reproduced"
+    made = folder / "made"
+    with FileLock(f"{folder}.lock"):
+        if not made.exists():
+            make_checkout(folder / "checkout", parameters)
+            made.touch()
+    return folder / "checkout"
 
 
 @pytest.fixture
