@@ -14,7 +14,9 @@ from typing import Annotated
 import typer
 
 from tapestry.errors import TapestryError
-from tapestry.store import open_store, store_file, store_uri
+from tapestry.relocate import artifact_folder
+from tapestry.relocate import relocate as relocate_store
+from tapestry.store import open_store, shown_uri, store_file, store_uri
 from tapestry.tracking.delivery import send_left
 from tapestry.tracking.runs import reported_errors
 
@@ -56,6 +58,18 @@ def sync() -> None:
         typer.echo(f"{sent} run{'' if sent == 1 else 's'} sent")
         if kept:
             raise TapestryError("not sent: " + "\n".join(kept))
+
+
+@app.command()
+def relocate() -> None:
+    """Make a store that was moved or copied with its checkout find its artifacts here. Every run does it too."""
+    with reported_errors("relocate"):
+        file = store_file()
+        if file is None:
+            raise TapestryError(f"{shown_uri()} knows itself where artifacts are: only SQLite stores are moved so")
+        if not file.is_file():
+            raise TapestryError(f"{file}: there is no store yet; run `dvc repro`")
+        typer.echo(relocate_store(file) or f"nothing to do: the artifacts of {file} belong in {artifact_folder(file)}")
 
 
 @app.command()

@@ -19,6 +19,7 @@ from filelock import FileLock
 from tapestry.atomic import atomic_file, disk_full
 from tapestry.checkout import checkout_root
 from tapestry.errors import TapestryError
+from tapestry.relocate import artifact_folder, relocate
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -84,10 +85,12 @@ def open_store() -> tuple[MlflowClient, str]:
     with FileLock(checkout_root() / "mlflow.db.lock"):
         if file is None:
             return _open_experiment(uri, None)
-        artifacts = (file.parent / "mlartifacts").as_uri()
+        artifacts = artifact_folder(file).as_uri()
         if not file.exists() or file.stat().st_size == 0:
             _make(file, artifacts)
         try:
+            if moved := relocate(file):
+                print(f"MLflow: {moved}", file=sys.stderr)
             return _open_experiment(uri, artifacts)
         except Exception as error:
             line = _explained(error, file, uri)
@@ -120,7 +123,7 @@ def _make(file: Path, artifacts: str) -> None:
 
 def _explained(error: Exception, file: Path, uri: str) -> str | None:
     """What is wrong with a database that can't be opened, and the mend; None where the error itself should tell."""
-    if disk_full(error) is not None or isinstance(error, OSError) or "database is locked" in str(error):
+    if disk_full(error) is not None or isinstance(error, OSError | TapestryError) or "database is locked" in str(error):
         return None
     try:
         with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True)) as connection:
