@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from tapestry.checkout import enter_checkout
 from tapestry.errors import TapestryError
 from tapestry.store import store_uri
 from tapestry.tracking import reported_errors
@@ -43,6 +44,23 @@ def figures(
         typer.echo(f"{'':10}" + "".join(f"{name:>12}" for name in rows))
         for name in names:
             typer.echo(f"{name:10}" + "".join(f"{row[name]:12.2%}" for row in rows.values()))
+
+
+@app.command(name="plan")
+def plan_command(
+    set_param: Annotated[
+        list[str] | None,
+        typer.Option("--set-param", "-S", help="Preview a change: section.key=value, as DVC takes it."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of stages with their reasons.")] = False,
+) -> None:
+    """Show what `dvc repro` would rerun, and why, without running or changing anything."""
+    with reported_errors("plan"):
+        root = enter_checkout()
+        from tapestry import plan  # DVC's import takes a second
+
+        plans = plan.plan(root, set_param or [])
+        typer.echo(json.dumps(plan.as_json(plans), indent=2) if as_json else plan.as_text(plans))
 
 
 @app.command()
