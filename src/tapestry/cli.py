@@ -63,6 +63,26 @@ def plan_command(
         typer.echo(json.dumps(plan.as_json(plans), indent=2) if as_json else plan.as_text(plans))
 
 
+@app.command(name="doctor")
+def doctor_command(
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what is safe to mend.")] = False,
+) -> None:
+    """Find what stops this checkout from running, such as what a killed run left, and say how to mend it."""
+    from tapestry import doctor
+
+    with reported_errors("doctor"):
+        findings = doctor.examine(enter_checkout())
+        for finding in findings:
+            if fix and finding.fix is not None:
+                finding.fix()
+            state = "mend" if finding.fix is None else "mended" if fix else "with --fix"
+            typer.echo(f"{finding.what}\n  {state}: {finding.mend}")
+        if not findings:
+            typer.echo("nothing is wrong")
+        if any(finding.stops and not (fix and finding.fix) for finding in findings):
+            raise typer.Exit(1)
+
+
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) -> None:
     """Serve the MLflow UI of this checkout's store, to this machine only."""
