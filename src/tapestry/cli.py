@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +10,6 @@ import typer
 
 from tapestry.checkout import enter_checkout
 from tapestry.errors import TapestryError
-from tapestry.store import store_uri
 from tapestry.tracking import reported_errors
 
 app = typer.Typer(
@@ -30,10 +26,12 @@ def main() -> None:
 
 @app.command()
 def figures(
-    path: Annotated[Path, typer.Option(help="Test figures to show.")] = Path("metrics/test.json"),
+    path: Annotated[Path | None, typer.Option(help="Test figures to show, if not this checkout's.")] = None,
 ) -> None:
     """Show the test figures of the model beside the baselines, in percent."""
     with reported_errors("figures"):
+        if path is None:
+            path = enter_checkout() / "metrics/test.json"
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError) as error:
@@ -85,10 +83,9 @@ def doctor_command(
 
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) -> None:
-    """Serve the MLflow UI of this checkout's store, to this machine only."""
-    environment = os.environ | {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    }
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    raise SystemExit(subprocess.run([*command, "--backend-store-uri", store_uri()], env=environment).returncode)
+    """Serve the MLflow UI of this checkout's store, to this machine only, until Ctrl-C."""
+    from tapestry.ui import serve
+
+    with reported_errors("ui"):
+        enter_checkout()
+        serve(port, typer.echo)
