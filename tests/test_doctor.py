@@ -228,6 +228,24 @@ def test_a_killed_experiment_leaves_head_detached_and_is_put_on_its_branch(
     assert "# mine" in (checkout / "params.yaml").read_text()
 
 
+def test_a_kill_while_dvc_has_the_users_changes_aside_is_told_with_the_way_back(checkout: Path) -> None:
+    """The state after a kill in the second in which DVC makes an experiment of the working tree."""
+    head, branch = (
+        run_in(checkout, "git", "rev-parse", *name).strip() for name in (["HEAD"], ["--abbrev-ref", "HEAD"])
+    )
+    before = (checkout / "params.yaml").read_text()
+    (checkout / "params.yaml").write_text(before + "# mine\n")
+    run_in(checkout, "git", "stash")
+    run_in(checkout, "git", "checkout", "--quiet", head)
+    mend = f"`git switch {branch}`, then `git stash pop`: DVC had put changes of yours aside"
+    expected = ["git's HEAD is detached, as a killed `dvc exp run` leaves it", f"  mend: {mend}"]
+    assert doctor("--fix") == (0, expected)
+    run_in(checkout, "git", "switch", branch)
+    run_in(checkout, "git", "stash", "pop")
+    assert (checkout / "params.yaml").read_text() == before + "# mine\n"
+    assert doctor() == (0, ["nothing is wrong"])
+
+
 def test_a_head_that_the_user_detached_is_the_users(checkout: Path) -> None:
     run_in(checkout, "git", "checkout", "--quiet", "--detach")
     assert doctor("--fix") == (0, ["nothing is wrong"])

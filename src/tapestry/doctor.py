@@ -30,6 +30,7 @@ from tapestry.errors import TapestryError, one_line
 
 _PACKAGES = ("dvc", "duckdb", "mlflow", "ruamel.yaml", "torch")  # one of each kind of stage
 _PARTIAL = re.compile(r"\..+\.[a-z0-9_]{8}\.partial")
+_MOVED = re.compile(r"checkout: moving from \S+ to [0-9a-f]{40}")
 _NOT_OURS = {".git", ".venv", "cache", "node_modules", "__pycache__"}
 _RUNNING = 2  # DVC's status of an experiment; those below it are before it runs
 
@@ -225,15 +226,21 @@ def _lives(info: dict[str, Any]) -> bool:
 
 def _detached_head(root: Path) -> Iterator[Finding]:
     """`dvc exp run` detaches HEAD while it runs: commits after a kill would be on no branch."""
-    left = "refs/exps/exec/EXEC_MERGE"
-    if _run_git(root, "symbolic-ref", "--quiet", "HEAD") is not None or _run_git(root, "rev-parse", left) is None:
+    if _run_git(root, "symbolic-ref", "--quiet", "HEAD") is not None:
         return
+    # As DVC does it, by the whole hash; a user does it otherwise, as a rule.
+    moved = _MOVED.fullmatch(_run_git(root, "reflog", "-1", "--format=%gs") or "")
+    running = _run_git(root, "rev-parse", "--quiet", "--verify", "refs/exps/exec/EXEC_MERGE") is not None
     head, branch = _run_git(root, "rev-parse", "HEAD"), _run_git(root, "rev-parse", "--abbrev-ref", "@{-1}")
+    if branch is None or head != _run_git(root, "rev-parse", f"refs/heads/{branch}") or not (moved or running):
+        return
     what = "git's HEAD is detached, as a killed `dvc exp run` leaves it"
-    if branch and head == _run_git(root, "rev-parse", f"refs/heads/{branch}"):
+    if running:
         yield Finding(what, f"put on branch {branch} again, no file is changed", partial(_attach, root, branch), False)
-    else:
-        yield Finding(what, "`git switch BRANCH`, the one that you worked on", stops=False)
+    else:  # killed before it ran, with the user's changes aside perhaps
+        aside = _run_git(root, "rev-parse", "--quiet", "--verify", "refs/stash^") == head
+        pop = ", then `git stash pop`: DVC had put changes of yours aside" if aside else ""
+        yield Finding(what, f"`git switch {branch}`{pop}", stops=False)
 
 
 def _attach(root: Path, branch: str) -> None:
