@@ -232,3 +232,37 @@ def test_outside_a_checkout_the_command_says_so(tmp_path: Path, monkeypatch: pyt
     assert result.output == (
         f"plan: error: {tmp_path} is in no checkout of Tapestry (a folder with dvc.yaml and .dvc): change to one\n"
     )
+
+
+def test_without_a_git_repository_the_mend_is_told(checkout: Path) -> None:
+    shutil.rmtree(checkout / ".git")
+    with pytest.raises(TapestryError) as failure:
+        plan(checkout)
+    assert str(failure.value) == (
+        f"{checkout} is in no git repository, which DVC needs: `git init && git add --all && git commit -m start`"
+    )
+    run_in(checkout, "git", "init", "--quiet")
+    assert plan(checkout)  # a commit is needed by experiments only
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("params.yaml", None, "{root}/params.yaml not found"),
+        ("params.yaml", "train: 1", "{root}/params.yaml: source: missing"),
+        (
+            "dvc.yaml",
+            "stages: [",
+            "DVC can't read {root}: unable to read: 'dvc.yaml', YAML file structure is corrupted",
+        ),
+        ("dvc.lock", "", "DVC can't read {root}: './dvc.lock' validation failed; `tapestry doctor` finds what a kill"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(checkout: Path, name: str, content: str | None, message: str) -> None:
+    (checkout / name).unlink()
+    if content is not None:
+        (checkout / name).write_text(content)
+    with pytest.raises(TapestryError) as failure:
+        plan(checkout)
+    assert str(failure.value).startswith(message.format(root=checkout))
+    assert "\n" not in str(failure.value)

@@ -33,11 +33,12 @@ def with_overrides(file: Path, overrides: Sequence[str]) -> tuple[str, Parameter
     """
     for override in overrides:
         _check_key(override)
+    if not overrides:
+        parameters = load_parameters(file)
+        return file.read_text(encoding="utf-8"), parameters
+    read_yaml(file)
     with tempfile.TemporaryDirectory() as folder:
         changed = Path(folder) / FILE
-        if not overrides:
-            return file.read_text(encoding="utf-8"), load_parameters(file)
-        read_yaml(file)
         shutil.copyfile(file, changed)
         _apply(changed, [_in_file(override) for override in overrides])
         return changed.read_text(encoding="utf-8"), _checked(changed, file, overrides)

@@ -18,6 +18,7 @@ from typing import IO, Any, Literal
 from dvc.exceptions import DvcException
 from dvc.fs import LocalFileSystem
 from dvc.repo import Repo
+from dvc.scm import SCMError
 
 from tapestry.data.source import describe
 from tapestry.errors import TapestryError, one_line
@@ -93,8 +94,14 @@ def plan(root: Path, overrides: Sequence[str] = ()) -> list[StagePlan]:
             with Repo(str(root)) as repo:
                 names = {made.stage for made in plans}
                 plans += [StagePlan(s.addressing, "gone") for s in repo.index.stages if s.addressing not in names]
+    except SCMError as error:
+        raise TapestryError(
+            f"{root} is in no git repository, which DVC needs: `git init && git add --all && git commit -m start`"
+        ) from error
     except DvcException as error:
-        raise TapestryError(f"DVC can't read {root}: {one_line(str(error), 300)}") from error
+        raise TapestryError(
+            f"DVC can't read {root}: {one_line(str(error), 300)}; `tapestry doctor` finds what a kill left"
+        ) from error
     return plans
 
 
