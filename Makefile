@@ -25,6 +25,7 @@ spark: .venv/.spark  ## Add PySpark, for sessionize.engine: spark (Java 17 or ne
 	touch $@
 
 repro: install  ## Run the pipeline that params.yaml describes, from raw files to the report
+	$(RUN) tapestry doctor --fix
 	$(RUN) dvc repro
 
 test: install  ## Lint, type-check and run every test

@@ -11,12 +11,9 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from tapestry.cli import app
 from tapestry.errors import TapestryError
 from tapestry.store import open_store, store_file, store_uri
 
@@ -87,19 +84,6 @@ def test_a_run_in_a_temporary_checkout_is_kept_at_a_relative_address(
     client.log_text(client.create_run(experiment).info.run_id, "x", "x.txt")
     assert list(temporary.iterdir()) == []
     assert {path.name for path in root.iterdir()} == {"runs.db", "mlflow.db.lock", "mlartifacts"}
-
-
-def test_the_ui_shows_the_store_that_stages_log_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands: list[list[str]] = []
-
-    def serve(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        commands.append(command)
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(subprocess, "run", serve)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs.db")
-    assert CliRunner().invoke(app, ["ui"]).exit_code == 0
-    assert commands[0][-2:] == ["--backend-store-uri", f"sqlite:///{root}/runs.db"]
 
 
 OPEN = "from tapestry.store import open_store; open_store(); print('opened')"

@@ -17,6 +17,30 @@ def checkout_root() -> Path:
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
+def find_checkout() -> Path:
+    """The checkout that the working directory is in: the nearest folder upwards with dvc.yaml beside .dvc.
+
+    Raises:
+        TapestryError: there is none.
+    """
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file() and (folder / ".dvc").is_dir():
+            return folder
+    raise TapestryError(f"{here} is in no checkout of Tapestry (a folder with dvc.yaml and .dvc): change to one")
+
+
+def enter_checkout() -> Path:
+    """Make the checkout's root the working directory, so that relative paths mean what they do to stages; the root.
+
+    Raises:
+        TapestryError: the working directory is in no checkout.
+    """
+    root = find_checkout()
+    os.chdir(root)
+    return root
+
+
 def require_root() -> None:
     """Raise a TapestryError where the working directory is no checkout's root."""
     if not Path("dvc.yaml").is_file():

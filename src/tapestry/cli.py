@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from tapestry.checkout import enter_checkout
 from tapestry.errors import TapestryError
 from tapestry.relocate import artifact_folder
 from tapestry.relocate import relocate as relocate_store
-from tapestry.store import open_store, shown_uri, store_file, store_uri
+from tapestry.store import open_store, shown_uri, store_file
 from tapestry.tracking.delivery import send_left
 from tapestry.tracking.runs import reported_errors
 
@@ -34,10 +30,12 @@ def main() -> None:
 
 @app.command()
 def figures(
-    path: Annotated[Path, typer.Option(help="Test figures to show.")] = Path("metrics/test.json"),
+    path: Annotated[Path | None, typer.Option(help="Test figures to show, if not this checkout's.")] = None,
 ) -> None:
     """Show the test figures of the model beside the baselines, in percent."""
     with reported_errors("figures"):
+        if path is None:
+            path = enter_checkout() / "metrics/test.json"
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError) as error:
@@ -50,10 +48,48 @@ def figures(
             typer.echo(f"{name:10}" + "".join(f"{row[name]:12.2%}" for row in rows.values()))
 
 
+@app.command(name="plan")
+def plan_command(
+    set_param: Annotated[
+        list[str] | None,
+        typer.Option("--set-param", "-S", help="Preview a change: section.key=value, as DVC takes it."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of stages with their reasons.")] = False,
+) -> None:
+    """Show what `dvc repro` would rerun, and why, without running or changing anything."""
+    with reported_errors("plan"):
+        root = enter_checkout()
+        from tapestry import plan  # DVC's import takes a second
+
+        plans = plan.plan(root, set_param or [])
+        typer.echo(json.dumps(plan.as_json(plans), indent=2) if as_json else plan.as_text(plans))
+
+
+@app.command(name="doctor")
+def doctor_command(
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what is safe to mend.")] = False,
+) -> None:
+    """Find what stops this checkout from running, such as what a killed run left, and say how to mend it."""
+    from tapestry import doctor
+
+    with reported_errors("doctor"):
+        findings = doctor.examine(enter_checkout())
+        for finding in findings:
+            if fix and finding.fix is not None:
+                finding.fix()
+            state = "mend" if finding.fix is None else "mended" if fix else "with --fix"
+            typer.echo(f"{finding.what}\n  {state}: {finding.mend}")
+        if not findings:
+            typer.echo("nothing is wrong")
+        if any(finding.stops and not (fix and finding.fix) for finding in findings):
+            raise typer.Exit(1)
+
+
 @app.command()
 def sync() -> None:
     """Send MLflow the runs that it didn't take when they ran."""
     with reported_errors("sync"):
+        enter_checkout()
         sent, kept = send_left()
         typer.echo(f"{sent} run{'' if sent == 1 else 's'} sent")
         if kept:
@@ -64,6 +100,7 @@ def sync() -> None:
 def relocate() -> None:
     """Make a store that was moved or copied with its checkout find its artifacts here. Every run does it too."""
     with reported_errors("relocate"):
+        enter_checkout()
         file = store_file()
         if file is None:
             raise TapestryError(f"{shown_uri()} knows itself where artifacts are: only SQLite stores are moved so")
@@ -74,13 +111,12 @@ def relocate() -> None:
 
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) -> None:
-    """Serve the MLflow UI of this checkout's store, to this machine only."""
-    environment = os.environ | {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    }
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    raise SystemExit(subprocess.run([*command, "--backend-store-uri", store_uri()], env=environment).returncode)
+    """Serve the MLflow UI of this checkout's store, to this machine only, until Ctrl-C."""
+    from tapestry.ui import serve
+
+    with reported_errors("ui"):
+        enter_checkout()
+        serve(port, typer.echo)
 
 
 @app.command()
@@ -115,8 +151,8 @@ def recommend(
             out=out and out.absolute(),
             json=as_json,
         )
-        with _checkout():
-            shell.run(order)
+        enter_checkout()
+        shell.run(order)
 
 
 @app.command()
@@ -130,23 +166,12 @@ def champion(
 
         if version is not None and run is not None:
             raise TapestryError("give --version or --run, not both")
-        with _checkout():
-            file = store_file()
-            if file is not None and not file.exists():
-                raise TapestryError(f"{file}: no MLflow store yet; run `dvc repro`")
-            client, _ = open_store()
-            if version is not None or run is not None:
-                registry.choose(client, version, run)
-            for line in registry.table(client):
-                typer.echo(line)
-
-
-@contextmanager
-def _checkout() -> Iterator[None]:
-    """Work in the root of the checkout that the working directory is in."""
-    here = Path.cwd()
-    root = next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), None)
-    if root is None:
-        raise TapestryError(f"no dvc.yaml in {here} or above it: run in a checkout of Tapestry")
-    with chdir(root):
-        yield
+        enter_checkout()
+        file = store_file()
+        if file is not None and not file.exists():
+            raise TapestryError(f"{file}: no MLflow store yet; run `dvc repro`")
+        client, _ = open_store()
+        if version is not None or run is not None:
+            registry.choose(client, version, run)
+        for line in registry.table(client):
+            typer.echo(line)

@@ -1,0 +1,321 @@
+"""What stops a checkout from running, and its mend: what killed processes left, and what is missing around it.
+
+A finding with a `fix` is safe to mend by itself: it is about what no living process holds, and what DVC makes again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from tapestry.atomic import atomic_file, own_folder, path_of
+from tapestry.config import load_parameters
+from tapestry.errors import TapestryError, one_line
+
+_PACKAGES = ("dvc", "duckdb", "mlflow", "ruamel.yaml", "torch")  # one of each kind of stage
+_PARTIAL = re.compile(r"\..+\.[a-z0-9_]{8}\.partial")
+_MOVED = re.compile(r"checkout: moving from \S+ to [0-9a-f]{40}")
+_NOT_OURS = {".git", ".venv", "cache", "node_modules", "__pycache__"}
+_RUNNING = 2  # DVC's status of an experiment; those below it are before it runs
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong.
+
+    Attributes:
+        what: where, and what is wrong.
+        mend: what a user can do, or what `fix` does.
+        fix: mends it; None where that is for the user to decide.
+        stops: whether runs fail because of it.
+    """
+
+    what: str
+    mend: str
+    fix: Callable[[], None] | None = None
+    stops: bool = True
+
+
+def examine(root: Path) -> list[Finding]:
+    """All that is wrong in the checkout `root`."""
+    found = [*_git(root), *_environment(root), *_parameters(root), *_dead_entries(root), *_partial_folders(root)]
+    found += _store(root)
+    workers = at_work(root)
+    if workers:
+        # What looks left may be a living process's, and a file that it is about to read is not to be taken away.
+        working = f"DVC is at work here ({', '.join(workers)})"
+        return [*found, Finding(working, "run this again afterwards: what it may hold isn't looked at", stops=False)]
+    return [*found, *_cut_files(root), *_detached_head(root), *_left_experiments(root)]
+
+
+def at_work(root: Path) -> list[str]:
+    """The living DVC processes in a checkout, as `PID 123: dvc repro`; or that there is one, if only a lock tells."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            if _is_dvc(words) and Path(process.cwd()).is_relative_to(root):
+                found.append(f"PID {process.pid}: {one_line(' '.join(['dvc', *words[2:]]), 60)}")
+    return found or (["a process that holds .dvc/tmp/lock"] if _locked(root / ".dvc/tmp/lock") else [])
+
+
+def _is_dvc(words: list[str]) -> bool:
+    return any(Path(word).name == "dvc" for word in words[:3])
+
+
+def _locked(path: Path) -> bool:
+    """Whether a living process holds a flock(2) lock on a file or folder."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+    return False
+
+
+def _git(root: Path) -> Iterator[Finding]:
+    if shutil.which("git") is None:
+        yield Finding("git isn't installed, or isn't on PATH", "install it: DVC needs it")
+    elif _run_git(root, "rev-parse", "--git-dir") is None:
+        yield Finding(
+            f"{root} is in no git repository, which DVC needs (a ZIP from GitHub has none)",
+            "`git init && git add --all && git commit -m start`, or clone the repository instead",
+        )
+    elif _run_git(root, "rev-parse", "HEAD") is None:
+        yield Finding(
+            "the git repository has no commit, on which `dvc exp run` needs to build",
+            "`git add --all && git commit -m start`",
+        )
+
+
+def _environment(root: Path) -> Iterator[Finding]:
+    """DVC starts stages as `python …`, so with the first one on PATH."""
+    mend = f"`source {root}/.venv/bin/activate` in this shell (after `make install`, once), or another environment's"
+    python = shutil.which("python")
+    if python is None:
+        yield Finding("`python`, which starts the stages, isn't on PATH", mend)
+        return
+    code = f"import importlib.util as u; print(*(n for n in {_PACKAGES} if u.find_spec(n.partition('.')[0]) is None))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=root)
+    missing = done.stdout.split()
+    if done.returncode != 0:
+        yield Finding(f"{python}, which starts the stages, doesn't run: {one_line(done.stderr.strip())}", mend)
+    elif missing:
+        yield Finding(f"{python}, which starts the stages, has no package {', '.join(missing)}", mend)
+
+
+def _parameters(root: Path) -> Iterator[Finding]:
+    try:
+        load_parameters(root / "params.yaml")
+    except TapestryError as error:
+        yield Finding(
+            str(error).replace(f"{root}/", ""),
+            "correct it; or, as a failed `dvc exp run -S` leaves its value there, take back all that isn't committed: "
+            "`touch params.yaml && git restore params.yaml`",
+        )
+
+
+def _cut_files(root: Path) -> Iterator[Finding]:
+    """DVC writes these in place, so a kill can leave them empty or cut; each later command then fails."""
+    for name in (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock"):
+        if (root / name).exists() and _entries(root / name) is None:
+            yield Finding(f"{name}: cut short by a kill; DVC can't read it", "removed", (root / name).unlink)
+    lock = root / "dvc.lock"
+    text = lock.read_text(encoding="utf-8", errors="replace") if lock.exists() else "\n"
+    if "<<<<<<< " in text:
+        yield Finding("dvc.lock: has conflicts of a merge", "`git checkout --ours dvc.lock` (or --theirs), `dvc repro`")
+    elif not text.endswith("\n") or not _is_lock(text):
+        yield Finding(
+            "dvc.lock: cut short by a kill; DVC can't read it",
+            "put back as git has it; `dvc repro` then takes from its cache what was made since",
+            partial(_restore, root, "dvc.lock"),
+        )
+
+
+def _is_lock(text: str) -> bool:
+    try:
+        content = YAML(typ="safe").load(text)
+    except YAMLError:
+        return False
+    return text == "\n" or (isinstance(content, dict) and "schema" in content)
+
+
+def _restore(root: Path, name: str) -> None:
+    """Put back a file as in HEAD; without one there, remove it."""
+    committed = subprocess.run(["git", "show", f"HEAD:./{name}"], cwd=root, capture_output=True)
+    if committed.returncode == 0:
+        with atomic_file(root / name) as temporary:
+            temporary.write_bytes(committed.stdout)
+    else:
+        (root / name).unlink()
+
+
+def _entries(path: Path) -> dict[str, Any] | None:
+    """DVC's list of who reads and writes which file; None if it is cut."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if all(isinstance(content.get(mode, {}), dict) for mode in ("read", "write")):
+            return dict(content)
+    except (ValueError, AttributeError):
+        pass
+    return None
+
+
+def _dead_entries(root: Path) -> Iterator[Finding]:
+    """DVC drops them by itself, but for one whose id another process has by now: that one it waits for."""
+    for name in (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock"):
+        path = root / name
+        content = _entries(path) if path.exists() else None
+        dead = _without_dead(content)[1] if content else 0
+        if dead:
+            yield Finding(
+                f"{name}: {dead} entries of processes that no longer live", "removed", partial(_drop, path), False
+            )
+
+
+def _drop(path: Path) -> None:
+    with (path.parent / "rwlock.lock").open("a") as guard:  # DVC's own, around each change of the file
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        content = _entries(path)
+        if content is not None:
+            with atomic_file(path) as temporary:
+                temporary.write_text(json.dumps(_without_dead(content)[0]), encoding="utf-8")
+
+
+def _without_dead(content: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """The entries of living processes, and the number of others."""
+    read, write = content.get("read", {}), content.get("write", {})
+    living = {path: [info for info in infos if _lives(info)] for path, infos in read.items()}
+    kept = {
+        "write": {path: info for path, info in write.items() if _lives(info)},
+        "read": {path: infos for path, infos in living.items() if infos},
+    }
+    dead = sum(len(infos) - len(living[path]) for path, infos in read.items()) + len(write) - len(kept["write"])
+    return kept, dead
+
+
+def _lives(info: dict[str, Any]) -> bool:
+    """Whether the process of an entry lives; where another program has its id by now, it doesn't."""
+    try:
+        words = psutil.Process(info["pid"]).cmdline()
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+    return _is_dvc(words) or " ".join(words).endswith(info["cmd"])
+
+
+def _detached_head(root: Path) -> Iterator[Finding]:
+    """`dvc exp run` detaches HEAD while it runs: commits after a kill would be on no branch."""
+    if _run_git(root, "symbolic-ref", "--quiet", "HEAD") is not None:
+        return
+    # As DVC does it, by the whole hash; a user does it otherwise, as a rule.
+    moved = _MOVED.fullmatch(_run_git(root, "reflog", "-1", "--format=%gs") or "")
+    running = _run_git(root, "rev-parse", "--quiet", "--verify", "refs/exps/exec/EXEC_MERGE") is not None
+    head, branch = _run_git(root, "rev-parse", "HEAD"), _run_git(root, "rev-parse", "--abbrev-ref", "@{-1}")
+    if branch is None or head != _run_git(root, "rev-parse", f"refs/heads/{branch}") or not (moved or running):
+        return
+    what = "git's HEAD is detached, as a killed `dvc exp run` leaves it"
+    if running:
+        yield Finding(what, f"put on branch {branch} again, no file is changed", partial(_attach, root, branch), False)
+    else:  # killed before it ran, with the user's changes aside perhaps
+        aside = _run_git(root, "rev-parse", "--quiet", "--verify", "refs/stash^") == head
+        pop = ", then `git stash pop`: DVC had put changes of yours aside" if aside else ""
+        yield Finding(what, f"`git switch {branch}`{pop}", stops=False)
+
+
+def _attach(root: Path, branch: str) -> None:
+    _run_git(root, "symbolic-ref", "HEAD", f"refs/heads/{branch}")
+    for name in ("EXEC_BRANCH", "EXEC_MERGE", "EXEC_BASELINE"):
+        _run_git(root, "update-ref", "-d", f"refs/exps/exec/{name}")
+
+
+def _left_experiments(root: Path) -> Iterator[Finding]:
+    """The temporary checkouts of killed experiments, which `dvc exp show` has as running for ever."""
+    exps = root / ".dvc/tmp/exps"
+    infos: dict[Path, list[tuple[Path, dict[str, Any]]]] = {}
+    for file in (*exps.glob("run/*/*.run"), *exps.glob("standalone/run/*/*.run")):
+        with suppress(ValueError, KeyError, TypeError):
+            info = json.loads(file.read_text(encoding="utf-8"))
+            infos.setdefault(Path(info["root_dir"]).resolve(), []).append((file, info))
+    for folder in sorted((*exps.glob("tmp*"), *exps.glob("standalone/tmp*"))):
+        if _locked(folder / ".dvc/tmp/lock"):
+            continue
+        found = infos.get(folder.resolve(), [])
+        name = next((info["name"] for _, info in found if info.get("name")), None)
+        called = f"the experiment {name}" if name else "an experiment"
+        queued = name if found and found[0][1].get("location") == "dvc-task" else None
+        files = [] if queued else [file for file, info in found if info.get("status", 0) <= _RUNNING]
+        yield Finding(
+            f"{folder.relative_to(root)}: left by {called}, which was killed",
+            f"removed{', the task marked as failed' if queued else ''}; run it again: DVC's cache has the stages that "
+            "it finished",
+            partial(_remove_experiment, root, folder, files, queued),
+            stops=False,
+        )
+
+
+def _remove_experiment(root: Path, folder: Path, files: list[Path], queued: str | None) -> None:
+    if queued:  # a task that is marked already is an error that doesn't matter
+        subprocess.run([sys.executable, "-m", "dvc", "queue", "kill", queued], cwd=root, capture_output=True)
+    for file in files:
+        shutil.rmtree(file.parent, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _partial_folders(root: Path) -> Iterator[Finding]:
+    """What killed writers left (see tapestry.atomic)."""
+    for parent, folders, _ in os.walk(root):
+        left = [name for name in folders if _PARTIAL.fullmatch(name)]
+        folders[:] = [name for name in folders if name not in _NOT_OURS and name not in left]
+        for name in sorted(left):
+            folder = Path(parent, name)
+            if not _locked(folder):
+                what = f"{folder.relative_to(root)}: left by a killed process"
+                yield Finding(what, "removed", partial(_sweep, folder), stops=False)
+
+
+def _sweep(folder: Path) -> None:
+    with own_folder(Path(path_of(str(folder)))):
+        pass  # it removes the left ones of its path first
+
+
+def _store(root: Path) -> Iterator[Finding]:
+    path = root / "mlflow.db"
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.OperationalError:
+        return  # locked, or not to be read: it isn't known
+    except sqlite3.DatabaseError as error:
+        yield Finding(f"mlflow.db: {error}", "move it away; the next run makes a new one")
+        return
+    if "runs" not in tables:
+        yield Finding("mlflow.db: half-made, without a run in it", "removed; the next run makes a new one", path.unlink)
+
+
+def _run_git(root: Path, *arguments: str) -> str | None:
+    """What git prints; None if it fails."""
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,108 @@
+"""Changes of parameters as `dvc exp run -S` takes them, applied and checked without touching params.yaml."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import shutil
+import tempfile
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tapestry.bounded_yaml import read_yaml
+from tapestry.config import Parameters, load_parameters, parse
+from tapestry.errors import TapestryError, one_line, shown
+
+FILE = "params.yaml"
+
+
+def parameter_names() -> list[str]:
+    """Each parameter as `section.key`, in the order of the file."""
+    sections = typing.get_type_hints(Parameters)
+    return [f"{section}.{field.name}" for section, kind in sections.items() for field in dataclasses.fields(kind)]
+
+
+def with_overrides(file: Path, overrides: Sequence[str]) -> tuple[str, Parameters]:
+    """What params.yaml would hold after `dvc exp run -S` with each of `overrides`: its text, and that checked.
+
+    Raises:
+        TapestryError: an override isn't `section.key=value`, has more than one value, or names no parameter; or what
+            comes out has a wrong type or is out of range; or the file itself can't be read or is wrong.
+    """
+    for override in overrides:
+        _check_key(override)
+    if not overrides:
+        parameters = load_parameters(file)
+        return file.read_text(encoding="utf-8"), parameters
+    read_yaml(file)
+    with tempfile.TemporaryDirectory() as folder:
+        changed = Path(folder) / FILE
+        shutil.copyfile(file, changed)
+        _apply(changed, [_in_file(override) for override in overrides])
+        return changed.read_text(encoding="utf-8"), _checked(changed, file, overrides)
+
+
+def _checked(changed: Path, file: Path, overrides: Sequence[str]) -> Parameters:
+    try:
+        return parse(Parameters, read_yaml(changed))
+    except TapestryError as error:
+        message = str(error).replace(str(changed), FILE)
+    load_parameters(file)  # what was wrong before is said of the file
+    raise TapestryError(f"-S {one_line(' -S '.join(overrides))}: {message}")
+
+
+def _check_key(override: str) -> None:
+    """Raise a TapestryError unless it is one value for a known parameter."""
+    (parsed,) = _parsed(_in_file(override))
+    key = str(parsed.key_or_group)
+    if parsed.is_sweep_override():
+        raise TapestryError(
+            f"-S {one_line(override)}: several values are a sweep, which `dvc exp run --queue` takes; give one here, "
+            f"and a list in brackets: -S '{one_line(key)}=[…]'"
+        )
+    names = parameter_names()
+    if key in names or key in {name.partition(".")[0] for name in names}:
+        return
+    same = [name for name in names if name.partition(".")[2] == key.rpartition(".")[2]]
+    near = same or difflib.get_close_matches(key, names, n=3, cutoff=0.7)
+    known = f"near it: {', '.join(near)}" if near else f"{FILE} has them all"
+    raise TapestryError(f"-S {one_line(override)}: no parameter is called {one_line(key)}; {known}")
+
+
+def _in_file(override: str) -> str:
+    """The override without the name of the file, which DVC accepts before a colon."""
+    name, colon, _ = override.partition("=")[0].partition(":")
+    if not colon:
+        return override
+    if Path(name).name != FILE:
+        raise TapestryError(
+            f"-S {one_line(override)}: changes {one_line(name)}; the pipeline's parameters are in {FILE}"
+        )
+    return override[len(name) + 1 :]
+
+
+def _parsed(override: str) -> list[Any]:
+    from dvc.utils.hydra import to_hydra_overrides
+    from hydra.errors import OverrideParseException
+
+    try:
+        return list(to_hydra_overrides([override]))
+    except OverrideParseException as error:
+        raise TapestryError(
+            f"-S {shown(override)}: not section.key=value ({one_line(str(error).partition(chr(10))[0])}); a value with "
+            "brackets, spaces or commas is put in quotes of the shell"
+        ) from error
+
+
+def _apply(file: Path, overrides: list[str]) -> None:
+    """By DVC's own code, so that the values are what DVC would write."""
+    from dvc.exceptions import InvalidArgumentError
+    from dvc.utils.hydra import apply_overrides
+
+    try:
+        apply_overrides(str(file), overrides)
+    except InvalidArgumentError as error:
+        cause = one_line(str(error.__cause__ or error).partition("\n")[0])
+        raise TapestryError(f"-S {one_line(' -S '.join(overrides))}: {cause}") from error

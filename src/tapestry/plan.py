@@ -1,0 +1,320 @@
+"""What `dvc repro` would rerun, and why: a look ahead that starts no stage and changes no file.
+
+DVC itself reads dvc.yaml and dvc.lock, hashes files and compares parameters; here it is asked stage by stage, in the
+order in which it would run them. Two things it can't tell are added: what the stage `source` is about to write, and
+which results the run cache holds, so that what follows them is known too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from dvc.exceptions import DvcException
+from dvc.fs import LocalFileSystem
+from dvc.repo import Repo
+from dvc.scm import SCMError
+
+from tapestry.data.source import describe
+from tapestry.errors import TapestryError, one_line
+from tapestry.overrides import FILE, parameter_names, with_overrides
+
+Action = Literal["unchanged", "always", "run", "restore", "maybe", "gone"]
+_SOURCE = Path("data/source")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a stage isn't up to date.
+
+    Attributes:
+        kind: new (the stage has never run), command, parameter, fingerprint (an entry of what `source` writes), code,
+            file, output, or upstream (a file that a stage before it may change).
+        name: the parameter, entry or file.
+        change: modified, deleted, new, not in cache; of `upstream`, the stages that make it.
+        old, new: values of parameters, entries and commands.
+    """
+
+    kind: str
+    name: str
+    change: str = "modified"
+    old: Any = None
+    new: Any = None
+
+    def __str__(self) -> str:
+        name = one_line(self.name)
+        if self.kind in ("parameter", "fingerprint"):
+            return f"{name}: {_value(self.old)} → {_value(self.new)}"
+        if self.kind == "command":
+            return f"its command is now {_value(self.new)}"
+        if self.kind == "upstream":
+            return f"{name} (of {self.change})"
+        if self.kind == "new":
+            return "it has never run"
+        what = {"code": "code ", "output": "output "}.get(self.kind, "")
+        said = {"deleted": "is missing", "not in cache": "isn't in DVC's cache", "new": "is new"}
+        return f"{what}{name} {said.get(self.change, 'has changed')}"
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What would happen to a stage.
+
+    Attributes:
+        action: unchanged; always (runs each time); run; restore (changed, but DVC's cache has the result); maybe (runs
+            if an output of a stage before it changes); gone (the changed parameters have no such stage).
+    """
+
+    stage: str
+    action: Action
+    reasons: list[Reason] = field(default_factory=list)
+
+
+def plan(root: Path, overrides: Sequence[str] = ()) -> list[StagePlan]:
+    """What `dvc repro` in the checkout `root` would do, or `dvc exp run -S` with each of `overrides`, in its order.
+
+    Raises:
+        TapestryError: parameters or overrides are wrong (see `with_overrides`), a raw file can't be found, or DVC
+            can't read the checkout.
+    """
+    text, parameters = with_overrides(root / FILE, overrides)
+    written = {
+        str(root / _SOURCE / f"{domain}.json"): json.dumps(fingerprint, indent=2) + "\n"
+        for domain, fingerprint in describe(parameters.source, parameters.synthetic).items()
+    }
+    try:
+        with Repo(str(root), fs=_Overlay(root / FILE, text)) as repo:
+            plans = _Planner(written).plan(repo)
+        if overrides:
+            with Repo(str(root)) as repo:
+                names = {made.stage for made in plans}
+                plans += [StagePlan(s.addressing, "gone") for s in repo.index.stages if s.addressing not in names]
+    except SCMError as error:
+        raise TapestryError(
+            f"{root} is in no git repository, which DVC needs: `git init && git add --all && git commit -m start`"
+        ) from error
+    except DvcException as error:
+        raise TapestryError(
+            f"DVC can't read {root}: {one_line(str(error), 300)}; `tapestry doctor` finds what a kill left"
+        ) from error
+    return plans
+
+
+def as_text(plans: Sequence[StagePlan], shown: int = 5) -> str:
+    """A line a stage, with up to `shown` reasons, and a summary."""
+    width = max(len(made.stage) for made in plans)
+    lines = [f"{made.stage:{width}}  {_sentence(made, shown)}" for made in plans]
+    count = {action: sum(made.action == action for made in plans) for action in ("run", "maybe", "restore")}
+    lines.append(
+        f"of {len(plans)} stages {count['run']} would rerun, {count['maybe']} may, "
+        f"{count['restore']} would come from DVC's cache; nothing was run or changed"
+    )
+    return "\n".join(lines)
+
+
+def as_json(plans: Sequence[StagePlan]) -> list[dict[str, Any]]:
+    return [asdict(made) for made in plans]
+
+
+def _sentence(made: StagePlan, shown: int) -> str:
+    reasons = ", ".join(map(str, made.reasons[:shown]))
+    if len(made.reasons) > shown:
+        reasons += f" and {len(made.reasons) - shown} more"
+    return {
+        "unchanged": "unchanged",
+        "always": "always runs",
+        "run": f"would rerun: {reasons}",
+        "restore": f"would come from DVC's cache: {reasons}",
+        "maybe": f"may rerun, only if what it reads changes: {reasons}",
+        "gone": "would no longer be a stage",
+    }[made.action]
+
+
+class _Overlay(LocalFileSystem):  # type: ignore[misc]
+    """The local files, but for one, which reads as `text`."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        super().__init__()
+        self._path, self._text = path.resolve(), text
+
+    def open(self, path: Any, mode: str = "r", encoding: str | None = None, **options: Any) -> IO[Any]:
+        if Path(path).absolute() == self._path and mode in ("r", "rt"):
+            return io.StringIO(self._text)
+        if Path(path).absolute() == self._path and mode == "rb":
+            return io.BytesIO(self._text.encode())
+        opened: IO[Any] = super().open(path, mode=mode, encoding=encoding, **options)
+        return opened
+
+
+@dataclass(frozen=True)
+class _Made:
+    """An output of a stage that has been planned.
+
+    Attributes:
+        hash: DVC's, of what it will hold; None while that isn't known.
+        as_locked: whether dvc.lock has it so.
+        as_it_is: whether it holds that now.
+    """
+
+    stage: str
+    hash: Any = None
+    as_locked: bool = False
+    as_it_is: bool = False
+
+
+class _Planner:
+    """Goes through the stages, and keeps of each output what is known of it.
+
+    Args:
+        written: what `source` is about to write, by path.
+    """
+
+    def __init__(self, written: Mapping[str, str]) -> None:
+        self._written = written
+        self._made: dict[str, _Made] = {}
+
+    def plan(self, repo: Any) -> list[StagePlan]:
+        from dvc.repo.reproduce import get_active_graph, plan_repro
+
+        return [self._plan_stage(stage) for stage in plan_repro(get_active_graph(repo.index.graph))]
+
+    def _plan_stage(self, stage: Any) -> StagePlan:
+        name = stage.addressing
+        if stage.always_changed:
+            self._made |= {out.fs_path: _Made(name) for out in stage.outs}
+            return StagePlan(name, "always")
+        certain, maybe = self._reasons(stage)
+        if not certain and not maybe:
+            self._made |= {out.fs_path: _Made(name, out.hash_info, True, True) for out in stage.outs}
+            return StagePlan(name, "unchanged")
+        locked = {out.fs_path: out.hash_info for out in stage.outs}  # before the run cache is asked, which changes them
+        restored = {} if maybe else self._restored(stage, [reason.kind for reason in certain])
+        for out in stage.outs:
+            hash_to_be = restored.get(out.fs_path)
+            as_it_is = hash_to_be is not None and out.exists and out.get_hash() == hash_to_be
+            self._made[out.fs_path] = _Made(name, hash_to_be, hash_to_be == locked[out.fs_path], as_it_is)
+        return StagePlan(name, "restore" if restored else "run" if certain else "maybe", certain or maybe)
+
+    def _reasons(self, stage: Any) -> tuple[list[Reason], list[Reason]]:
+        """Those that make it run, and those that may: outputs that aren't known yet."""
+        certain = []
+        if not any(item.hash_info for item in (*stage.deps, *stage.outs)):
+            certain.append(Reason("new", stage.addressing))
+        else:
+            if stage.cmd_changed:
+                certain.append(Reason("command", "command", new=stage.cmd))
+            certain += [reason for dep in stage.deps for reason in self._of_dependency(dep)]
+            certain += [Reason("output", name, change) for out in stage.outs for name, change in out.status().items()]
+        maybe = [Reason("upstream", str(d), ", ".join(m)) for d in stage.deps if (m := self._makers_unknown(d))]
+        return certain, maybe
+
+    def _makers_unknown(self, dep: Any) -> list[str]:
+        """The stages whose outputs in a dependency aren't known yet."""
+        if dep.fs_path in self._written:
+            return []
+        return [made.stage for made in self._parts(dep) if made.hash is None]
+
+    def _of_dependency(self, dep: Any) -> list[Reason]:
+        if hasattr(dep, "params"):
+            return _changed_parameters(dep)
+        if dep.fs_path in self._written:
+            return _changed_fingerprint(dep, self._written[dep.fs_path])
+        if self._makers_unknown(dep):
+            return []
+        if not self._parts(dep):
+            kind = "code" if dep.def_path.startswith(("src/", "stages/")) else "file"
+            return [Reason(kind, name, change) for name, change in dep.status().items()]
+        return [] if self._to_be(dep) == dep.hash_info else [Reason("file", str(dep))]
+
+    def _parts(self, dep: Any) -> list[_Made]:
+        """The outputs that a dependency is, is in, or holds."""
+        inside = (dep.fs_path + "/", dep.fs_path)
+        return [
+            made
+            for path, made in self._made.items()
+            if path == dep.fs_path or path.startswith(inside[0]) or inside[1].startswith(path + "/")
+        ]
+
+    def _to_be(self, dep: Any) -> Any:
+        """The hash that a dependency will have; None of a folder of which a part changes."""
+        if dep.fs_path in self._written:
+            return type(dep.hash_info)("md5", _md5(self._written[dep.fs_path]))
+        if dep.fs_path in self._made:
+            return self._made[dep.fs_path].hash
+        parts = self._parts(dep)
+        if all(made.as_it_is for made in parts):
+            return dep.get_hash() if dep.exists else None
+        return dep.hash_info if all(made.as_locked for made in parts) else None
+
+    def _restored(self, stage: Any, kinds: Sequence[str]) -> dict[str, Any]:
+        """The hashes of the outputs that DVC would take from its cache, by path; none where it would run the stage.
+
+        This follows dvc.stage.cache.StageCache.restore, which can't be asked about files that aren't there yet.
+        """
+        from dvc.stage.serialize import to_single_stage_lockfile
+
+        cache = stage.repo.stage_cache
+        if set(kinds) == {"output"}:
+            entry = to_single_stage_lockfile(stage)
+        else:
+            for dep in stage.deps:
+                dep.update_legacy_hash_name(force=True)
+                dep.hash_info = dep.get_hash() if hasattr(dep, "params") else self._to_be(dep)
+                dep.meta = type(dep.meta)()  # it holds the locked hash too
+                if not dep.hash_info or not dep.exists:
+                    return {}
+            entry = cache._load(stage)
+        if entry is None:
+            return {}
+        cached = cache._create_stage(entry, wdir=stage.wdir)
+        return {out.fs_path: out.hash_info for out in cached.outs} if cached.outs_cached() else {}
+
+
+def _changed_parameters(dep: Any) -> list[Reason]:
+    """A reason for each parameter that differs from dvc.lock; of a section, for each in it."""
+    locked, now = dep.hash_info.value or {}, dep.read_params()
+    reasons = []
+    for name in dep.params:
+        old, new = (_flat({name: values[name]}) if name in values else {} for values in (locked, now))
+        changed = [key for key in dict.fromkeys((*old, *new)) if old.get(key, ...) != new.get(key, ...)]
+        reasons += [Reason("parameter", key, old=old.get(key), new=new.get(key)) for key in changed]
+    return reasons
+
+
+def _changed_fingerprint(dep: Any, text: str) -> list[Reason]:
+    """A reason for each entry of a fingerprint of raw data that differs; for the whole, if the old one is lost."""
+    if dep.hash_info.value == _md5(text):
+        return []
+    before = Path(dep.fs_path)
+    if not before.is_file() or _md5(before.read_text(encoding="utf-8")) != dep.hash_info.value:
+        return [Reason("file", str(dep))]
+    old, new = _flat(json.loads(before.read_text(encoding="utf-8"))), _flat(json.loads(text))
+    names = [name for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]
+    known = parameter_names()
+    return [
+        Reason("parameter", name, old=old.get(name), new=new.get(name))
+        if name in known
+        else Reason("fingerprint", f"{dep}: {name}", old=old.get(name), new=new.get(name))
+        for name in names
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _value(value: Any) -> str:
+    return one_line(json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value, 60)

@@ -1,0 +1,105 @@
+"""Small checkouts with the working tree's dvc.yaml, for tests of what is beside the stages."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+DOMAINS = ["Books", "Toys"]
+
+# Stands for every stage but `source`: what it writes follows from the stage's dependencies and parameters in dvc.yaml,
+# but for threads and memory limits, as it is with the real ones.
+STAND_IN = """
+import hashlib, sys
+from pathlib import Path
+from ruamel.yaml import YAML
+
+def load(name):
+    return YAML(typ="safe", pure=True).load(Path(name).read_text())
+
+def files(path):
+    return sorted(p for p in [path, *path.rglob("*")] if p.is_file() and p.suffix != ".pyc")
+
+stage, domain = Path(sys.argv[0]).stem, (sys.argv[1:] or [""])[0]
+spec, values = load("dvc.yaml")["stages"][stage], load("params.yaml")
+digest = hashlib.sha256(stage.encode())
+for name in spec.get("params", []):
+    section, _, key = name.partition(".")
+    for each in [key] if key else values[section]:
+        if each not in ("threads", "memory_limit"):
+            digest.update(f"{section}.{each}={values[section][each]}".encode())
+for name in spec.get("deps", []):
+    for file in files(Path(name.replace("${item.domain}", domain))):
+        digest.update(file.read_bytes())
+for out in [*spec.get("outs", []), *spec.get("metrics", []), *spec.get("plots", [])]:
+    path = Path((out if isinstance(out, str) else next(iter(out))).replace("${item.domain}", domain))
+    folder = not path.suffix
+    (path if folder else path.parent).mkdir(parents=True, exist_ok=True)
+    (path / "part" if folder else path).write_text('{"x": "' + digest.hexdigest() + '"}')
+"""
+
+
+def make_checkout(folder: Path, stand_ins: bool = True) -> Path:
+    """A committed checkout of the working tree's code, with two domains; its stages stand-ins, but for `source`."""
+    for name in ("src", "stages"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore", "params.yaml", "Makefile"):
+        shutil.copy(ROOT / name, folder)
+    (folder / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc/config", folder / ".dvc")
+    set_parameters(folder, {"source.domains": DOMAINS, "synthetic.users": 20, "synthetic.items": 30})
+    for script in (folder / "stages").glob("[!_]*.py"):
+        if stand_ins and script.stem != "source":
+            script.write_text(STAND_IN, encoding="utf-8")
+    run_in(folder, "git", "init", "--quiet")
+    run_in(folder, "git", "config", "user.name", "t")
+    run_in(folder, "git", "config", "user.email", "t@t")
+    commit(folder)
+    return folder
+
+
+def commit(folder: Path) -> None:
+    run_in(folder, "git", "add", "--all")
+    run_in(folder, "git", "commit", "--quiet", "--allow-empty", "-m", "all")
+
+
+def set_parameters(folder: Path, values: Mapping[str, Any]) -> None:
+    yaml = YAML()
+    held = yaml.load(folder / "params.yaml")
+    for name, value in values.items():
+        section, key = name.split(".")
+        held[section][key] = value
+    yaml.dump(held, folder / "params.yaml")
+
+
+def environment() -> dict[str, str]:
+    """With this interpreter first on PATH, and without what an outer DVC or MLflow sets."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
+    kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    kept["PYTHONPATH"] = str(ROOT / "src")
+    return kept
+
+
+def run_in(folder: Path, *command: str) -> str:
+    """Run a command that must succeed; its whole output."""
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, str]]:
+    """Each file's modification time and hash, but for DVC's own state and compiled code."""
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in folder.rglob("*")
+        if path.is_file() and ".dvc/tmp" not in path.as_posix() and "__pycache__" not in path.parts
+    }
