@@ -353,8 +353,10 @@ def test_a_shell_without_the_environment_is_told(
     (tools / "git").symlink_to(str(shutil.which("git")))
     monkeypatch.setenv("PATH", str(tools))
     code, lines = doctor()
-    assert (code, lines[0]) == (1, "`python`, which starts the stages, isn't on PATH")
+    assert (code, lines[0]) == (1, "no `python` on PATH and no .venv: nothing can start the stages")
     assert f"`source {checkout}/.venv/bin/activate`" in lines[1]
+    (checkout / ".venv").symlink_to(sys.prefix)
+    assert doctor() == (0, ["nothing is wrong"])
     (tools / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
     (tools / "python").chmod(0o755)
     code, lines = doctor()
