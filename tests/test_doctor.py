@@ -134,7 +134,7 @@ def test_entries_of_dead_processes_go_and_of_living_ones_stay(checkout: Path, tm
             "read": {"/c": [entry[other.pid], entry[dvc.pid]], "/d": [entry[other.pid]]},
         }
         (checkout / ".dvc/tmp/rwlock").write_text(json.dumps(content))
-        expected = [".dvc/tmp/rwlock: 3 entries of processes that no longer live", "  mended: removed"]
+        expected = [".dvc/tmp/rwlock: entries of processes that no longer live (3)", "  mended: removed"]
         assert doctor("--fix")[1][:2] == expected
         kept = json.loads((checkout / ".dvc/tmp/rwlock").read_text())
         assert kept == {"write": {"/b": entry[dvc.pid]}, "read": {"/c": [entry[dvc.pid]]}}

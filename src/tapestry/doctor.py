@@ -188,7 +188,7 @@ def _dead_entries(root: Path) -> Iterator[Finding]:
         dead = _without_dead(content)[1] if content else 0
         if dead:
             yield Finding(
-                f"{name}: {dead} entries of processes that no longer live", "removed", partial(_drop, path), False
+                f"{name}: entries of processes that no longer live ({dead})", "removed", partial(_drop, path), False
             )
 
 
