@@ -134,7 +134,7 @@ def test_entries_of_dead_processes_go_and_of_living_ones_stay(checkout: Path, tm
             "read": {"/c": [entry[other.pid], entry[dvc.pid]], "/d": [entry[other.pid]]},
         }
         (checkout / ".dvc/tmp/rwlock").write_text(json.dumps(content))
-        expected = [".dvc/tmp/rwlock: 3 entries of processes that no longer live", "  mended: removed"]
+        expected = [".dvc/tmp/rwlock: entries of processes that no longer live (3)", "  mended: removed"]
         assert doctor("--fix")[1][:2] == expected
         kept = json.loads((checkout / ".dvc/tmp/rwlock").read_text())
         assert kept == {"write": {"/b": entry[dvc.pid]}, "read": {"/c": [entry[dvc.pid]]}}
@@ -353,8 +353,10 @@ def test_a_shell_without_the_environment_is_told(
     (tools / "git").symlink_to(str(shutil.which("git")))
     monkeypatch.setenv("PATH", str(tools))
     code, lines = doctor()
-    assert (code, lines[0]) == (1, "`python`, which starts the stages, isn't on PATH")
+    assert (code, lines[0]) == (1, "no `python` on PATH and no .venv: nothing can start the stages")
     assert f"`source {checkout}/.venv/bin/activate`" in lines[1]
+    (checkout / ".venv").symlink_to(sys.prefix)
+    assert doctor() == (0, ["nothing is wrong"])
     (tools / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
     (tools / "python").chmod(0o755)
     code, lines = doctor()

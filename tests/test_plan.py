@@ -105,7 +105,7 @@ def edit_code(folder: Path) -> None:
 
 def edit_command(folder: Path) -> None:
     text = (folder / "dvc.yaml").read_text()
-    (folder / "dvc.yaml").write_text(text.replace("cmd: python stages/train.py", "cmd: python stages/train.py -"))
+    (folder / "dvc.yaml").write_text(text.replace("stages/train.py\n", "stages/train.py -\n", 1))
 
 
 def edit_output(folder: Path) -> None:
@@ -128,7 +128,7 @@ EVERY = {"fetch@Books", "fetch@Toys", "ingest@Books", "ingest@Toys"} | AFTER_RAW
     ("spoil", "stage", "reason"),
     [
         (edit_code, "train", "code src/tapestry/model has changed"),
-        (edit_command, "train", "its command is now python stages/train.py -"),
+        (edit_command, "train", "its command is now sh stages/python stages/train.py -"),
         (edit_output, "evaluate", "output metrics/test.json has changed"),
         (remove("models"), "train", "output models is missing"),
         (remove("data/raw", "data/interactions"), "ingest@Toys", "output data/interactions/Toys.parquet is missing"),

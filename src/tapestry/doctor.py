@@ -108,11 +108,11 @@ def _git(root: Path) -> Iterator[Finding]:
 
 
 def _environment(root: Path) -> Iterator[Finding]:
-    """DVC starts stages as `python …`, so with the first one on PATH."""
-    mend = f"`source {root}/.venv/bin/activate` in this shell (after `make install`, once), or another environment's"
-    python = shutil.which("python")
+    """The Python that starts the stages (see stages/python)."""
+    mend = f"`make install` once, then `source {root}/.venv/bin/activate` in this shell, or another environment's"
+    python = shutil.which("python") or shutil.which(root / ".venv/bin/python")
     if python is None:
-        yield Finding("`python`, which starts the stages, isn't on PATH", mend)
+        yield Finding("no `python` on PATH and no .venv: nothing can start the stages", mend)
         return
     code = f"import importlib.util as u; print(*(n for n in {_PACKAGES} if u.find_spec(n.partition('.')[0]) is None))"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=root)
@@ -188,7 +188,7 @@ def _dead_entries(root: Path) -> Iterator[Finding]:
         dead = _without_dead(content)[1] if content else 0
         if dead:
             yield Finding(
-                f"{name}: {dead} entries of processes that no longer live", "removed", partial(_drop, path), False
+                f"{name}: entries of processes that no longer live ({dead})", "removed", partial(_drop, path), False
             )
 
 
