@@ -99,6 +99,7 @@ def write_checkout(sequences: Sequences, folder: Path, params_yaml: Path, seed: 
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(params_yaml, folder / "params.yaml")
     (folder / "dvc.yaml").write_text("stages: {}\n")
+    (folder / ".dvc").mkdir(exist_ok=True)
     write_sequences(sequences, folder / "data/sequences")
     torch.manual_seed(seed)
     model = Recommender(WHOLE_MODEL, sequences.items, len(sequences.domains)).eval()

@@ -67,7 +67,8 @@ class StagePlan:
 
     Attributes:
         action: unchanged; always (runs each time); run; restore (changed, but DVC's cache has the result); maybe (runs
-            if an output of a stage before it changes); gone (the changed parameters have no such stage).
+            if an output of a stage before it changes, or if DVC's cache doesn't have its result); gone (the changed
+            parameters have no such stage).
     """
 
     stage: str
@@ -125,12 +126,14 @@ def _sentence(made: StagePlan, shown: int) -> str:
     reasons = ", ".join(map(str, made.reasons[:shown]))
     if len(made.reasons) > shown:
         reasons += f" and {len(made.reasons) - shown} more"
+    upstream = all(reason.kind == "upstream" for reason in made.reasons)
+    condition = "what it reads changes" if upstream else "DVC's cache doesn't have it"
     return {
         "unchanged": "unchanged",
         "always": "always runs",
         "run": f"would rerun: {reasons}",
         "restore": f"would come from DVC's cache: {reasons}",
-        "maybe": f"may rerun, only if what it reads changes: {reasons}",
+        "maybe": f"may rerun, only if {condition}: {reasons}",
         "gone": "would no longer be a stage",
     }[made.action]
 
@@ -198,7 +201,8 @@ class _Planner:
             hash_to_be = restored.get(out.fs_path)
             as_it_is = hash_to_be is not None and out.exists and out.get_hash() == hash_to_be
             self._made[out.fs_path] = _Made(name, hash_to_be, hash_to_be == locked[out.fs_path], as_it_is)
-        return StagePlan(name, "restore" if restored else "run" if certain else "maybe", certain or maybe)
+        action: Action = "restore" if restored else "run" if certain and not (maybe and _cacheable(stage)) else "maybe"
+        return StagePlan(name, action, certain or maybe)
 
     def _reasons(self, stage: Any) -> tuple[list[Reason], list[Reason]]:
         """Those that make it run, and those that may: outputs that aren't known yet."""
@@ -273,6 +277,11 @@ class _Planner:
             return {}
         cached = cache._create_stage(entry, wdir=stage.wdir)
         return {out.fs_path: out.hash_info for out in cached.outs} if cached.outs_cached() else {}
+
+
+def _cacheable(stage: Any) -> bool:
+    """Whether DVC's run cache takes a stage: not where an output that is no metric or plot isn't cached."""
+    return all(out.use_cache or out.is_metric or out.is_plot for out in stage.outs)
 
 
 def _changed_parameters(dep: Any) -> list[Reason]:

@@ -106,7 +106,6 @@ def test_a_sub_folder_will_do_and_paths_are_taken_from_it(checkout: Path, monkey
     monkeypatch.chdir(folder)
     assert recommend("--history", "mine.txt", "--out", "mine.parquet").exit_code == 0
     assert pq.read_table(folder / "mine.parquet")["user_id"].unique().to_pylist() == ["line 1"]
-    assert Path.cwd() == folder
     assert sorted(path.name for path in folder.iterdir()) == ["mine.parquet", "mine.txt"]
 
 
@@ -189,7 +188,7 @@ def test_an_id_of_several_domains_names_the_history(
 
 def test_outside_a_checkout_it_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert f"no dvc.yaml in {tmp_path} or above it" in recommend("--user", "u1").stderr
+    assert f"{tmp_path} is in no checkout of Tapestry" in recommend("--user", "u1").stderr
 
 
 def test_a_model_of_other_data_is_refused(
