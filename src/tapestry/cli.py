@@ -48,6 +48,8 @@ def figures(
 
 @app.command()
 def audit(
+    rerun: Annotated[bool, typer.Option("--rerun", help="Reproduce the commit from raw files, and compare.")] = False,
+    run: Annotated[str | None, typer.Option(help="Id of an old run in MLflow: reproduce and audit that.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
     certificate: Annotated[Path | None, typer.Option(help="Markdown file for the certificate.")] = None,
 ) -> None:
@@ -58,7 +60,7 @@ def audit(
     from tapestry.audit.run import run_audit  # here: it needs much that other commands don't
 
     with reported_errors("audit"):
-        raise SystemExit(run_audit(as_json, certificate))
+        raise SystemExit(run_audit(run, rerun, as_json, certificate))
 
 
 @app.command()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tapestry.audit.artifacts import check_artifacts
 from tapestry.audit.cache import check_cache
 from tapestry.audit.claims import Claim, Finding, NoEvidenceError, Status, failed
-from tapestry.audit.code import check_code
+from tapestry.audit.code import check_code, check_same_code
 from tapestry.audit.counts import check_counts
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.figures import check_figures
@@ -16,6 +17,7 @@ from tapestry.audit.lineage import check_lineage
 from tapestry.audit.lock import check_lock
 from tapestry.audit.packages import check_packages
 from tapestry.audit.pickles import check_pickles
+from tapestry.audit.rerun import TITLE, check_rerun, check_run_again
 from tapestry.audit.settings import check_settings
 from tapestry.errors import TapestryError, one_line
 
@@ -36,13 +38,30 @@ CLAIMS: dict[str, tuple[str, Check]] = {
 }
 
 
-def audit(evidence: Evidence, names: Sequence[str] = tuple(CLAIMS)) -> list[Claim]:
-    """Check the claims of these names."""
+ON_A_RUN = ("packages", "figures", "data", "settings", "rows", "pickles", "inputs", "artifacts")
+"""The claims that can be checked on an old run once it has been reproduced, beside that of its code."""
+
+
+def audit_checkout(evidence: Evidence, again: bool) -> list[Claim]:
+    """Check all claims on a checkout as it is; with `again`, rerun its commit, too."""
     with evidence.hashing_shown():
-        return [checked(name, CLAIMS[name][0], CLAIMS[name][1], evidence) for name in names]
+        claims = [_checked(name, *CLAIMS[name], evidence) for name in CLAIMS]
+    return [*claims, _checked("rerun", TITLE, check_rerun, evidence)] if again else claims
 
 
-def checked(name: str, title: str, check: Check, evidence: Evidence) -> Claim:
+def audit_run(evidence: Evidence, root: Path) -> list[Claim]:
+    """Reproduce an old run in the clone that the evidence is of, and check the claims on what that gives.
+
+    Args:
+        root: the user's checkout.
+    """
+    code = _checked("code", "the code at its commit is that of the run", check_same_code, evidence)
+    again = _checked("rerun", TITLE, lambda found: check_run_again(found, root), evidence)
+    with evidence.hashing_shown():
+        return [code, again, *(_checked(name, *CLAIMS[name], evidence) for name in ON_A_RUN)]
+
+
+def _checked(name: str, title: str, check: Check, evidence: Evidence) -> Claim:
     """A claim with what its check found; a file that can't be read is against it, one that isn't there unknown."""
     try:
         findings = check(evidence)

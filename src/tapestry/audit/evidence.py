@@ -146,6 +146,13 @@ class Evidence:
             raise NoEvidenceError("MLflow has no row of this model and dvc.lock", "run `dvc repro`")
         return self.found_row
 
+    def has_row(self) -> bool:
+        """Whether the model has a row that can be read."""
+        try:
+            return self.found_row is not None
+        except NoEvidenceError:
+            return False
+
     def makers(self, stage: str) -> list[Run]:
         """The runs that made the outputs of a stage as dvc.lock has them: the experiment's own first, if it ran."""
         own = self.records.under(self.row).get(stage)

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from tapestry.audit.claims import Finding, NoEvidenceError, failed, or_passed
+from tapestry.audit.differences import differing
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import shown_run
 from tapestry.evaluation.summary import read_results, write_figures
@@ -36,7 +37,7 @@ def _recomputed(evidence: Evidence) -> list[Finding]:
     with tempfile.TemporaryDirectory() as folder:
         write_figures(results, params["evaluate.ks"], Path(folder))
         findings = [
-            failed(f"metrics/{name}: {first_difference(made, metrics / name, 'recomputed', 'in the file')}", _UNDO)
+            failed(f"metrics/{name}: {differing(name, made, metrics / name, 'recomputed', 'in the file')}", _UNDO)
             for name in FIGURES
             if (made := Path(folder, name)).read_bytes() != _bytes(metrics / name)
         ]
@@ -51,7 +52,7 @@ def _artifacts(evidence: Evidence) -> list[Finding]:
         if kept is not None and kept != _bytes(here):  # that it is there is another claim's
             with tempfile.TemporaryDirectory() as folder:
                 (other := Path(folder, name)).write_bytes(kept)
-                apart = first_difference(here, other, "in the file", "in MLflow")
+                apart = differing(name, here, other, "in the file", "in MLflow")
             findings.append(failed(f"metrics/{name}: {apart} ({shown_run(evidence.row)})", _UNDO))
     return findings
 
@@ -76,15 +77,6 @@ def _row(evidence: Evidence) -> list[Finding]:
             text = f"{name} in MLflow's lists is {row.data.metrics.get(name)}, metrics/ has {max(points)[1]}"
             findings.append(failed(f"{text} ({shown_run(row)})", _ALTERED))
     return or_passed(findings, f"{len(expected)} figures and curves are those of {shown_run(row)}")
-
-
-def first_difference(one: Path, other: Path, of_one: str, of_other: str) -> str:
-    """The first line that two text files differ in."""
-    ours, theirs = ((_bytes(path) or b"").decode(errors="replace").splitlines() for path in (one, other))
-    for number, (mine, its) in enumerate(zip(ours, theirs, strict=False), 1):
-        if mine != its:
-            return f"line {number} is {mine.strip()!r} {of_one}, {its.strip()!r} {of_other}"
-    return f"{len(ours)} lines {of_one}, {len(theirs)} {of_other}"
 
 
 def _bytes(path: Path) -> bytes | None:

@@ -6,6 +6,7 @@ import bz2
 import io
 import lzma
 import pickletools
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -32,20 +33,26 @@ _UNPACKED: dict[bytes, Callable[[bytes], bytes]] = {
 def check_pickles(evidence: Evidence) -> list[Finding]:
     """That no file is a pickle, or an archive with one."""
     findings, count = [], 0
-    for path in _files(evidence.root):
-        count += 1
-        found = what_pickle(path)
-        if found:
-            shown = path.relative_to(evidence.root) if path.is_relative_to(evidence.root) else path
-            text = f"{shown}: {found}"
-            findings.append(failed(text, "remove it unopened; models are safetensors and JSON, data is Parquet"))
+    with tempfile.TemporaryDirectory() as downloads:
+        for path in _files(evidence, Path(downloads)):
+            count += 1
+            found = what_pickle(path)
+            if found:
+                shown = path.relative_to(evidence.root) if path.is_relative_to(evidence.root) else path
+                mend = "remove it unopened; models are safetensors and JSON, data is Parquet"
+                findings.append(failed(f"{shown}: {found}", mend))
     return or_passed(findings, f"{count} files of models/, data/, metrics/, reports/ and MLflow's artifacts")
 
 
-def _files(root: Path) -> Iterator[Path]:
-    store = store_file()
-    artifacts = [store.parent / "mlartifacts"] if store is not None else []
-    for folder in (*(root / name for name in ("models", "data", "metrics", "reports")), *artifacts):
+def _files(evidence: Evidence, downloads: Path) -> Iterator[Path]:
+    """Artifacts are looked at where they are; of a server, those of the experiment, fetched to `downloads`."""
+    root, store = evidence.root, store_file()
+    artifacts = downloads if store is None else store.parent / "mlartifacts"
+    if store is None and evidence.has_row():
+        for run in evidence.records.under(evidence.row).values():
+            (target := downloads / run.info.run_id).mkdir()
+            evidence.records.client.download_artifacts(run.info.run_id, "", str(target))
+    for folder in (*(root / name for name in ("models", "data", "metrics", "reports")), artifacts):
         yield from sorted(path for path in folder.rglob("*") if path.is_file())
 
 
