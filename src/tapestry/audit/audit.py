@@ -68,7 +68,9 @@ def _checked(name: str, title: str, check: Check, evidence: Evidence) -> Claim:
     except NoEvidenceError as error:
         findings = [error.finding]
     except FileNotFoundError as error:
-        findings = [NoEvidenceError(f"{error.filename} is not there", "run `dvc checkout`, or `dvc repro`").finding]
+        findings = [
+            NoEvidenceError(f"{error.filename or error} is not there", "run `dvc checkout`, or `dvc repro`").finding
+        ]
     except (TapestryError, OSError, ValueError, KeyError, TypeError) as error:
         told = str(error) if isinstance(error, TapestryError) else f"{type(error).__name__}: {error}"
         findings = [failed(f"it can't be checked: {one_line(told, 500)}", "run `dvc repro --force`")]

@@ -68,7 +68,7 @@ def _with_needs(names: set[str]) -> set[str]:
         found.add(name)
         try:
             needs = [Requirement(text) for text in requires(name) or []]
-        except (PackageNotFoundError, InvalidRequirement):
+        except (PackageNotFoundError, InvalidRequirement, OSError):  # none, or without its METADATA
             continue
         pending += [normal_name(n.name) for n in needs if n.marker is None or n.marker.evaluate({"extra": ""})]
     return found

@@ -36,7 +36,7 @@ def check_rerun(evidence: Evidence) -> list[Finding]:
         raise NoEvidenceError("git tells no commit to rerun", "commit first") from error
     with cloned(evidence.root, commit) as checkout:
         provide_raw(evidence.root, checkout)
-        return _rerun(evidence, checkout, lambda path: _here(evidence, path))
+        return _rerun(evidence, checkout, lambda path: here(evidence, path))
 
 
 def check_run_again(evidence: Evidence, root: Path) -> list[Finding]:
@@ -57,10 +57,11 @@ def _rerun(evidence: Evidence, checkout: Path, locate: Locate) -> list[Finding]:
     wrong = reproduce(checkout, arithmetic, len(evidence.lock))
     if wrong is not None:
         return [failed(f"it stopped: {wrong}", "mend what the message tells, and run it again")]
-    return _compared(evidence, checkout, locate)
+    return compare(evidence, checkout, locate)
 
 
-def _compared(evidence: Evidence, checkout: Path, locate: Locate) -> list[Finding]:
+def compare(evidence: Evidence, checkout: Path, locate: Locate) -> list[Finding]:
+    """What of a reproduced clone isn't what it should be."""
     commit = git(checkout, "rev-parse", "HEAD").strip()
     findings: list[Finding] = []
     apart: list[str] = []
@@ -120,7 +121,8 @@ def _locked(evidence: Evidence) -> dict[str, str]:
     return {out["path"]: str(out["md5"]) for entry in evidence.lock.values() for out in entry.get("outs", [])}
 
 
-def _here(evidence: Evidence, path: str) -> tuple[str, Mapping[str, Path] | None]:
+def here(evidence: Evidence, path: str) -> tuple[str, Mapping[str, Path] | None]:
+    """An output as it is in the checkout; if it isn't there, as dvc.lock and DVC's cache have it."""
     md5 = evidence.md5(path)
     if md5 is None:
         wanted = _locked(evidence)[path]
