@@ -355,7 +355,9 @@ def test_an_input_edited_while_a_stage_ran_fails(checkout: Path) -> None:
     assert failing(claims) == {"inputs", "code"}
 
 
-def test_a_rerun_passes_and_names_the_first_number_that_differs(checkout: Path) -> None:
+def test_a_rerun_passes_and_names_the_first_number_that_differs(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     evidence = Evidence(checkout)
     with cloned(checkout, git(checkout, "rev-parse", "HEAD").strip()) as clone:
         provide_raw(checkout, clone)
@@ -375,6 +377,13 @@ def test_a_rerun_passes_and_names_the_first_number_that_differs(checkout: Path) 
             first.text,
         )
         assert [other.text for other in others] == ["after it differ: evaluate"]
+        changed.lock["train"]["params"]["params.yaml"]["train"]["epochs"] = 3
+        (tmp_path / "site" / "numpy-99.0.dist-info").mkdir(parents=True)
+        monkeypatch.syspath_prepend(tmp_path / "site")
+        _, *causes, _ = compare(changed, clone, lambda path: here(changed, path))
+        assert causes[0].text == "the rerun of train had the parameter train.epochs 2 in place of 3"
+        assert re.match(r"the rerun of train had the package numpy 99\.0 in place of \S+ \(train · ", causes[1].text)
+        assert len(causes) == 2
 
 
 def test_an_old_run_is_reproduced_from_its_row_and_a_poisoned_entry_of_it_found(checkout: Path) -> None:

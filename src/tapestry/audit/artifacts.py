@@ -9,7 +9,7 @@ from tapestry.audit.claims import Finding, failed, or_passed
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import shown_run
 from tapestry.store import store_file
-from tapestry.tracking.record import KEPT
+from tapestry.tracking.record import ARTIFACTS
 
 
 def check_artifacts(evidence: Evidence) -> list[Finding]:
@@ -20,12 +20,14 @@ def check_artifacts(evidence: Evidence) -> list[Finding]:
         apart = [run.info.artifact_uri for run in evidence.records.runs if _elsewhere(run.info.artifact_uri, store)]
         if apart:
             text = f"{len(apart)} runs have their files in {_folder(apart[0])}: the checkout was moved or copied"
-            findings.append(failed(text, "run `tapestry relocate`"))
-    missing = [name for name in KEPT if evidence.records.artifact(row, name) is None]
+            findings.append(
+                failed(text, "run `tapestry relocate`, and copy what isn't in mlartifacts/ here from there")
+            )
+    missing = [name for name in ARTIFACTS if evidence.records.artifact(row, name) is None]
     if missing:
         mend = "run `tapestry relocate`" if findings else "run `dvc repro --force record`"
         findings.append(failed(f"{shown_run(row)}: no artifact {', '.join(missing)}", mend))
-    return or_passed(findings, f"{len(KEPT)} artifacts of {shown_run(row)} open")
+    return or_passed(findings, f"{len(ARTIFACTS)} artifacts of {shown_run(row)} open")
 
 
 def _elsewhere(uri: str, store: Path) -> bool:

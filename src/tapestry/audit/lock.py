@@ -11,6 +11,7 @@ from tapestry.config import flatten
 from tapestry.errors import shown
 
 _ABSENT = object()
+_SHOWN = 3  # stages in a message
 _ELSEWHERE = ("source.path",)  # says where files lie, which decides nothing
 
 
@@ -61,7 +62,7 @@ def _files(evidence: Evidence) -> list[Finding]:
             if found is None:
                 findings.append(failed(f"{path} ({stages[0]}) is not there", "run `dvc checkout`, or `dvc repro`"))
             elif found != md5:
-                text = f"{path}: its MD5 is {found}, dvc.lock has {md5} ({', '.join(stages)})"
+                text = f"{path}: its MD5 is {found}, dvc.lock has {md5} ({_listed(stages)})"
                 findings.append(failed(text, "undo it with `git restore` or `dvc checkout`, or run `dvc repro`"))
     return findings
 
@@ -102,6 +103,11 @@ def _differing(name: str, here: Any, locked: Any) -> dict[str, tuple[Any, Any]]:
             apart |= _differing(f"{name}.{key}", here.get(key, _ABSENT), locked.get(key, _ABSENT))
         return apart
     return {} if here == locked else {name: (here, locked)}
+
+
+def _listed(stages: list[str]) -> str:
+    more = f" and {len(stages) - _SHOWN} more" if len(stages) > _SHOWN else ""
+    return ", ".join(stages[:_SHOWN]) + more
 
 
 def _value(value: Any) -> str:

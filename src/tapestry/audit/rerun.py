@@ -106,7 +106,7 @@ def _causes(evidence: Evidence, stage: str, checkout: Path) -> list[Finding]:
         if "cpu_arithmetic" in run.data.tags:
             cpu = describe_cpu()
             causes.append(_apart("the tag", {key: run.data.tags.get(key) for key in cpu}, cpu))
-        causes = [f"{cause} ({shown_run(run)})" if cause else None for cause in causes]
+        causes[2:] = [f"{cause} ({shown_run(run)})" if cause else None for cause in causes[2:]]
     return [failed(f"the rerun of {stage} had {cause}", "make it equal, or accept it") for cause in causes if cause]
 
 

@@ -23,7 +23,7 @@ from tapestry.tracking.pipeline import pipeline_id, row_name
 
 ALWAYS = ("source", "record")  # stages that run every time, and so tell nothing
 FIGURES = ("summary.json", "test.json", "train.json", "data.json", "curve.csv", "cutoffs.csv")
-KEPT = ("reports/index.html", "models/config.json", "params.yaml", "dvc.lock", *(f"metrics/{n}" for n in FIGURES))
+ARTIFACTS = ("reports/index.html", "models/config.json", "params.yaml", "dvc.lock", *(f"metrics/{n}" for n in FIGURES))
 
 
 def record(parameters: Parameters) -> None:
@@ -36,7 +36,7 @@ def record(parameters: Parameters) -> None:
         raise TapestryError("record: tells MLflow what DVC has in dvc.lock, so it is run by `dvc repro` alone")
     experiment = collect(parameters)
     journal = Journal(shown_uri())
-    for name in KEPT:
+    for name in ARTIFACTS:
         journal.keep(Path(name), name)
     journal.write("experiment", experiment)
     sender = Sender(journal)
