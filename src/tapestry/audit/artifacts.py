@@ -20,9 +20,7 @@ def check_artifacts(evidence: Evidence) -> list[Finding]:
         apart = [run.info.artifact_uri for run in evidence.records.runs if _elsewhere(run.info.artifact_uri, store)]
         if apart:
             text = f"{len(apart)} runs have their files in {_folder(apart[0])}: the checkout was moved or copied"
-            findings.append(
-                failed(text, "run `tapestry relocate`, and copy what isn't in mlartifacts/ here from there")
-            )
+            findings.append(failed(text, "run `tapestry relocate`, and copy those files here if they aren't"))
     missing = [name for name in ARTIFACTS if evidence.records.artifact(row, name) is None]
     if missing:
         mend = "run `tapestry relocate`" if findings else "run `dvc repro --force record`"
