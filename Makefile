@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 INSTALLED := .venv/.installed
 
-.PHONY: help install spark repro test fuzz ui bench clean
+.PHONY: help install spark repro audit test fuzz ui bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
@@ -27,6 +27,9 @@ spark: .venv/.spark  ## Add PySpark, for sessionize.engine: spark (Java 17 or ne
 repro: install  ## Run the pipeline that params.yaml describes, from raw files to the report
 	$(RUN) tapestry doctor --fix
 	$(RUN) dvc repro
+
+audit: install  ## Check that every figure leads back to the code, parameters and raw rows that made it
+	$(RUN) tapestry audit
 
 test: install  ## Lint, type-check and run every test
 	$(BIN)/ruff check .

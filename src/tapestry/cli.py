@@ -86,6 +86,23 @@ def doctor_command(
 
 
 @app.command()
+def audit(
+    rerun: Annotated[bool, typer.Option("--rerun", help="Reproduce the commit from raw files, and compare.")] = False,
+    run: Annotated[str | None, typer.Option(help="Id of an old run in MLflow: reproduce and audit that.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    certificate: Annotated[Path | None, typer.Option(help="Markdown file for the certificate.")] = None,
+) -> None:
+    """Check that every figure leads back to the code, parameters and raw rows that made it; exit with 1 if one fails.
+
+    UNKNOWN is what nothing here proves or refutes. MLflow keeps the certificate as an artifact of the model's row.
+    """
+    from tapestry.audit.run import run_audit  # here: it needs much that other commands don't
+
+    with reported_errors("audit"):
+        raise SystemExit(run_audit(run, rerun, as_json, certificate))
+
+
+@app.command()
 def sync() -> None:
     """Send MLflow the runs that it didn't take when they ran."""
     with reported_errors("sync"):

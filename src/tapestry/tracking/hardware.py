@@ -29,6 +29,14 @@ def describe_machine() -> dict[str, str]:
     }
 
 
+def used_device() -> dict[str, str]:
+    """The tag of the device that torch was at work on, at the end of a stage; none where torch wasn't loaded."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    return {"device": f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_initialized() else "cpu"}
+
+
 def peak_memory() -> float:
     """The most memory (MB) that this process has held so far."""
     kilobytes = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes

@@ -80,6 +80,17 @@ class Journal:
             return
         self.write("artifact", name)
 
+    def keep_text(self, text: str, name: str) -> None:
+        """Keep a text, to become the artifact of that name."""
+        if self.folder is None:
+            return
+        try:
+            (self.folder / FILES / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            self._tell(error)
+            return
+        self.write("artifact", name)
+
     def close(self) -> None:
         """Let others have it."""
         if self._lock is not None:

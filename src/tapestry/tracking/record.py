@@ -23,8 +23,8 @@ from tapestry.tracking.pipeline import pipeline_id, row_name
 
 ALWAYS = ("source", "record")  # stages that run every time, and so tell nothing
 STOPPING_METRIC = "ndcg_10"
-_FIGURES = ("summary.json", "test.json", "train.json", "data.json", "curve.csv", "cutoffs.csv")
-ARTIFACTS = ("reports/index.html", "models/config.json", "params.yaml", "dvc.lock", *(f"metrics/{n}" for n in _FIGURES))
+FIGURES = ("summary.json", "test.json", "train.json", "data.json", "curve.csv", "cutoffs.csv")
+ARTIFACTS = ("reports/index.html", "models/config.json", "params.yaml", "dvc.lock", *(f"metrics/{n}" for n in FIGURES))
 
 
 def record(parameters: Parameters) -> None:
@@ -50,13 +50,8 @@ def collect(parameters: Parameters) -> dict[str, Any]:
     """All that the rows of this run of the pipeline are to hold, as JSON has it."""
     now = now_ms()
     stages = read_lock(Path("dvc.lock"))
-    test, train, summary = (_read_json(Path(f"metrics/{name}.json")) for name in ("test", "train", "summary"))
-    figures = {
-        **flatten_metrics(test, "test"),
-        **flatten_metrics({"gain_hr_100": summary["gain_hr_100"]}, "test"),
-        **flatten_metrics({key: summary[key] for key in ("users", "items", "interactions", "delta")}, "data"),
-        **flatten_metrics({k: v for k, v in train["best"].items() if k not in OF_TRAINING}, "val/best"),
-    }
+    metrics = Path("metrics")
+    test, train, summary = (_read_json(metrics / f"{name}.json") for name in ("test", "train", "summary"))
     data_hash = content_hash(Path("data/sequences"))
     return {
         "name": row_name("").removeprefix(" · "),
@@ -69,8 +64,8 @@ def collect(parameters: Parameters) -> dict[str, Any]:
         "git_commit": git_commit(),
         "code_hash": code_hash(),
         "params": {key: str(value) for key, value in flatten(parameters).items()},
-        "figures": [[key, value, now, 0] for key, value in figures.items()],
-        "curve": [[key, value, now, epoch] for epoch, key, value in _curve(Path("metrics/curve.csv"))],
+        "figures": [[key, value, now, 0] for key, value in row_figures(metrics).items()],
+        "curve": [[key, value, now, epoch] for epoch, key, value in row_curve(metrics)],
         "inputs": [{"name": "sequences", "digest": data_hash, "source": "data/sequences", "context": "training"}],
         "tags": {
             "model_hash": content_hash(Path("models")),
@@ -80,6 +75,32 @@ def collect(parameters: Parameters) -> dict[str, Any]:
         },
         "stages": stages,
     }
+
+
+def row_figures(metrics: Path) -> dict[str, float]:
+    """The figures of a model's row, by their names in MLflow, as the files of `metrics/` have them.
+
+    Raises:
+        TapestryError: a file isn't there, or is damaged.
+    """
+    test, train, summary = (_read_json(metrics / f"{name}.json") for name in ("test", "train", "summary"))
+    return {
+        **flatten_metrics(test, "test"),
+        **flatten_metrics({"gain_hr_100": summary["gain_hr_100"]}, "test"),
+        **flatten_metrics({key: summary[key] for key in ("users", "items", "interactions", "delta")}, "data"),
+        **flatten_metrics({k: v for k, v in train["best"].items() if k not in OF_TRAINING}, "val/best"),
+    }
+
+
+def row_curve(metrics: Path) -> list[tuple[int, str, float]]:
+    """The points of a model's curves, as curve.csv has them: epoch, name in MLflow, value.
+
+    Raises:
+        TapestryError: the file isn't there.
+    """
+    with require_made(metrics / "curve.csv", "figures").open(encoding="utf-8", newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return [(int(row["epoch"]), key, value) for row in rows for key, value in curve_metrics(row).items()]
 
 
 def read_lock(path: Path) -> dict[str, dict[str, dict[str, str]]]:
@@ -96,7 +117,7 @@ def read_lock(path: Path) -> dict[str, dict[str, dict[str, str]]]:
             stage: {
                 "md5": {out["path"]: str(out["md5"]) for out in entry.get("outs", [])},
                 "deps": {dep["path"]: str(dep["md5"]) for dep in entry.get("deps", [])},
-                "params": _flat_params(entry.get("params", {}).get("params.yaml", {})),
+                "params": flat_params(entry.get("params", {}).get("params.yaml", {})),
             }
             for stage, entry in lock["stages"].items()
             if stage not in ALWAYS
@@ -126,20 +147,15 @@ def describe(parameters: Parameters, summary: Mapping[str, Any], test: Mapping[s
     )
 
 
-def _flat_params(params: Mapping[str, Any]) -> dict[str, str]:
+def flat_params(params: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters of dvc.lock by their dotted names, as text."""
     flat: dict[str, str] = {}
     for key, value in params.items():
         if isinstance(value, Mapping):
-            flat |= {f"{key}.{name}": inner for name, inner in _flat_params(value).items()}
+            flat |= {f"{key}.{name}": inner for name, inner in flat_params(value).items()}
         else:
             flat[key] = str(tuple(value) if isinstance(value, list) else value)
     return flat
-
-
-def _curve(path: Path) -> list[tuple[int, str, float]]:
-    with require_made(path, "figures").open(encoding="utf-8", newline="") as file:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    return [(int(row["epoch"]), key, value) for row in rows for key, value in curve_metrics(row).items()]
 
 
 def _read_json(path: Path) -> Any:

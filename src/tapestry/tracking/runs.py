@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,10 +15,11 @@ from tapestry.failures import explain
 from tapestry.provenance import code_hash, content_hash, dvc_experiment, git_commit
 from tapestry.store import shown_uri, store_file, store_uri
 from tapestry.tracking.delivery import Sender
-from tapestry.tracking.hardware import Sampler, describe_machine, peak_memory
+from tapestry.tracking.hardware import Sampler, describe_machine, peak_memory, used_device
 from tapestry.tracking.inputs import stage_inputs
 from tapestry.tracking.journal import Journal, now_ms
 from tapestry.tracking.names import flatten_metrics
+from tapestry.tracking.packages import PACKAGES, installed_packages, packages_text
 from tapestry.tracking.pipeline import pipeline_id, row_name
 
 
@@ -71,6 +73,7 @@ def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
         run = Run(journal)
         started = now_ms()
         inputs = stage_inputs(stage)
+        packages = packages_text(installed_packages())
         name, _, domain = stage.partition("@")
         tags = {
             "stage": name,
@@ -79,10 +82,12 @@ def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
             "dvc_exp": dvc_experiment(),
             "pipeline": pipeline_id(),
             "dvc_inputs": inputs.as_json(),
+            "packages": hashlib.sha256(packages.encode()).hexdigest(),
             **({"domain": domain} if domain else {}),
             **describe_machine(),
         }
         journal.write("run", {"name": row_name(stage), "start": started, "tags": tags})
+        journal.keep_text(packages, PACKAGES)
         run.log_params(params)
         sender, sampler = Sender(journal), Sampler(run)
         sender.start()
@@ -99,6 +104,7 @@ def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
             raise
         finally:
             _tell_changed(stage, inputs.changed(), run)
+            run.tag(**used_device())
             sampler.stop()
             ended = now_ms()
             run.log_metrics({"duration_seconds": (ended - started) / 1000, "peak_memory_mb": peak_memory()}, "stage")

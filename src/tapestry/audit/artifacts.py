@@ -1,0 +1,45 @@
+"""MLflow's files: they open where the checkout is now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from tapestry.audit.claims import Finding, failed, or_passed
+from tapestry.audit.evidence import Evidence
+from tapestry.audit.records import shown_run
+from tapestry.store import store_file
+from tapestry.tracking.record import ARTIFACTS
+
+
+def check_artifacts(evidence: Evidence) -> list[Finding]:
+    """That the locations that MLflow has of files are in this checkout, and the model's row has its own."""
+    row, store = evidence.row, store_file()
+    findings = []
+    if store is not None:
+        apart = [run.info.artifact_uri for run in evidence.records.runs if _elsewhere(run.info.artifact_uri, store)]
+        if apart:
+            text = f"{len(apart)} runs have their files in {_folder(apart[0])}: the checkout was moved or copied"
+            findings.append(failed(text, "run `tapestry relocate`, and copy those files here if they aren't"))
+    missing = [name for name in ARTIFACTS if evidence.records.artifact(row, name) is None]
+    if missing:
+        mend = "run `tapestry relocate`" if findings else "run `dvc repro --force record`"
+        findings.append(failed(f"{shown_run(row)}: no artifact {', '.join(missing)}", mend))
+    return or_passed(findings, f"{len(ARTIFACTS)} artifacts of {shown_run(row)} open")
+
+
+def _elsewhere(uri: str, store: Path) -> bool:
+    """Whether a run's files are in the `mlartifacts/` of another checkout, or are gone."""
+    path = _path(uri)
+    if path is None or path.is_relative_to(store.parent):
+        return False
+    return "mlartifacts" in path.parts or not path.parent.parent.exists()
+
+
+def _path(uri: str) -> Path | None:
+    parts = urlsplit(uri)
+    return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
+
+
+def _folder(uri: str) -> str:
+    return str((_path(uri) or Path(uri)).parent.parent)

@@ -1,0 +1,144 @@
+"""DVC's cache: its entries are what their names say, and none would put other outputs in the place of a run's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tapestry.audit.claims import Finding, failed, or_passed, unknown
+from tapestry.audit.evidence import Evidence
+from tapestry.audit.records import inputs_of, shown_run
+from tapestry.bounded_yaml import read_yaml
+from tapestry.provenance import dvc_md5
+from tapestry.tracking.record import flat_params
+
+_SIZES = ("size", "nfiles")  # left out of the hashes that name entries
+
+
+def check_cache(evidence: Evidence) -> list[Finding]:
+    """That DVC would restore what was made."""
+    folder = cache_folder(evidence.root)
+    findings: list[Finding] = []
+    entries = list(_entries(folder))
+    current = {run_key(entry): stage for stage, entry in evidence.lock.items()}
+    for path, entry in entries:
+        key, stage = path.parent.name, _stage_of(entry)
+        name = f"{_short(path)} ({stage})"
+        if (run_key(entry), _hash(entry)) != (key, path.name):
+            findings.append(failed(f"{name}: its content isn't what its name is the hash of", f"remove {path.parent}"))
+        elif key in current and _outs(entry) != _outs(evidence.lock[stage]):
+            text = f"{name}: would restore {_apart(_outs(entry), _outs(evidence.lock[stage]))}"
+            findings.append(failed(text, f"remove {path.parent}, then run `dvc repro --force {stage}`"))
+        else:
+            findings += _as_recorded(evidence, path, stage, entry)
+    locked = [entry for stage, entry in evidence.lock.items()]
+    wanted = [entry for path, entry in entries if path.parent.name in current]
+    objects, damaged = _objects(folder, {md5 for entry in (*locked, *wanted) for md5 in _outs(entry).values()})
+    findings += damaged
+    return or_passed(findings, f"{len(entries)} entries of the run cache, {objects} cached files and folders")
+
+
+def _as_recorded(evidence: Evidence, path: Path, stage: str, entry: Mapping[str, Any]) -> list[Finding]:
+    """That the runs on record with the same inputs and parameters made the outputs that the entry would restore."""
+    deps = {dep["path"]: str(dep["md5"]) for dep in entry.get("deps", [])}
+    params = flat_params(entry.get("params", {}).get("params.yaml", {}))
+    for run in evidence.records.ran(stage):
+        if inputs_of(run) != deps or any(not _same(run.data.params.get(key), value) for key, value in params.items()):
+            continue
+        tags = run.data.tags
+        made = {out: tags[f"dvc_md5/{out}"] for out in _outs(entry) if f"dvc_md5/{out}" in tags}
+        apart = _apart({out: _outs(entry)[out] for out in made}, made)
+        if apart:
+            text = f"{_short(path)} ({stage}): would restore {apart}, which {shown_run(run)} made from the same inputs"
+            return [failed(text, f"remove {path.parent}, then run `dvc repro --force {stage}`")]
+    return []
+
+
+def _objects(folder: Path, wanted: set[str]) -> tuple[int, list[Finding]]:
+    """How many cached files and folders of those wanted are there, and what is wrong with their content."""
+    pending, seen, count, findings = list(wanted), set(), 0, []
+    while pending:
+        md5 = pending.pop()
+        path = object_path(folder, md5)
+        if md5 in seen or not path.is_file():
+            continue
+        seen.add(md5)
+        count += 1
+        if dvc_md5(path) != md5.removesuffix(".dir"):
+            mend = f"remove {path}; then `dvc repro --force` the stage that it is of, or `dvc fetch`"
+            findings.append(failed(f"{_short(path)}: its content isn't what its name is the MD5 of", mend))
+        elif md5.endswith(".dir"):
+            pending += [str(item["md5"]) for item in json.loads(path.read_text(encoding="utf-8"))]
+    if wanted and not count:
+        findings.append(unknown("DVC's cache has nothing of dvc.lock", "run `dvc commit`, or `dvc fetch`"))
+    return count, findings
+
+
+def cache_folder(root: Path) -> Path:
+    """Where this checkout's DVC keeps its cache."""
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        return Path(repo.cache.legacy.path)
+
+
+def object_path(folder: Path, md5: str) -> Path:
+    """Where the cache has a file, or the list of a folder's files."""
+    return folder / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def run_key(entry: Mapping[str, Any]) -> str:
+    """The name that DVC's run cache gives to a stage's command, inputs and parameters.
+
+    Source: dvc/stage/cache.py
+    """
+    return _hash({**entry, "outs": [out["path"] for out in entry.get("outs", [])]})
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(_without_sizes(value), sort_keys=True).encode()).hexdigest()
+
+
+def _without_sizes(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_sizes(inner) for key, inner in value.items() if key not in _SIZES}
+    return [_without_sizes(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _entries(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted((folder / "runs").glob("*/*/*")):
+        if not path.name.endswith(".tmp"):
+            yield path, read_yaml(path)
+
+
+def _stage_of(entry: Mapping[str, Any]) -> str:
+    """`python stages/ingest.py Books` → `ingest@Books`."""
+    words = str(entry["cmd"]).split()
+    stage = Path(words[1]).stem if len(words) > 1 else str(entry["cmd"])
+    return "@".join([stage, *words[2:]])
+
+
+def _outs(entry: Mapping[str, Any]) -> dict[str, str]:
+    return {out["path"]: str(out["md5"]) for out in entry.get("outs", [])}
+
+
+def _apart(found: Mapping[str, str], expected: Mapping[str, str]) -> str:
+    pairs = (f"{path} as {md5}, not {expected.get(path)}" for path, md5 in found.items() if md5 != expected.get(path))
+    return ", ".join(pairs)
+
+
+def _same(recorded: str | None, locked: str) -> bool:
+    """Whether a parameter of a row is that of dvc.lock; a row has 24 of a fraction as 24.0."""
+    if recorded is None or recorded == locked:
+        return recorded == locked
+    try:
+        return float(recorded) == float(locked)
+    except ValueError:
+        return False
+
+
+def _short(path: Path) -> str:
+    return f".dvc/cache/…/{path.parent.name[:12]}/{path.name[:12]}"

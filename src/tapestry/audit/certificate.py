@@ -1,0 +1,103 @@
+"""An audit in words: for a terminal, as JSON, and as the Markdown certificate that MLflow keeps."""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tapestry.audit.claims import Claim, Finding, Status
+from tapestry.audit.records import Records, shown_run
+from tapestry.errors import for_terminal
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+CERTIFICATE = "audit.md"  # its name among the artifacts of the model's row
+_WIDTH = 9  # of the names of claims
+
+
+def as_text(claims: Sequence[Claim]) -> str:
+    """A line a claim, under it what was found, and what mends it."""
+    lines = []
+    for claim in claims:
+        lines.append(f"{claim.status.name:8} {claim.name:{_WIDTH}} {claim.title}")
+        for finding in claim.findings:
+            lines += [for_terminal(f"{'':8} {_marked(claim, finding)}{finding.text}")]
+            lines += [for_terminal(f"{'':8}   mend: {finding.mend}")] if finding.mend else []
+    return "\n".join([*lines, tally(claims)])
+
+
+def as_json(claims: Sequence[Claim], row: Run | None) -> dict[str, Any]:
+    """The same as JSON has it."""
+    return {
+        "status": max(claim.status for claim in claims).name,
+        "run_id": row.info.run_id if row is not None else None,
+        "claims": [
+            {
+                "name": claim.name,
+                "title": claim.title,
+                "status": claim.status.name,
+                "findings": [
+                    {"status": finding.status.name, "text": finding.text, "mend": finding.mend}
+                    for finding in claim.findings
+                ],
+            }
+            for claim in claims
+        ],
+    }
+
+
+def as_markdown(claims: Sequence[Claim], row: Run | None) -> str:
+    """The certificate; of equal findings it differs by its date alone."""
+    tags = row.data.tags if row is not None else {}
+    about = {
+        "Model": tags.get("model_hash", "unknown"),
+        "Data": tags.get("data_hash", "unknown"),
+        "Code": f"{tags.get('code_hash', 'unknown')}, at commit {tags.get('git_commit', 'unknown')}",
+        "Run": shown_run(row) if row is not None else "none",
+        "Date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    lines = ["# Audit", "", tally(claims), "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {_cell(value)} |" for name, value in about.items()]
+    for claim in claims:
+        lines += ["", f"## {claim.status.name}: {claim.title} ({claim.name})", ""]
+        for finding in claim.findings:
+            lines.append(f"- {_marked(claim, finding)}{_plain(finding.text)}")
+            lines += [f"  - mend: {_plain(finding.mend)}"] if finding.mend else []
+    return "\n".join(lines) + "\n"
+
+
+def keep(records: Records, row: Run, certificate: str) -> None:
+    """Make the certificate an artifact of the model's row, in the place of that of an earlier audit.
+
+    Raises:
+        Exception: any of MLflow's, where it doesn't take it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, CERTIFICATE)
+        path.write_text(certificate, encoding="utf-8")
+        records.client.log_artifact(row.info.run_id, str(path))
+
+
+def tally(claims: Sequence[Claim]) -> str:
+    """`10 PASS, 1 UNKNOWN, 0 FAIL`."""
+    counts = Counter(claim.status for claim in claims)
+    return ", ".join(f"{counts[status]} {status.name}" for status in Status)
+
+
+def _marked(claim: Claim, finding: Finding) -> str:
+    """The status of a finding where the claim has others."""
+    alike = len({other.status for other in claim.findings}) == 1
+    return "" if alike else f"{finding.status.name}: "
+
+
+def _plain(text: str) -> str:
+    return for_terminal(text).replace("\n", " ").replace("<", "&lt;")
+
+
+def _cell(text: str) -> str:
+    return _plain(text).replace("|", "\\|")

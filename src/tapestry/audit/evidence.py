@@ -1,0 +1,178 @@
+"""What the claims are checked on: a checkout's files and their hashes, dvc.lock, parameters, and MLflow's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from tapestry.audit.claims import NoEvidenceError
+from tapestry.audit.records import Records, open_records
+from tapestry.bounded_yaml import read_yaml
+from tapestry.checkout import require_made
+from tapestry.config import Parameters, load_parameters
+from tapestry.errors import TapestryError
+from tapestry.provenance import code_hash, content_hash, dvc_md5
+from tapestry.tracking.experiment import MODEL_STAGE
+from tapestry.tracking.record import lock_hash, read_lock
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+HASHED_BY_STAGE = {  # what a stage's tag data_hash is of; {} stands for the domain
+    "fetch": "data/raw/{}",
+    "ingest": "data/interactions/{}.parquet",
+    "sessionize": "data/sequences",
+    "baselines": "data/baselines",
+}
+
+
+class Evidence:
+    """Read from a checkout; each file is hashed once."""
+
+    def __init__(self, root: Path, lock: Path | None = None, row: Run | None = None) -> None:
+        """
+        Args:
+            lock: a dvc.lock in place of the checkout's.
+            row: the model's row, in place of the one that belongs to dvc.lock or to the model.
+
+        Raises:
+            TapestryError: dvc.yaml, dvc.lock or params.yaml isn't there, or is damaged.
+        """
+        self.root = root
+        self._lock_path = lock or root / "dvc.lock"
+        self._row = row
+        self._md5: dict[str, str] = {}
+        self._content: dict[str, str] = {}
+        self._bar: tqdm | None = None
+        require_made(self._lock_path, "")
+        try:
+            self.lock: dict[str, dict[str, Any]] = dict(read_yaml(self._lock_path)["stages"])
+            self.lock_hash = lock_hash(read_lock(self._lock_path))
+            self.values: dict[str, Any] = dict(read_yaml(root / "params.yaml"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise TapestryError(f"{self._lock_path}: damaged ({error!r}); restore it with git") from error
+        self.parameters: Parameters = load_parameters(root / "params.yaml")
+
+    @cached_property
+    def declared(self) -> dict[str, dict[str, Any]]:
+        """The stages of dvc.yaml by their names in dvc.lock, with `${item.domain}` filled in."""
+        stages: dict[str, dict[str, Any]] = {}
+        for name, spec in read_yaml(self.root / "dvc.yaml")["stages"].items():
+            if "matrix" in spec:
+                for domain in self.parameters.source.domains:
+                    stages[f"{name}@{domain}"] = _filled(spec, domain)
+            else:
+                stages[name] = spec
+        return stages
+
+    @cached_property
+    def code_hash(self) -> str:
+        return code_hash(self.root)
+
+    def md5(self, path: str) -> str | None:
+        """DVC's hash of a file or folder, None if it isn't there."""
+        if path not in self._md5:
+            if not (self.root / path).exists():
+                return None
+            self._md5[path] = dvc_md5(self.root / path)
+            self._advance(path)
+        return self._md5[path]
+
+    def content_hash(self, path: str) -> str:
+        """Our own hash of a file or folder.
+
+        Raises:
+            NoEvidenceError: it isn't there.
+        """
+        if path not in self._content:
+            if not (self.root / path).exists():
+                raise NoEvidenceError(f"{path} is not there", "run `dvc checkout`, or `dvc repro`")
+            self._content[path] = content_hash(self.root / path)
+            self._advance(path)
+        return self._content[path]
+
+    @contextmanager
+    def hashing_shown(self) -> Iterator[None]:
+        """Show how far hashing is, on a terminal."""
+        with tqdm(desc="hashing", unit="B", unit_scale=True, disable=None, leave=False) as self._bar:
+            yield
+        self._bar = None
+
+    def _advance(self, path: str) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(path, refresh=False)
+            files = [self.root / path] if (self.root / path).is_file() else (self.root / path).rglob("*")
+            self._bar.update(sum(file.stat().st_size for file in files if file.is_file()))
+
+    @cached_property
+    def _found(self) -> Records | NoEvidenceError:
+        try:
+            return open_records()
+        except NoEvidenceError as error:
+            return error
+
+    @property
+    def records(self) -> Records:
+        """
+        Raises:
+            NoEvidenceError: MLflow has none, or can't be read.
+        """
+        if isinstance(self._found, NoEvidenceError):
+            raise self._found
+        return self._found
+
+    @cached_property
+    def found_row(self) -> Run | None:
+        """The model's row.
+
+        Raises:
+            NoEvidenceError: MLflow has no rows, or can't be read.
+        """
+        return self._row or self.records.model_row(self.lock_hash, self.content_hash("models"))
+
+    @property
+    def row(self) -> Run:
+        """The model's row.
+
+        Raises:
+            NoEvidenceError: there is none.
+        """
+        if self.found_row is None:
+            raise NoEvidenceError("MLflow has no row of this model and dvc.lock", "run `dvc repro`")
+        return self.found_row
+
+    def has_row(self) -> bool:
+        """Whether the model has a row that can be read."""
+        try:
+            return self.found_row is not None
+        except NoEvidenceError:
+            return False
+
+    def makers(self, stage: str) -> list[Run]:
+        """The runs that made the outputs of a stage as dvc.lock has them: the experiment's own first, if it ran."""
+        own = self.records.under(self.row).get(stage)
+        hashes: Mapping[str, str] = {}
+        name, _, domain = stage.partition("@")
+        if name == MODEL_STAGE:
+            hashes = {"model_hash": self.row.data.tags.get("model_hash", "")}
+        elif own is not None and "data_hash" in own.data.tags:
+            hashes = {"data_hash": own.data.tags["data_hash"]}
+        elif name in HASHED_BY_STAGE and (self.root / HASHED_BY_STAGE[name].format(domain)).exists():
+            hashes = {"data_hash": self.content_hash(HASHED_BY_STAGE[name].format(domain))}
+        others = self.records.makers(stage, self.lock.get(stage, {}), hashes)
+        if own is None or own.data.tags.get("restored") == "true":
+            return others
+        return [own, *(run for run in others if run.info.run_id != own.info.run_id)]
+
+
+def _filled(spec: Any, domain: str) -> Any:
+    if isinstance(spec, str):
+        return spec.replace("${item.domain}", domain)
+    if isinstance(spec, Mapping):
+        return {_filled(key, domain): _filled(value, domain) for key, value in spec.items()}
+    return [_filled(value, domain) for value in spec] if isinstance(spec, list) else spec

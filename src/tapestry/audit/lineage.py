@@ -1,0 +1,131 @@
+"""Data: from the model's row back through the runs that made its data to raw files and their checksums."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from pathlib import Path
+
+from tapestry.audit.claims import Finding, NoEvidenceError, failed, or_passed, passed, unknown
+from tapestry.audit.code import git
+from tapestry.audit.evidence import Evidence
+from tapestry.audit.records import shown_run
+from tapestry.checkout import only_file
+from tapestry.data.checksums import digest_of, read_record, told
+from tapestry.data.releases import RELEASES
+from tapestry.data.source import describe, find_raw_file
+from tapestry.errors import TapestryError
+
+_AGAIN = "run `dvc repro`"
+
+
+def check_lineage(evidence: Evidence) -> list[Finding]:
+    """That each stage read what the one before made, down to raw files that their publisher vouches for."""
+    findings = [*_raw(evidence), *_fingerprints(evidence)]
+    steps = [("sessionize", "data/interactions", "data/sequences")]
+    for domain in evidence.parameters.source.domains:
+        raw = f"data/raw/{domain}"
+        steps += [(f"ingest@{domain}", raw, f"data/interactions/{domain}.parquet"), (f"fetch@{domain}", "", raw)]
+    row = evidence.row
+    chain = [
+        *_tagged(evidence, row.data.tags, "data_hash", "data/sequences", shown_run(row)),
+        *(finding for step in steps for finding in _step(evidence, *step)),
+    ]
+    how = f"train ← sessionize ← ingest ← fetch, {len(steps)} runs and their hashes"
+    return [*or_passed(chain, f"{how} lead from {shown_run(row)} to data/raw"), *findings]
+
+
+def _step(evidence: Evidence, stage: str, read: str, made: str) -> list[Finding]:
+    makers = evidence.makers(stage)
+    if not makers:
+        return [unknown(f"no run on record made {made}", f"run `dvc repro --force --single-item {stage}`")]
+    run, tags = makers[0], makers[0].data.tags
+    findings = _tagged(evidence, tags, "data_hash", made, shown_run(run))
+    return [*findings, *(_tagged(evidence, tags, "input_hash", read, shown_run(run)) if read else [])]
+
+
+def _tagged(evidence: Evidence, tags: dict[str, str], tag: str, path: str, run: str) -> list[Finding]:
+    here = evidence.content_hash(path)
+    if tags.get(tag) == here:
+        return []
+    return [failed(f"{path} has the hash {here}, {run} has {tags.get(tag, 'none')} as {tag}", _AGAIN)]
+
+
+def _fingerprints(evidence: Evidence) -> list[Finding]:
+    """That data/source, which decides whether raw files are fetched anew, is as they are now."""
+    source = evidence.parameters.source
+    if source.release == "files" and source.path is not None:
+        source = dataclasses.replace(source, path=str(evidence.root / source.path))
+    try:
+        now = describe(source, evidence.parameters.synthetic)
+    except TapestryError as error:
+        return [unknown(f"the raw files can't be looked at: {error}", "put them back to compare them")]
+    findings = []
+    for domain, fingerprint in now.items():
+        path = evidence.root / f"data/source/{domain}.json"
+        then = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        for key in fingerprint:
+            if fingerprint[key] != then.get(key):
+                where = evidence.parameters.source.path if source.release == "files" else source.release
+                text = f"the raw data of {domain} in {where}: {key} is {fingerprint[key]}, data/source has"
+                findings.append(failed(f"{text} {then.get(key)}", f"{_AGAIN}, or put the former file back"))
+                break
+    return findings
+
+
+def _raw(evidence: Evidence) -> list[Finding]:
+    """Of each domain's raw file, who vouches for it."""
+    release = evidence.parameters.source.release
+    findings = []
+    for domain in evidence.parameters.source.domains:
+        try:
+            raw = only_file(evidence.root / "data/raw" / domain, f"fetch@{domain}")
+        except TapestryError as error:
+            raise NoEvidenceError(str(error)) from error
+        if release in RELEASES:
+            findings.append(_published(evidence.root, raw, RELEASES[release].url(domain)))
+        elif release == "files":
+            findings.append(_of_the_user(evidence, domain, raw))
+    if release == "synthetic":
+        findings.append(passed(f"raw data is simulated, with the seed {evidence.parameters.synthetic.seed}"))
+    return findings
+
+
+def _published(root: Path, raw: Path, url: str) -> Finding:
+    digest, name = digest_of(raw), raw.relative_to(root).as_posix()
+    recorded = read_record(root / "checksums.json").get(url)
+    if recorded is None:
+        return unknown(f"{name}: checksums.json has no entry for {url}", _AGAIN)
+    if recorded != digest:
+        text = f"{name} is {told(digest)}, but checksums.json has {told(recorded)} for {url}"
+        return failed(text, f"delete it in downloads/, then {_AGAIN}")
+    if not _unchanged_in_git(root, Path("checksums.json")):
+        return unknown(f"{name} is {told(digest)}, which only this checkout says of {url}", "commit checksums.json")
+    return passed(f"{name} is {told(digest)}, as checksums.json in git has it for {url}")
+
+
+def _of_the_user(evidence: Evidence, domain: str, raw: Path) -> Finding:
+    digest, name = digest_of(raw), raw.relative_to(evidence.root).as_posix()
+    path = evidence.root / f"data/source/{domain}.json"
+    fingerprint = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if fingerprint.get("sha256") != digest.sha256:
+        return failed(f"{name} is {told(digest)}, data/source has sha256 {fingerprint.get('sha256')}", _AGAIN)
+    try:
+        own = find_raw_file(evidence.root / (evidence.parameters.source.path or ""), domain)
+    except TapestryError:
+        own = None
+    if own is not None and _unchanged_in_git(evidence.root, own):
+        return passed(f"{name} is {told(digest)}, a copy of {own.name}, which is in git")
+    return unknown(
+        f"{name} is {told(digest)}, a file of yours: no publisher tells its checksum",
+        "nothing need be done; whoever repeats this needs the file of that hash",
+    )
+
+
+def _unchanged_in_git(root: Path, path: Path) -> bool:
+    try:
+        git(root, "ls-files", "--error-unmatch", "--", str(path))
+        return not git(root, "status", "--porcelain", "--", str(path))
+    except (OSError, subprocess.CalledProcessError):
+        return False

@@ -1,0 +1,148 @@
+"""The same bytes once more, from raw files, stage by stage; if not, what differs first and what may be the cause."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tapestry.audit.cache import cache_folder, object_path
+from tapestry.audit.claims import Finding, NoEvidenceError, failed, passed
+from tapestry.audit.clone import cloned, provide_raw, reproduce
+from tapestry.audit.code import git
+from tapestry.audit.differences import first_difference
+from tapestry.audit.evidence import Evidence
+from tapestry.audit.records import shown_run
+from tapestry.bounded_yaml import read_yaml
+from tapestry.cpu import describe_cpu
+from tapestry.provenance import dvc_md5
+from tapestry.tracking.experiment import MODEL_STAGE
+from tapestry.tracking.packages import PACKAGES, installed_packages, read_packages
+from tapestry.tracking.record import flat_params
+
+TITLE = "a rerun from raw files gives the same bytes"
+
+Locate = Callable[[str], tuple[str, Mapping[str, Path] | None]]
+"""Of an output: the MD5 that it should have, and its files by name, where they are still kept."""
+
+
+def check_rerun(evidence: Evidence) -> list[Finding]:
+    """That the commit that is checked out, run in a clone, gives the files that are here."""
+    try:
+        commit = git(evidence.root, "rev-parse", "HEAD").strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise NoEvidenceError("git tells no commit to rerun", "commit first") from error
+    with cloned(evidence.root, commit) as checkout:
+        provide_raw(evidence.root, checkout)
+        return _rerun(evidence, checkout, lambda path: here(evidence, path))
+
+
+def check_run_again(evidence: Evidence, root: Path) -> list[Finding]:
+    """That the clone which the evidence is of gives what the dvc.lock of an old run has.
+
+    Args:
+        root: the user's checkout, whose cache may still have that run's files.
+    """
+    wanted = _locked(evidence)
+    cache = cache_folder(root)
+    return _rerun(evidence, evidence.root, lambda path: (wanted[path], _cached(cache, path, wanted[path])))
+
+
+def _rerun(evidence: Evidence, checkout: Path, locate: Locate) -> list[Finding]:
+    """Reproduce a clone, and compare all outputs."""
+    makers = evidence.makers(MODEL_STAGE) if evidence.has_row() else []
+    arithmetic = makers[0].data.tags.get("cpu_arithmetic", "") if makers else ""
+    wrong = reproduce(checkout, arithmetic, len(evidence.lock))
+    if wrong is not None:
+        return [failed(f"it stopped: {wrong}", "mend what the message tells, and run it again")]
+    return compare(evidence, checkout, locate)
+
+
+def compare(evidence: Evidence, checkout: Path, locate: Locate) -> list[Finding]:
+    """What of a reproduced clone isn't what it should be."""
+    commit = git(checkout, "rev-parse", "HEAD").strip()
+    findings: list[Finding] = []
+    apart: list[str] = []
+    outputs = 0
+    for stage in evidence.declared:
+        for out in evidence.lock.get(stage, {}).get("outs", []):
+            outputs += 1
+            path = out["path"]
+            wanted, files = locate(path)
+            if not (checkout / path).exists() or dvc_md5(checkout / path) != wanted:
+                if not apart:
+                    findings = [_first(stage, path, files, checkout), *_causes(evidence, stage, checkout)]
+                apart.append(stage)
+    later = sorted(set(apart[1:]) - {apart[0]}, key=apart.index) if apart else []
+    if later:
+        findings.append(failed(f"after it differ: {', '.join(later)}", "see to the first"))
+    return findings or [passed(f"{outputs} outputs of {len(evidence.lock)} stages, reproduced from commit {commit}")]
+
+
+def _first(stage: str, path: str, files: Mapping[str, Path] | None, checkout: Path) -> Finding:
+    told = f"{path}: its content of then is kept nowhere"
+    if files is not None:
+        told = first_difference(files, _files(checkout / path, path), "here", "in the rerun") or path
+    text = f"{stage} is the first stage that differs: {told}"
+    return failed(text, f"run `dvc repro --force {stage}`, and see to the causes named here")
+
+
+def _causes(evidence: Evidence, stage: str, checkout: Path) -> list[Finding]:
+    """What else the rerun of a stage had otherwise: a parameter, an input, a package, the processor."""
+    then, now = evidence.lock[stage], dict(read_yaml(checkout / "dvc.lock")["stages"]).get(stage, {})
+    params = [flat_params(entry.get("params", {}).get("params.yaml", {})) for entry in (then, now)]
+    inputs = [{dep["path"]: str(dep["md5"]) for dep in entry.get("deps", [])} for entry in (then, now)]
+    causes = [_apart("the parameter", *params), _apart("the input", *inputs)]
+    makers = evidence.makers(stage) if evidence.has_row() else []
+    if makers:
+        run = makers[0]
+        content = evidence.records.artifact(run, PACKAGES)
+        if content is not None:
+            recorded = read_packages(content.decode())
+            here = installed_packages()
+            causes.append(_apart("the package", recorded, {name: here.get(name) for name in recorded}))
+        if "cpu_arithmetic" in run.data.tags:
+            cpu = describe_cpu()
+            causes.append(_apart("the tag", {key: run.data.tags.get(key) for key in cpu}, cpu))
+        causes[2:] = [f"{cause} ({shown_run(run)})" if cause else None for cause in causes[2:]]
+    return [failed(f"the rerun of {stage} had {cause}", "make it equal, or accept it") for cause in causes if cause]
+
+
+def _apart(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    for key in then:
+        if then[key] != now.get(key):
+            return f"{what} {key} {now.get(key, 'absent')} in place of {then[key]}"
+    return None
+
+
+def _locked(evidence: Evidence) -> dict[str, str]:
+    return {out["path"]: str(out["md5"]) for entry in evidence.lock.values() for out in entry.get("outs", [])}
+
+
+def here(evidence: Evidence, path: str) -> tuple[str, Mapping[str, Path] | None]:
+    """An output as it is in the checkout; if it isn't there, as dvc.lock and DVC's cache have it."""
+    md5 = evidence.md5(path)
+    if md5 is None:
+        wanted = _locked(evidence)[path]
+        return wanted, _cached(cache_folder(evidence.root), path, wanted)
+    return md5, _files(evidence.root / path, path)
+
+
+def _cached(cache: Path, path: str, md5: str) -> Mapping[str, Path] | None:
+    """The files of an output in DVC's cache; None if one isn't there."""
+    found = object_path(cache, md5)
+    if not found.is_file():
+        return None
+    if not md5.endswith(".dir"):
+        return {path: found}
+    listed = json.loads(found.read_text(encoding="utf-8"))
+    files = {f"{path}/{item['relpath']}": object_path(cache, item["md5"]) for item in listed}
+    return files if all(file.is_file() for file in files.values()) else None
+
+
+def _files(path: Path, name: str) -> Mapping[str, Path]:
+    if path.is_file():
+        return {name: path}
+    return {f"{name}/{file.relative_to(path).as_posix()}": file for file in path.rglob("*") if file.is_file()}

@@ -1,0 +1,51 @@
+"""Seeds, threads, processor level and device: recorded with the runs that made the model and its ranks."""
+
+from __future__ import annotations
+
+from tapestry.audit.claims import Finding, failed, or_passed, unknown
+from tapestry.audit.evidence import Evidence
+from tapestry.audit.records import shown_run
+from tapestry.config import flatten
+from tapestry.tracking.experiment import MODEL_STAGE
+
+_PARAMS = (
+    "train.seed",
+    "sessionize.seed",
+    "train.threads",
+    "evaluate.threads",
+    "ingest.threads",
+    "sessionize.threads",
+    "train.device",
+    "evaluate.device",
+    "train.precision",
+)
+_TAGS = ("cpu", "cpu_arithmetic", "device")
+
+
+def check_settings(evidence: Evidence) -> list[Finding]:
+    """That what decides of the last bit is on record."""
+    row, here = evidence.row, flatten(evidence.parameters)
+    names = _PARAMS + (("synthetic.seed",) if evidence.parameters.source.release == "synthetic" else ())
+    findings = []
+    for name in names:
+        if name not in row.data.params:
+            findings.append(failed(f"{shown_run(row)} has no {name}", "run `dvc repro --force`"))
+        elif row.data.params[name] != str(here[name]):
+            text = f"{name} is {row.data.params[name]} in {shown_run(row)}, {here[name]} in params.yaml"
+            findings.append(failed(text, "run `dvc repro`, or set it back"))
+    told = ", ".join(f"{name} {row.data.params.get(name)}" for name in names)
+    findings = or_passed(findings, told)
+    for stage in (MODEL_STAGE, "evaluate"):
+        findings += _tags(evidence, stage)
+    return findings
+
+
+def _tags(evidence: Evidence, stage: str) -> list[Finding]:
+    makers = evidence.makers(stage)
+    if not makers:
+        return [unknown(f"{stage}: no run on record made it", f"run `dvc repro --force {stage}`")]
+    run = makers[0]
+    missing = [name for name in _TAGS if not run.data.tags.get(name)]
+    mend = f"run `dvc repro --force {stage}`"
+    findings = [failed(f"{shown_run(run)} doesn't say its {name}", mend) for name in missing]
+    return or_passed(findings, f"{stage}: " + "; ".join(f"{name} {run.data.tags.get(name)}" for name in _TAGS))
