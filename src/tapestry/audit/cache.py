@@ -115,10 +115,12 @@ def _entries(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _stage_of(entry: Mapping[str, Any]) -> str:
-    """`python stages/ingest.py Books` → `ingest@Books`."""
+    """`sh stages/python stages/ingest.py Books` → `ingest@Books`."""
     words = str(entry["cmd"]).split()
-    stage = Path(words[1]).stem if len(words) > 1 else str(entry["cmd"])
-    return "@".join([stage, *words[2:]])
+    script = next((place for place, word in enumerate(words) if word.endswith(".py")), None)
+    if script is None:
+        return str(entry["cmd"])
+    return "@".join([Path(words[script]).stem, *words[script + 1 :]])
 
 
 def _outs(entry: Mapping[str, Any]) -> dict[str, str]:
