@@ -119,6 +119,18 @@ def test_a_clean_checkout_passes_and_mlflow_keeps_the_certificate(checkout: Path
     assert dateless[0] == dateless[1]
 
 
+def test_code_that_no_stage_declares_may_change_and_a_stages_may_not(checkout: Path) -> None:
+    edit_code(checkout)
+    commit(checkout)
+    claims = audited(checkout)
+    assert failing(claims) == set()
+    assert "other code has changed since, at commit" in claims["code"].findings[-1].text
+    with (checkout / "src/tapestry/model/network.py").open("a") as file:
+        file.write("# edited\n")
+    commit(checkout)
+    assert failing(audited(checkout)) == {"lock"}
+
+
 def edit_metrics(folder: Path) -> None:
     mrr = json.loads((folder / "metrics/test.json").read_text())["all"]["mrr"]
     replace(folder / "metrics/test.json", str(mrr), str(mrr + 0.1))

@@ -10,6 +10,7 @@ from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import shown_run
 from tapestry.errors import one_line
 from tapestry.provenance import CODE
+from tapestry.tracking.record import lock_hash, read_lock
 
 DECIDES = (*CODE, "params.yaml", "dvc.lock", "metrics", "requirements.lock", "pyproject.toml")
 """What must be committed for a commit to tell all of a result; other files that git doesn't know may lie about."""
@@ -50,6 +51,9 @@ def check_same_code(evidence: Evidence) -> list[Finding]:
     if tags["code_hash"] == evidence.code_hash:
         return [passed(f"code hash {evidence.code_hash}, as in the row {shown_run(row)}")]
     commit = tags.get("git_commit", "unknown")
+    if tags.get("dvc_lock") == lock_hash(read_lock(evidence.root / "dvc.lock")):
+        others = f"other code has changed since, at commit {commit}"
+        return [passed(f"the code that dvc.lock names for stages is that of the row {shown_run(row)}; {others}")]
     return [
         failed(
             f"the code here has the hash {evidence.code_hash}, that of the row {shown_run(row)} has "
