@@ -277,7 +277,7 @@ class Generator:
 
     def stored(self, name: str, content: bytes, judged: list[str | Reading]) -> Input:
         if self.random.random() < 0.3:
-            return Input(f"{name}.gz", gzip.compress(content, 1), judged)
+            return Input(f"{name}.gz", gzip.compress(content, 1, mtime=0), judged)
         return Input(name, content, judged)
 
 

@@ -29,7 +29,7 @@ def read_rows(content: bytes, name: str, block_bytes: int, batch_rows: int = 1 <
     """The rows of a file of that name and content, in their order."""
     with tempfile.TemporaryDirectory() as folder, small_pieces(block_bytes, batch_rows):
         path = Path(folder, name)
-        path.write_bytes(gzip.compress(content, 1) if name.endswith(".gz") else content)
+        path.write_bytes(gzip.compress(content, 1, mtime=0) if name.endswith(".gz") else content)
         reader, layout = open_reader(path)
         batches = list(reader.batches(layout))
         assert all(len(batch) <= batch_rows for batch in batches)

@@ -48,7 +48,7 @@ def test_a_gzip_cut_anywhere_is_one_clear_error(
 ) -> None:
     rows = "".join(f"A{row},B{row % 7},{NOON + row}\n" for row in range(2000))
     content = as_lines(SOUND * 40) if "json" in name else f"user_id,item_id,timestamp\n{rows}".encode()
-    whole = gzip.compress(content)
+    whole = gzip.compress(content, mtime=0)
     path = tmp_path / name
     path.write_bytes(whole[: len(whole) * sixteenth // 16])
     with pytest.raises(TapestryError, match=r"truncated or damaged|the file is empty") as caught:
@@ -59,7 +59,7 @@ def test_a_gzip_cut_anywhere_is_one_clear_error(
 
 @pytest.mark.parametrize("at", [0.3, 0.6, 0.9])
 def test_a_gzip_with_changed_bytes_is_one_clear_error(tolerant: IngestConfig, tmp_path: Path, at: float) -> None:
-    damaged = bytearray(gzip.compress(as_lines(SOUND * 40)))
+    damaged = bytearray(gzip.compress(as_lines(SOUND * 40), mtime=0))
     start = int(len(damaged) * at)
     damaged[start : start + 16] = bytes(byte ^ 0x5A for byte in damaged[start : start + 16])
     path = tmp_path / "Books.json.gz"
@@ -70,7 +70,7 @@ def test_a_gzip_with_changed_bytes_is_one_clear_error(tolerant: IngestConfig, tm
 
 def test_two_gzip_members_are_one_file(tolerant: IngestConfig, tmp_path: Path) -> None:
     path = tmp_path / "Books.json.gz"
-    path.write_bytes(gzip.compress(as_lines(SOUND[:20])) + gzip.compress(as_lines(SOUND[20:])))
+    path.write_bytes(gzip.compress(as_lines(SOUND[:20]), mtime=0) + gzip.compress(as_lines(SOUND[20:])))
     interactions, quarantine = run(path, tolerant)
     assert (len(interactions), len(quarantine)) == (64, 0)
 

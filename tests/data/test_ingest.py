@@ -155,7 +155,7 @@ def test_the_same_interactions_come_from_every_release_and_kind_of_file(
 ) -> None:
     kind = name.split(".")[1].removesuffix("l")
     content = written(release, kind)
-    outcome = ingested(name, gzip.compress(content) if name.endswith(".gz") else content, config)
+    outcome = ingested(name, gzip.compress(content, mtime=0) if name.endswith(".gz") else content, config)
     assert outcome.interactions == INTERACTIONS
     assert outcome.quarantine == []
     assert outcome.summary == {
@@ -182,7 +182,7 @@ def test_how_a_text_file_is_stored_does_not_matter(config: IngestConfig, kind: s
     content = written("2018", kind)
     stored = {
         "mark": b"\xef\xbb\xbf" + content,
-        "gzip": gzip.compress(content),
+        "gzip": gzip.compress(content, mtime=0),
         "crlf": content.replace(b"\n", b"\r\n"),
         "no final newline": content[:-1],
         "capitals": content,
@@ -210,7 +210,7 @@ def test_a_file_without_ratings_gives_interactions_without(config: IngestConfig,
 def test_lines_that_span_read_blocks_are_ingested_whole(config: IngestConfig, name: str, block_bytes: int) -> None:
     content = written("2018", "json")
     with small_pieces(block_bytes):
-        outcome = ingested(name, gzip.compress(content) if name.endswith(".gz") else content, config)
+        outcome = ingested(name, gzip.compress(content, mtime=0) if name.endswith(".gz") else content, config)
     assert outcome.interactions == INTERACTIONS
 
 
@@ -518,27 +518,31 @@ def overwritten(content: bytes, start: int, end: int) -> bytes:
         ("a.json", b"", "the file is empty"),
         ("a.json.gz", b"", "the file is empty"),
         ("a.parquet", b"", "the file is empty"),
-        ("a.json.gz", gzip.compress(b""), "holds no rows"),
+        ("a.json.gz", gzip.compress(b"", mtime=0), "holds no rows"),
         ("a.csv", b"user_id,item_id,timestamp\n", "holds no rows"),
         ("a.csv", b"user_id,item_id,timestamp", "holds no rows"),
-        ("a.json.gz", gzip.compress(written("2018", "json"))[:-20], "gzip stream is truncated or damaged"),
-        ("a.json.gz", gzip.compress(MANY_LINES)[:-2000], "gzip stream is truncated or damaged"),
-        ("a.csv.gz", gzip.compress(MANY_ROWS)[:-2000], "gzip stream is truncated or damaged"),
-        ("a.json.gz", gzip.compress(MANY_LINES) + b"more", "gzip stream is truncated or damaged"),
-        ("a.json.gz", overwritten(gzip.compress(MANY_LINES), 9000, 9100), "gzip stream is truncated or damaged"),
+        ("a.json.gz", gzip.compress(written("2018", "json"), mtime=0)[:-20], "gzip stream is truncated or damaged"),
+        ("a.json.gz", gzip.compress(MANY_LINES, mtime=0)[:-2000], "gzip stream is truncated or damaged"),
+        ("a.csv.gz", gzip.compress(MANY_ROWS, mtime=0)[:-2000], "gzip stream is truncated or damaged"),
+        ("a.json.gz", gzip.compress(MANY_LINES, mtime=0) + b"more", "gzip stream is truncated or damaged"),
+        (
+            "a.json.gz",
+            overwritten(gzip.compress(MANY_LINES, mtime=0), 9000, 9100),
+            "gzip stream is truncated or damaged",
+        ),
         ("a.json.gz", written("2018", "json"), "named .gz but not gzipped"),
         ("a.csv.gz", b"<html>404</html>", "named .gz but not gzipped"),
         ("a.txt", b"x", "unknown kind of file; known are .json, .jsonl, .csv, .parquet"),
         ("a", b"x", "unknown kind of file"),
-        ("a.gz", gzip.compress(b"x"), "unknown kind of file"),
-        ("a.xml.gz", gzip.compress(b"x"), "unknown kind of file"),
+        ("a.gz", gzip.compress(b"x", mtime=0), "unknown kind of file"),
+        ("a.xml.gz", gzip.compress(b"x", mtime=0), "unknown kind of file"),
         ("a.json", b'[\n{"reviewerID": "A1"}\n]\n', "a JSON array; one object a line is needed"),
         ("a.json", b"<html>\n404\n</html>\n", "no known set of columns. Found: none. Accepted"),
         ("a.parquet", b"PAR1", "not a Parquet file"),
         ("a.parquet", GOOD_PARQUET[:-100], "not a Parquet file"),
         ("a.parquet", overwritten(GOOD_PARQUET, -60, -20), "not a Parquet file"),
         ("a.parquet", overwritten(GOOD_PARQUET, 4, 44), "can't be read"),
-        ("a.parquet", gzip.compress(GOOD_PARQUET), "not a Parquet file"),
+        ("a.parquet", gzip.compress(GOOD_PARQUET, mtime=0), "not a Parquet file"),
     ],
     ids=lambda value: repr(value[:24]) if isinstance(value, bytes) else None,
 )
