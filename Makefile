@@ -3,25 +3,34 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 INSTALLED := .venv/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP_LOCKED := $(PIP) --require-hashes --no-deps
 
-.PHONY: help install spark repro test fuzz ui bench clean
+.PHONY: help install lock spark repro test fuzz ui bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
 
 install: $(INSTALLED)  ## Make .venv and install the locked packages
 
-$(INSTALLED): requirements.lock pyproject.toml
+# The locks are complete, so nothing is resolved; torch's build tells whether it wants CUDA's packages.
+$(INSTALLED): requirements.lock requirements-cuda.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tapestry needs Python 3.11 or newer; run: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	$(PIP_LOCKED) --requirement requirements.lock
+	case "$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))')" in \
+	*+cpu) ;; *) $(PIP_LOCKED) --requirement requirements-cuda.lock ;; esac
+	$(PIP) --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check --disable-pip-version-check
 	touch $@
+
+lock:  ## Resolve the locks anew (UPGRADE=--upgrade: the newest versions that pyproject.toml allows)
+	$(PYTHON) .ci/lock.py $(UPGRADE)
 
 spark: .venv/.spark  ## Add PySpark, for sessionize.engine: spark (Java 17 or newer is yours to install)
 
 .venv/.spark: requirements-spark.lock | $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-spark.lock
+	$(PIP_LOCKED) --requirement requirements-spark.lock
 	touch $@
 
 repro: install  ## Run the pipeline that params.yaml describes, from raw files to the report
