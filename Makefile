@@ -4,6 +4,7 @@ BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 INSTALLED := .venv/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TORCH := $(shell sed -n 's/^torch==\([^ ]*\).*/\1/p' requirements.lock)
 PIP_LOCKED := $(PIP) --require-hashes --no-deps
 
 .PHONY: help install lock spark repro test fuzz ui bench clean
@@ -13,13 +14,13 @@ help:  ## Show this list
 
 install: $(INSTALLED)  ## Make .venv and install the locked packages
 
-# The locks are complete, so nothing is resolved; torch's build tells whether it wants CUDA's packages.
+# The locks are complete, so nothing is resolved. torch's build for the CPU is taken where pip finds one.
 $(INSTALLED): requirements.lock requirements-cuda.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tapestry needs Python 3.11 or newer; run: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP_LOCKED) --requirement requirements.lock
-	case "$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))')" in \
-	*+cpu) ;; *) $(PIP_LOCKED) --requirement requirements-cuda.lock ;; esac
+	$(BIN)/python -m pip index versions torch 2>/dev/null | tr ', ' '\n\n' | sed -n 's/^$(TORCH)+cpu$$/torch==&/p' > .venv/torch.txt
+	$(PIP_LOCKED) --constraint .venv/torch.txt --requirement requirements.lock
+	test -s .venv/torch.txt || $(PIP_LOCKED) --requirement requirements-cuda.lock
 	$(PIP) --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m pip check --disable-pip-version-check
 	touch $@

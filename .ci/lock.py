@@ -29,19 +29,20 @@ HEADER = "# Exact versions of {}, by `make lock`; ranges are in pyproject.toml.\
 
 
 def main(options: list[str]) -> None:
-    entries = resolve([version for name in LOCKS for version in versions(Path(name))], options)
+    before = "".join(Path(name).read_text(encoding="utf-8") for name in LOCKS if Path(name).exists())
+    entries = resolve(versions(before), options)
     texts = {file: HEADER.format(holds) for file, (_, holds) in LOCKS.items()}
     for entry in entries:
         name = package(entry)
         lock = [file for file, (pattern, _) in LOCKS.items() if pattern.match(name)][-1]
-        texts[lock] += with_cpu_build(entry) if name == "torch" else entry
+        texts[lock] += with_cpu_builds(entry, before) if name == "torch" else entry
     for lock, text in texts.items():
         Path(lock).write_text(text, encoding="utf-8")
 
 
-def versions(lock: Path) -> list[str]:
-    """The `name==version` in a lock."""
-    return re.findall(r"^\w\S*==\S+", lock.read_text(encoding="utf-8"), flags=re.MULTILINE) if lock.exists() else []
+def versions(locked: str) -> list[str]:
+    """The `name==version` in locks."""
+    return re.findall(r"^\w\S*==\S+", locked, flags=re.MULTILINE)
 
 
 def resolve(locked: list[str], options: list[str]) -> list[str]:
@@ -67,22 +68,21 @@ def resolve(locked: list[str], options: list[str]) -> list[str]:
     return [entry for entry in re.split(r"^(?=\w)", text, flags=re.MULTILINE) if entry.strip()]
 
 
-def with_cpu_build(entry: str) -> str:
-    """torch's entry with the hash of its build for the CPU, where pip is set up to find that one here.
+def with_cpu_builds(entry: str, before: str) -> str:
+    """torch's entry with the hashes of its builds for the CPU: those in the lock `before`, and the one for this machine.
 
-    Those builds have an index of their own, and so are not among the files of the common index.
+    They have an index of their own, and so are not among the files of the common one. pip has to be set up to find it.
     """
     requirement = entry.split()[0]
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--no-deps", "--ignore-installed"]
-    report = json.loads(run([*command, "--report", "-", requirement]))
-    (found,) = report["install"]
-    digest = f"--hash=sha256:{found['download_info']['archive_info']['hashes']['sha256']}"
-    if digest in entry:
-        print(
-            f"{requirement}: no build for the CPU alone is to be had here; its hash is not in the lock", file=sys.stderr
-        )
-        return entry
-    return f"{entry.rstrip()} \\\n    {digest}\n"
+    known = re.search(rf"^{re.escape(requirement)}\b[^=]*\n(?:    .*\n)*", before, flags=re.MULTILINE)
+    digests = re.findall(r"sha256:\w+", known.group()) if known else []
+    pip = [sys.executable, "-m", "pip"]
+    if f"{requirement.removeprefix('torch==')}+cpu" in run([*pip, "index", "versions", "torch"]):
+        options = ["--quiet", "--dry-run", "--no-deps", "--ignore-installed", "--report", "-"]
+        (found,) = json.loads(run([*pip, "install", *options, f"{requirement}+cpu"]))["install"]
+        digests.append(f"sha256:{found['download_info']['archive_info']['hashes']['sha256']}")
+    more = sorted(set(digests) - set(re.findall(r"sha256:\w+", entry)))
+    return "".join([entry.rstrip(), *(f" \\\n    --hash={digest}" for digest in more), "\n"])
 
 
 def package(entry: str) -> str:
