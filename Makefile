@@ -3,25 +3,35 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 INSTALLED := .venv/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TORCH := $(shell sed -n 's/^torch==\([^ ]*\).*/\1/p' requirements.lock)
+PIP_LOCKED := $(PIP) --require-hashes --no-deps
 
-.PHONY: help install spark repro audit test fuzz ui bench clean
+.PHONY: help install lock spark repro audit test fuzz ui bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
 
 install: $(INSTALLED)  ## Make .venv and install the locked packages
 
-$(INSTALLED): requirements.lock pyproject.toml
+# The locks are complete, so nothing is resolved. torch's build for the CPU is taken where pip finds one.
+$(INSTALLED): requirements.lock requirements-cuda.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tapestry needs Python 3.11 or newer; run: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	$(BIN)/python -m pip index versions torch 2>/dev/null | tr ', ' '\n\n' | sed -n 's/^$(TORCH)+cpu$$/torch==&/p' > .venv/torch.txt
+	$(PIP_LOCKED) --constraint .venv/torch.txt --requirement requirements.lock
+	test -s .venv/torch.txt || $(PIP_LOCKED) --requirement requirements-cuda.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check --disable-pip-version-check
 	touch $@
+
+lock:  ## Resolve the locks anew (UPGRADE=--upgrade: the newest versions that pyproject.toml allows)
+	$(PYTHON) .ci/lock.py $(UPGRADE)
 
 spark: .venv/.spark  ## Add PySpark, for sessionize.engine: spark (Java 17 or newer is yours to install)
 
 .venv/.spark: requirements-spark.lock | $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-spark.lock
+	$(PIP_LOCKED) --requirement requirements-spark.lock
 	touch $@
 
 repro: install  ## Run the pipeline that params.yaml describes, from raw files to the report
