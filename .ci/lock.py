@@ -69,7 +69,7 @@ def resolve(locked: list[str], options: list[str]) -> list[str]:
 
 
 def with_cpu_builds(entry: str, before: str) -> str:
-    """torch's entry with the hashes of its builds for the CPU: those in the lock `before`, and the one for this machine.
+    """torch's entry with the hashes of its builds for the CPU: those in `before`, and that for this machine.
 
     They have an index of their own, and so are not among the files of the common one. pip has to be set up to find it.
     """

@@ -363,8 +363,7 @@ def test_an_input_edited_while_a_stage_ran_fails(checkout: Path) -> None:
     commit(checkout)
     claims = audited(checkout)
     assert re.search(r"train: src/tapestry/tensors\.py changed while it ran \(train · ", told(claims["inputs"]))
-    # The code of the row is that of its beginning, which the commit doesn't have.
-    assert failing(claims) == {"inputs", "code"}
+    assert failing(claims) == {"inputs"}
 
 
 def test_a_rerun_passes_and_names_the_first_number_that_differs(

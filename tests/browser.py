@@ -1,0 +1,115 @@
+"""A headless Chromium, driven by the DevTools protocol (https://chromedevtools.github.io/devtools-protocol/)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+_SECONDS = 60
+
+
+def find_browser() -> str | None:
+    """The browser's path; None where there is none."""
+    return next((path for path in map(shutil.which, NAMES) if path), None)
+
+
+class Page:
+    """One tab."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._number = 0
+
+    def open(self, url: str) -> None:
+        self._ask("Page.navigate", url=url)
+
+    def evaluate(self, script: str) -> Any:
+        """The value of a JavaScript expression."""
+        answer = self._ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def holds(self, script: str) -> Any:
+        """As `evaluate`; None while the page is not far enough for the expression."""
+        return self._ask("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+
+    def wait_for(self, script: str) -> Any:
+        """The value of an expression as soon as it is true."""
+        deadline = time.monotonic() + _SECONDS
+        while time.monotonic() < deadline:
+            value = self.holds(script)
+            if value:
+                return value
+            time.sleep(0.2)
+        raise AssertionError(f"{script} is not true after {_SECONDS} s; the page: {self.text()[:2000]}")
+
+    def text(self) -> str:
+        """What can be read on the page."""
+        return str(self.evaluate("document.body.innerText"))
+
+    def click(self, script: str) -> None:
+        """Click, with the mouse, on the element that an expression gives, as soon as it is there."""
+        self.wait_for(f"!!({script})")
+        box = self.evaluate(f"(b => [b.x + b.width / 2, b.y + b.height / 2])(({script}).getBoundingClientRect())")
+        for kind in ("mousePressed", "mouseReleased"):
+            self._ask("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+
+    def write(self, text: str) -> None:
+        """Type into what has the focus."""
+        self._ask("Input.insertText", text=text)
+
+    def screenshot(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode(self._ask("Page.captureScreenshot")["data"]))
+
+    def _ask(self, method: str, **params: Any) -> Any:
+        return asyncio.run(self._asked(method, params))
+
+    async def _asked(self, method: str, params: dict[str, Any]) -> Any:
+        self._number += 1
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(self._address, max_msg_size=1 << 26) as socket,
+        ):
+            await socket.send_json({"id": self._number, "method": method, "params": params})
+            async for message in socket:
+                answer = json.loads(message.data)
+                if answer.get("id") == self._number:
+                    assert "error" not in answer, answer
+                    return answer["result"]
+        raise AssertionError(f"the browser didn't answer {method}")
+
+
+@contextmanager
+def opened_page(browser: str, folder: Path) -> Iterator[Page]:
+    """A tab of a new browser, which keeps its files in `folder`."""
+    command = [browser, "--headless=new", "--disable-gpu", "--no-first-run", "--window-size=1600,1000"]
+    command += ["--no-sandbox", f"--user-data-dir={folder}", "--remote-debugging-port=0", "about:blank"]
+    with (folder.parent / "browser.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        yield Page(asyncio.run(_first_tab(folder / "DevToolsActivePort")))
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def _first_tab(file: Path) -> str:
+    """The address of the tab that a browser starts with, once it has said where it listens."""
+    deadline = time.monotonic() + _SECONDS
+    while time.monotonic() < deadline:
+        if file.exists() and len(lines := file.read_text().splitlines()) == 2:
+            async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{lines[0]}/json") as answer:
+                return next(str(tab["webSocketDebuggerUrl"]) for tab in await answer.json() if tab["type"] == "page")
+        await asyncio.sleep(0.1)
+    raise AssertionError("the browser didn't start")
