@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -49,7 +50,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         NotADirectoryError: `path` is a file or a link.
     """
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
+    if _is_no_folder(path):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     with own_folder(path) as folder:
         temporary = folder / path.name
@@ -85,6 +86,14 @@ def own_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def _is_no_folder(path: Path) -> bool:
+    """Whether something else is there, by one look: a folder may go while another writer replaces it."""
+    try:
+        return not stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def disk_full(error: BaseException) -> int | None:
