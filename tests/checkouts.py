@@ -7,10 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +22,7 @@ DOMAINS = ["Books", "Toys"]
 STAND_IN = """
 import hashlib, sys
 from pathlib import Path
+import pytest
 from ruamel.yaml import YAML
 
 def load(name):
@@ -60,11 +62,16 @@ def make_checkout(folder: Path, stand_ins: bool = True) -> Path:
     for script in (folder / "stages").glob("[!_]*.py"):
         if stand_ins and script.stem != "source":
             script.write_text(STAND_IN, encoding="utf-8")
+    make_repository(folder)
+    return folder
+
+
+def make_repository(folder: Path) -> None:
+    """Put all of a folder under git, in one commit."""
     run_in(folder, "git", "init", "--quiet")
     run_in(folder, "git", "config", "user.name", "t")
     run_in(folder, "git", "config", "user.email", "t@t")
     commit(folder)
-    return folder
 
 
 def commit(folder: Path) -> None:
@@ -91,9 +98,24 @@ def environment() -> dict[str, str]:
 
 def run_in(folder: Path, *command: str) -> str:
     """Run a command that must succeed; its whole output."""
+    done = completed(command, folder)
+    return done.stdout + done.stderr
+
+
+def completed(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command that must succeed."""
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return done
+
+
+def entered_copy(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a checkout, as the working directory."""
+    folder = shutil.copytree(made, tmp_path / "checkout", symlinks=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("PATH", environment()["PATH"])
+    return folder
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, str]]:

@@ -25,25 +25,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from checkouts import commit, set_parameters
 from safetensors.torch import save_file
-from tiny_checkout import read_yaml, repro, rows_of, run, set_parameter
+from tiny_checkout import read_yaml, repro, rows_of
 from typer.testing import CliRunner
 
 from tapestry.audit.audit import CLAIMS, audit_checkout
 from tapestry.audit.cache import run_key
 from tapestry.audit.claims import Claim, Status
 from tapestry.audit.clone import cloned, provide_raw, reproduce
-from tapestry.audit.code import git
 from tapestry.audit.differences import differing
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.pickles import what_pickle
 from tapestry.audit.rerun import compare, here
 from tapestry.cli import app
-
-
-def commit(folder: Path) -> None:
-    run(["git", "add", "--all"], folder)
-    run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "-m", "next"], folder)
+from tapestry.provenance import git
 
 
 def relocate(folder: Path) -> None:
@@ -159,7 +155,7 @@ def drop_dependency(folder: Path) -> None:
 
 
 def change_parameter(folder: Path) -> None:
-    set_parameter(folder, "train.epochs", 3)
+    set_parameters(folder, {"train.epochs": 3})
     commit(folder)
 
 
@@ -350,7 +346,7 @@ def test_without_a_store_what_it_would_prove_is_unknown(checkout: Path) -> None:
 
 
 def test_an_input_edited_while_a_stage_ran_fails(checkout: Path) -> None:
-    set_parameter(checkout, "model.state_dim", 4)
+    set_parameters(checkout, {"model.state_dim": 4})
     command = [sys.executable, "-m", "dvc", "repro"]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:
@@ -399,10 +395,10 @@ def test_a_rerun_passes_and_names_the_first_number_that_differs(
 
 def test_an_old_run_is_reproduced_from_its_row_and_a_poisoned_entry_of_it_found(checkout: Path) -> None:
     (old,) = rows_of(checkout, "train")
-    set_parameter(checkout, "model.state_dim", 4)
+    set_parameters(checkout, {"model.state_dim": 4})
     repro(checkout)
     path, entry = entry_of(checkout, "train")
-    set_parameter(checkout, "model.state_dim", 8)
+    set_parameters(checkout, {"model.state_dim": 8})
     repro(checkout)
     entry["outs"][0]["md5"] = read_yaml(checkout / "dvc.lock")["stages"]["train"]["outs"][0]["md5"]
     put_entry(path, entry)

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from checkouts import commit, environment, make_checkout, run_in, snapshot
+from checkouts import commit, entered_copy, environment, make_checkout, run_in, snapshot
 from typer.testing import CliRunner
 
 from tapestry.cli import app
@@ -31,10 +31,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkout(reproduced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = shutil.copytree(reproduced, tmp_path / "checkout", symlinks=True)
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("PATH", environment()["PATH"])
-    return folder
+    return entered_copy(reproduced, tmp_path, monkeypatch)
 
 
 def doctor(*options: str) -> tuple[int, list[str]]:

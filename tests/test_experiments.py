@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkouts import set_parameters
 from mlflow import MlflowClient
-from tiny_checkout import read_yaml, repro, rows_of, run, set_parameter
+from tiny_checkout import read_yaml, repro, rows_of, run
 
 from tapestry.provenance import code_hash, content_hash
 from tapestry.tracking.experiment import stage_name
@@ -88,7 +89,7 @@ def test_a_first_run_is_one_row_with_its_stages_under_it(checkout: Path) -> None
 def test_a_run_that_changes_nothing_adds_no_row_and_one_that_restores_finds_its_old_one(checkout: Path) -> None:
     before = {row.info.run_id: row.data for row in rows_of(checkout)}
     assert repro(checkout) == set()
-    set_parameter(checkout, "model.state_dim", 4)
+    set_parameters(checkout, {"model.state_dim": 4})
     assert repro(checkout) == {"train", "evaluate", "figures", "report"}
     first, second = rows_of(checkout, "train")
     assert_whole(checkout, second, checkout / "metrics")
@@ -100,7 +101,7 @@ def test_a_run_that_changes_nothing_adds_no_row_and_one_that_restores_finds_its_
     for stage in STAGES - {"evaluate"}:
         assert under[stage].data.tags["made_by"] == originals[stage].info.run_id
     after = {row.info.run_id for row in rows_of(checkout)}
-    set_parameter(checkout, "model.state_dim", 8)
+    set_parameters(checkout, {"model.state_dim": 8})
     assert repro(checkout) == {"figures"}
     assert {row.info.run_id for row in rows_of(checkout)} == after
     assert {run_id: rows.metrics for run_id, rows in before.items()} == {

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from checkouts import ROOT, environment
 
-ROOT = Path(__file__).parents[1]
 CHANGED = "src/tapestry/data/synthetic.py"
 OUTPUT = "data/raw/Books/Books.json.gz"
 TINY = {"users: 4000": "users: 20", "items: 500": "items: 10", "interests: 20": "interests: 2"}
@@ -44,10 +42,8 @@ def checkout(tmp_path: Path) -> Path:
 
 def run(folder: Path, *command: str, installed: Path | None = None) -> str:
     """Run a command in `folder`; the whole output. `installed`: the checkout whose package Python finds."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    environment["PYTHONPATH"] = str((installed or ROOT) / "src")
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    searched = {"PYTHONPATH": str((installed or ROOT) / "src")}
+    done = subprocess.run(command, cwd=folder, env=environment() | searched, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

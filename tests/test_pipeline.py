@@ -18,7 +18,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from tiny_checkout import DOMAINS, ROOT, read_yaml, repro, rows_of, run, run_for_output, set_parameter, stage_names
+from checkouts import ROOT, set_parameters
+from tiny_checkout import DOMAINS, read_yaml, repro, rows_of, run, run_for_output, stage_names
 
 from tapestry.config import Parameters, flatten
 from tapestry.provenance import content_hash
@@ -117,7 +118,7 @@ def test_dvc_sees_each_parameter_change_for_exactly_the_stages_that_read_it(
 
     for name, value in flatten(parameters).items():
         if name != "source.domains":  # it decides which stages there are
-            set_parameter(original, name, other_value(value))
+            set_parameters(original, {name: other_value(value)})
     with Repo(str(original)) as repo:
         status = repo.status()
     seen: dict[str, set[str]] = {}
@@ -137,10 +138,10 @@ def test_nothing_changed_nothing_reruns(original: Path) -> None:
 
 def test_the_state_width_reruns_training_and_what_reads_the_model_and_only_once(original: Path) -> None:
     before = content_hash(original / "metrics")
-    set_parameter(original, "model.state_dim", 4)
+    set_parameters(original, {"model.state_dim": 4})
     assert repro(original) == {"train", "evaluate", "figures", "report"}
     assert content_hash(original / "metrics") != before
-    set_parameter(original, "model.state_dim", 8)
+    set_parameters(original, {"model.state_dim": 8})
     assert repro(original) == {"figures"}  # the others come from DVC's run cache
     assert content_hash(original / "metrics") == before
 
@@ -148,15 +149,15 @@ def test_the_state_width_reruns_training_and_what_reads_the_model_and_only_once(
 def test_the_filters_of_sequences_come_from_the_run_cache_when_set_back(original: Path) -> None:
     before = content_hash(original / "metrics")
     after = {"sessionize", "baselines", "train", "evaluate", "figures", "report"}
-    set_parameter(original, "sessionize.max_length", 20)
+    set_parameters(original, {"sessionize.max_length": 20})
     assert repro(original) == after
-    set_parameter(original, "sessionize.max_length", 512)
+    set_parameters(original, {"sessionize.max_length": 512})
     assert repro(original) == {"figures"}
     assert content_hash(original / "metrics") == before
 
 
 def test_the_cutoffs_rerun_the_figures_alone(original: Path) -> None:
-    set_parameter(original, "evaluate.ks", [1, 3, 10, 100])
+    set_parameters(original, {"evaluate.ks": [1, 3, 10, 100]})
     assert repro(original) == {"figures", "report"}
     assert "hr_3" in json.loads((original / "metrics/test.json").read_text())["all"]
 
@@ -295,7 +296,7 @@ def test_a_stage_refuses_what_is_of_other_data(
 def test_a_bad_parameter_stops_the_pipeline_with_one_clear_line(
     original: Path, name: str, value: Any, message: str
 ) -> None:
-    set_parameter(original, name, value)
+    set_parameters(original, {name: value})
     with pytest.raises(AssertionError, match=re.escape(message)) as failure:
         repro(original)
     assert "Traceback" not in str(failure.value)

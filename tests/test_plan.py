@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from checkouts import commit, make_checkout, run_in, set_parameters, snapshot
+from checkouts import commit, entered_copy, make_checkout, run_in, set_parameters, snapshot
 from typer.testing import CliRunner
 
 from tapestry.cli import app
 from tapestry.errors import TapestryError
-from tapestry.plan import StagePlan, plan
+from tapestry.planning.plan import plan
+from tapestry.planning.stage_plan import StagePlan
 
 AFTER_RAW = {"sessionize", "baselines", "train", "evaluate", "figures", "report"}
 
@@ -33,10 +34,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkout(reproduced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = shutil.copytree(reproduced, tmp_path / "checkout", symlinks=True)
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    return folder
+    return entered_copy(reproduced, tmp_path, monkeypatch)
 
 
 def by_action(plans: list[StagePlan], action: str) -> set[str]:

@@ -11,9 +11,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from checkouts import set_parameters
 from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
-from tiny_checkout import repro, rows_of, set_parameter
+from tiny_checkout import repro, rows_of
 from typer.testing import CliRunner
 
 from tapestry.cli import app
@@ -140,7 +141,7 @@ def test_a_copy_writes_nothing_into_the_original(
 def test_a_stage_of_a_copied_checkout_logs_there(reproduced: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(reproduced, tmp_path / "copy")
     before = files(reproduced)
-    set_parameter(copy, "model.state_dim", 4)
+    set_parameters(copy, {"model.state_dim": 4})
     assert repro(copy) >= {"train", "report"}
     assert files(reproduced) == before
     client = MlflowClient(sqlite_uri(copy / "mlflow.db"))

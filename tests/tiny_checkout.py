@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from checkouts import ROOT, completed, make_repository, set_parameters
 from ruamel.yaml import YAML
 
 from tapestry.config import Parameters
 from tapestry.data.source import fetch
-from tapestry.tracking.record import ALWAYS
+from tapestry.dvc_files import ALWAYS
 
-ROOT = Path(__file__).parents[1]
 DOMAINS = ("Books", "Toys")
 
 
@@ -41,26 +39,10 @@ def run_for_output(command: list[str], folder: Path) -> str:
     return completed(command, folder).stdout
 
 
-def completed(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
 def repro(folder: Path) -> set[str]:
     """The stages that `dvc repro` ran, without those that always run."""
     ran = set(re.findall(r"Running stage '([^']+)'", run(["dvc", "repro"], folder)))
     return ran - set(ALWAYS)
-
-
-def set_parameter(folder: Path, name: str, value: Any) -> None:
-    yaml = YAML()
-    values = yaml.load(folder / "params.yaml")
-    section, key = name.split(".")
-    values[section][key] = value
-    yaml.dump(values, folder / "params.yaml")
 
 
 def make_checkout(folder: Path, parameters: Parameters) -> None:
@@ -83,13 +65,9 @@ def make_checkout(folder: Path, parameters: Parameters) -> None:
         "train": {"epochs": 2, "threads": 1},
         "evaluate": {"threads": 1, "neighbours": 5},
     }
-    for section, values in tiny.items():
-        for key, value in values.items():
-            set_parameter(folder, f"{section}.{key}", value)
+    set_parameters(folder, {f"{part}.{key}": value for part, values in tiny.items() for key, value in values.items()})
     make_raw_files(folder, parameters)
-    run(["git", "init", "--quiet"], folder)
-    run(["git", "add", "--all"], folder)
-    run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "-m", "start"], folder)
+    make_repository(folder)
     everything = {name for stage in read_yaml(folder / "dvc.yaml")["stages"] for name in stage_names(stage)}
     assert repro(folder) == everything - set(ALWAYS)
 

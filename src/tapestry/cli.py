@@ -59,10 +59,12 @@ def plan_command(
     """Show what `dvc repro` would rerun, and why, without running or changing anything."""
     with reported_errors("plan"):
         root = enter_checkout()
-        from tapestry import plan  # DVC's import takes a second
+        from tapestry.planning.plan import plan  # DVC's import takes a second
+        from tapestry.planning.stage_plan import as_json as plans_as_json
+        from tapestry.planning.stage_plan import as_text
 
-        plans = plan.plan(root, set_param or [])
-        typer.echo(json.dumps(plan.as_json(plans), indent=2) if as_json else plan.as_text(plans))
+        plans = plan(root, set_param or [])
+        typer.echo(json.dumps(plans_as_json(plans), indent=2) if as_json else as_text(plans))
 
 
 @app.command(name="doctor")
@@ -70,10 +72,10 @@ def doctor_command(
     fix: Annotated[bool, typer.Option("--fix", help="Mend what is safe to mend.")] = False,
 ) -> None:
     """Find what stops this checkout from running, such as what a killed run left, and say how to mend it."""
-    from tapestry import doctor
+    from tapestry.doctor.examine import examine
 
     with reported_errors("doctor"):
-        findings = doctor.examine(enter_checkout())
+        findings = examine(enter_checkout())
         for finding in findings:
             if fix and finding.fix is not None:
                 finding.fix()

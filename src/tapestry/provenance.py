@@ -34,9 +34,14 @@ def dvc_md5(path: Path) -> str:
     """
     if path.is_file():
         return _file_hash(path, "md5")
-    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    entries = [{"md5": dvc_md5(path / name), "relpath": name} for name in names if not _IGNORED.search(name)]
+    entries = [{"md5": dvc_md5(path / name), "relpath": name} for name in tracked_names(path)]
     return hashlib.md5(json.dumps(entries).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def tracked_names(folder: Path) -> list[str]:
+    """The names of a folder's files, relative to it and in order, without what .dvcignore names."""
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    return [name for name in names if not _IGNORED.search(name)]
 
 
 def code_hash(root: Path = Path()) -> str:
@@ -54,10 +59,20 @@ def git_commit() -> str:
     Parameters, dvc.lock and metrics may differ, as they do in an experiment: a row has those itself.
     """
     try:
-        commit = _git("rev-parse", "HEAD")
-        return f"{commit}-dirty" if _git("status", "--porcelain", "--", *CODE) else commit
+        commit = git(Path(), "rev-parse", "HEAD").strip()
+        return f"{commit}-dirty" if git(Path(), "status", "--porcelain", "--", *CODE) else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def git(root: Path, *arguments: str) -> str:
+    """What git prints in a checkout.
+
+    Raises:
+        CalledProcessError: git failed; with what it said in `stderr`.
+        OSError: there is no git.
+    """
+    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout
 
 
 def dvc_experiment() -> str:
@@ -68,7 +83,3 @@ def dvc_experiment() -> str:
 def _file_hash(path: Path, algorithm: str) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()

@@ -12,8 +12,9 @@ from tapestry.audit.claims import Finding, failed, or_passed, unknown
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import inputs_of, shown_run
 from tapestry.bounded_yaml import read_yaml
+from tapestry.dvc_files import locked
 from tapestry.provenance import dvc_md5
-from tapestry.tracking.record import flat_params
+from tapestry.tracking.experiment import made_by
 
 _SIZES = ("size", "nfiles")  # left out of the hashes that name entries
 
@@ -43,13 +44,11 @@ def check_cache(evidence: Evidence) -> list[Finding]:
 
 def _as_recorded(evidence: Evidence, path: Path, stage: str, entry: Mapping[str, Any]) -> list[Finding]:
     """That the runs on record with the same inputs and parameters made the outputs that the entry would restore."""
-    deps = {dep["path"]: str(dep["md5"]) for dep in entry.get("deps", [])}
-    params = flat_params(entry.get("params", {}).get("params.yaml", {}))
+    deps, params = locked(entry)["deps"], locked(entry)["params"]
     for run in evidence.records.ran(stage):
         if inputs_of(run) != deps or any(not _same(run.data.params.get(key), value) for key, value in params.items()):
             continue
-        tags = run.data.tags
-        made = {out: tags[f"dvc_md5/{out}"] for out in _outs(entry) if f"dvc_md5/{out}" in tags}
+        made = made_by(run, _outs(entry))
         apart = _apart({out: _outs(entry)[out] for out in made}, made)
         if apart:
             text = f"{_short(path)} ({stage}): would restore {apart}, which {shown_run(run)} made from the same inputs"
@@ -124,7 +123,7 @@ def _stage_of(entry: Mapping[str, Any]) -> str:
 
 
 def _outs(entry: Mapping[str, Any]) -> dict[str, str]:
-    return {out["path"]: str(out["md5"]) for out in entry.get("outs", [])}
+    return locked(entry)["md5"]
 
 
 def _apart(found: Mapping[str, str], expected: Mapping[str, str]) -> str:

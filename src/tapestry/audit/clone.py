@@ -13,10 +13,10 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from tapestry.audit.code import git
 from tapestry.config import load_parameters
 from tapestry.cpu import PORTABLE
 from tapestry.errors import TapestryError, one_line
+from tapestry.provenance import git
 from tapestry.store import sqlite_uri
 
 _OURS = ("DVC_", "MLFLOW_", "GIT_", "PYTHONPATH")  # variables that would lead a stage elsewhere

@@ -5,12 +5,11 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tapestry.audit.claims import Finding, NoEvidenceError, failed, or_passed, passed, unknown
+from tapestry.audit.claims import Finding, NoEvidenceError, Status, failed, or_passed, passed, unknown
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import shown_run
 from tapestry.errors import one_line
-from tapestry.provenance import CODE
-from tapestry.tracking.record import lock_hash, read_lock
+from tapestry.provenance import CODE, git
 
 DECIDES = (*CODE, "params.yaml", "dvc.lock", "metrics", "requirements.lock", "pyproject.toml")
 """What must be committed for a commit to tell all of a result; other files that git doesn't know may lie about."""
@@ -19,8 +18,13 @@ _SHOWN = 5  # files in a message
 
 
 def check_code(evidence: Evidence) -> list[Finding]:
-    """That the checkout is clean, and its code is that of the model's row."""
-    return [*check_clean(evidence.root), *check_same_code(evidence)]
+    """That the checkout is clean, and its code is that of the model's row, as far as dvc.lock names it for stages."""
+    findings = check_same_code(evidence)
+    row = evidence.row
+    if findings[0].status is Status.FAIL and row.data.tags.get("dvc_lock") == evidence.lock_hash:
+        others = f"other code has changed since, at commit {row.data.tags.get('git_commit', 'unknown')}"
+        findings = [passed(f"the code that dvc.lock names for stages is that of the row {shown_run(row)}; {others}")]
+    return [*check_clean(evidence.root), *findings]
 
 
 def check_clean(root: Path) -> list[Finding]:
@@ -51,9 +55,6 @@ def check_same_code(evidence: Evidence) -> list[Finding]:
     if tags["code_hash"] == evidence.code_hash:
         return [passed(f"code hash {evidence.code_hash}, as in the row {shown_run(row)}")]
     commit = tags.get("git_commit", "unknown")
-    if tags.get("dvc_lock") == lock_hash(read_lock(evidence.root / "dvc.lock")):
-        others = f"other code has changed since, at commit {commit}"
-        return [passed(f"the code that dvc.lock names for stages is that of the row {shown_run(row)}; {others}")]
     return [
         failed(
             f"the code here has the hash {evidence.code_hash}, that of the row {shown_run(row)} has "
@@ -62,10 +63,6 @@ def check_same_code(evidence: Evidence) -> list[Finding]:
             f"`tapestry audit --run {row.info.run_id}`",
         )
     ]
-
-
-def git(root: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout
 
 
 def _decides(name: str) -> bool:

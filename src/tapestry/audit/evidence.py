@@ -15,10 +15,10 @@ from tapestry.audit.records import Records, open_records
 from tapestry.bounded_yaml import read_yaml
 from tapestry.checkout import require_made
 from tapestry.config import Parameters, load_parameters
+from tapestry.dvc_files import for_domain, lock_hash, read_lock
 from tapestry.errors import TapestryError
 from tapestry.provenance import code_hash, content_hash, dvc_md5
 from tapestry.tracking.experiment import MODEL_STAGE
-from tapestry.tracking.record import lock_hash, read_lock
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -65,7 +65,7 @@ class Evidence:
         for name, spec in read_yaml(self.root / "dvc.yaml")["stages"].items():
             if "matrix" in spec:
                 for domain in self.parameters.source.domains:
-                    stages[f"{name}@{domain}"] = _filled(spec, domain)
+                    stages[f"{name}@{domain}"] = for_domain(spec, domain)
             else:
                 stages[name] = spec
         return stages
@@ -168,11 +168,3 @@ class Evidence:
         if own is None or own.data.tags.get("restored") == "true":
             return others
         return [own, *(run for run in others if run.info.run_id != own.info.run_id)]
-
-
-def _filled(spec: Any, domain: str) -> Any:
-    if isinstance(spec, str):
-        return spec.replace("${item.domain}", domain)
-    if isinstance(spec, Mapping):
-        return {_filled(key, domain): _filled(value, domain) for key, value in spec.items()}
-    return [_filled(value, domain) for value in spec] if isinstance(spec, list) else spec

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from tapestry.audit.claims import Finding, failed, or_passed, unknown
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import inputs_of, shown_run
+from tapestry.dvc_files import ALWAYS, locked
 from tapestry.tracking.experiment import WITHOUT_ROW
-from tapestry.tracking.record import ALWAYS
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -27,8 +27,8 @@ def _stage(evidence: Evidence, stage: str) -> list[Finding]:
     makers = evidence.makers(stage)
     if not makers:
         return [unknown(f"{stage}: no run on record made its outputs", mend)]
-    locked = {dep["path"]: str(dep["md5"]) for dep in evidence.lock[stage].get("deps", [])}
-    if any(_apart(run, locked) == [] and not _changed(run) for run in makers):
+    deps = locked(evidence.lock[stage])["deps"]
+    if any(_apart(run, deps) == [] and not _changed(run) for run in makers):
         return []
     run = makers[0]
     if _changed(run):
@@ -37,20 +37,20 @@ def _stage(evidence: Evidence, stage: str) -> list[Finding]:
     if inputs_of(run) is None:
         return [unknown(f"{stage}: {shown_run(run)} doesn't say what it read", mend)]
     own = evidence.records.under(evidence.row).get(stage)
-    text = f"{stage}: {'; '.join(_apart(run, locked))} ({shown_run(run)})"
+    text = f"{stage}: {'; '.join(_apart(run, deps))} ({shown_run(run)})"
     if own is not None and own.info.run_id == run.info.run_id:
         return [failed(text, mend)]
     return [unknown(f"{text}: no run on record made the same from what dvc.lock has", mend)]
 
 
-def _apart(run: Run, locked: dict[str, str]) -> list[str]:
+def _apart(run: Run, deps: dict[str, str]) -> list[str]:
     """What of its inputs a run found otherwise than dvc.lock has it."""
     found = inputs_of(run)
     if found is None:
         return ["it doesn't say"]
     return [
         f"{path} had the MD5 {found.get(path)} when it began, dvc.lock has {md5}"
-        for path, md5 in locked.items()
+        for path, md5 in deps.items()
         if found.get(path) != md5
     ]
 

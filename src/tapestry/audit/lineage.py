@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 from tapestry.audit.claims import Finding, NoEvidenceError, failed, or_passed, passed, unknown
-from tapestry.audit.code import git
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import shown_run
 from tapestry.checkout import only_file
@@ -16,6 +15,7 @@ from tapestry.data.checksums import digest_of, read_record, told
 from tapestry.data.releases import RELEASES
 from tapestry.data.source import describe, find_raw_file
 from tapestry.errors import TapestryError
+from tapestry.provenance import git
 
 _AGAIN = "run `dvc repro`"
 

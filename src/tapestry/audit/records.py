@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapestry.audit.claims import NoEvidenceError
+from tapestry.dvc_files import locked
 from tapestry.errors import TapestryError, one_line
 from tapestry.store import EXPERIMENT, open_store, shown_uri, store_file
 from tapestry.tracking.delivery import explained
-from tapestry.tracking.experiment import MODEL_STAGE, stage_name
+from tapestry.tracking.experiment import MODEL_STAGE, PARENT, md5_tags, stage_name
 from tapestry.tracking.journal import left_journals
 from tapestry.tracking.rows import find_runs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-_PARENT = "mlflow.parentRunId"
 
 
 class Records:
@@ -52,7 +51,7 @@ class Records:
 
     def under(self, row: Run) -> dict[str, Run]:
         """The rows of an experiment by stage, the model's own included."""
-        found = [run for run in self.runs if run.data.tags.get(_PARENT) == row.info.run_id]
+        found = [run for run in self.runs if run.data.tags.get(PARENT) == row.info.run_id]
         return {stage_name(run): run for run in found} | {MODEL_STAGE: row}
 
     def makers(self, stage: str, entry: Mapping[str, Any], hashes: Mapping[str, str]) -> list[Run]:
@@ -61,7 +60,7 @@ class Records:
         Args:
             entry: the stage's in dvc.lock.
         """
-        wanted = {f"dvc_md5/{out['path']}": str(out["md5"]) for out in entry.get("outs", [])}
+        wanted = md5_tags(locked(entry)["md5"])
         found = []
         for run in self.ran(stage):
             tags = run.data.tags

@@ -11,16 +11,15 @@ from typing import Any
 from tapestry.audit.cache import cache_folder, object_path
 from tapestry.audit.claims import Finding, NoEvidenceError, failed, passed
 from tapestry.audit.clone import cloned, provide_raw, reproduce
-from tapestry.audit.code import git
 from tapestry.audit.differences import first_difference
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import shown_run
 from tapestry.bounded_yaml import read_yaml
 from tapestry.cpu import describe_cpu
-from tapestry.provenance import dvc_md5
+from tapestry.dvc_files import locked
+from tapestry.provenance import dvc_md5, git
 from tapestry.tracking.experiment import MODEL_STAGE
 from tapestry.tracking.packages import PACKAGES, installed_packages, read_packages
-from tapestry.tracking.record import flat_params
 
 TITLE = "a rerun from raw files gives the same bytes"
 
@@ -91,10 +90,8 @@ def _first(stage: str, path: str, files: Mapping[str, Path] | None, checkout: Pa
 
 def _causes(evidence: Evidence, stage: str, checkout: Path) -> list[Finding]:
     """What else the rerun of a stage had otherwise: a parameter, an input, a package, the processor."""
-    then, now = evidence.lock[stage], dict(read_yaml(checkout / "dvc.lock")["stages"]).get(stage, {})
-    params = [flat_params(entry.get("params", {}).get("params.yaml", {})) for entry in (then, now)]
-    inputs = [{dep["path"]: str(dep["md5"]) for dep in entry.get("deps", [])} for entry in (then, now)]
-    causes = [_apart("the parameter", *params), _apart("the input", *inputs)]
+    then, now = (locked(lock.get(stage, {})) for lock in (evidence.lock, read_yaml(checkout / "dvc.lock")["stages"]))
+    causes = [_apart("the parameter", then["params"], now["params"]), _apart("the input", then["deps"], now["deps"])]
     makers = evidence.makers(stage) if evidence.has_row() else []
     if makers:
         run = makers[0]
@@ -118,7 +115,7 @@ def _apart(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> str | 
 
 
 def _locked(evidence: Evidence) -> dict[str, str]:
-    return {out["path"]: str(out["md5"]) for entry in evidence.lock.values() for out in entry.get("outs", [])}
+    return {path: md5 for entry in evidence.lock.values() for path, md5 in locked(entry)["md5"].items()}
 
 
 def here(evidence: Evidence, path: str) -> tuple[str, Mapping[str, Path] | None]:

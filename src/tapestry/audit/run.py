@@ -15,18 +15,16 @@ from tapestry.audit.audit import audit_checkout, audit_run, worst
 from tapestry.audit.certificate import as_json, as_markdown, as_text, keep
 from tapestry.audit.claims import Claim, NoEvidenceError, Status
 from tapestry.audit.clone import cloned, provide_raw
-from tapestry.audit.code import git
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import Records, open_records, shown_run
 from tapestry.checkout import enter_checkout
 from tapestry.errors import TapestryError, for_terminal, shown
+from tapestry.provenance import git
 from tapestry.tracking.delivery import explained
-from tapestry.tracking.experiment import MODEL_STAGE
+from tapestry.tracking.experiment import MODEL_STAGE, PARENT
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-_PARENT = "mlflow.parentRunId"
 
 
 def run_audit(run_id: str | None, again: bool, json_wanted: bool, certificate: Path | None) -> int:
@@ -98,7 +96,7 @@ def _model_row(records: Records, run_id: str) -> Run:
     by_id = {run.info.run_id: run for run in records.runs}
     run = by_id.get(run_id)
     if run is not None and run.data.tags.get("stage") != MODEL_STAGE:
-        run = by_id.get(run.data.tags.get(_PARENT, ""))
+        run = by_id.get(run.data.tags.get(PARENT, ""))
     if run is None:
         known = ", ".join(shown_run(row) for row in records.models[-3:]) or "none"
         raise TapestryError(f"--run: MLflow has no run {shown(run_id)} of a model; the newest are {known}")

@@ -12,8 +12,8 @@ import shutil
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,17 +80,14 @@ def _merged(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
 class Sender(threading.Thread):
     """Sends this process's journal while it is written, so that a store which fails holds nothing up."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__(name="mlflow", daemon=True)
-        self._folder = journal.folder
+        self._folder = folder
         self._wake = threading.Event()
-        self._ending = False
-        self._failing = threading.Event()
+        self._ending = self._failing = False
         self._done = threading.Event()
 
     def run(self) -> None:
-        if self._folder is None:  # the journal said so
-            return
         wait, delivery = _FIRST_WAIT, None
         while True:
             last = self._ending  # before the journal is read: what was written before this is sent now
@@ -101,11 +98,11 @@ class Sender(threading.Thread):
                         send_left()
                 delivery.advance()
             except Exception as error:
-                self._tell(self._folder, error)
+                self._tell(error)
                 delivery, wait = None, min(2 * wait, _LONGEST_WAIT)  # another time from the start
             else:
-                if self._failing.is_set():
-                    self._failing.clear()
+                if self._failing:
+                    self._failing = False
                     print("MLflow: the store answers again; all figures are there", file=sys.stderr)
                 wait = _FIRST_WAIT
                 if last:
@@ -119,24 +116,36 @@ class Sender(threading.Thread):
         """Wait for the rest to be sent, as long as there is hope."""
         self._ending = True
         self._wake.set()
-        if self._folder is None:
-            return
         for _ in range(_SETTLED):
             if self._done.wait(1):
                 return
-            if self._failing.is_set():
+            if self._failing:
                 self._done.wait(_GIVEN_UP)
                 return
-        self._tell(self._folder, TapestryError(f"{shown_uri()} doesn't answer"))
+        self._tell(TapestryError(f"{shown_uri()} doesn't answer"))
 
-    def _tell(self, folder: Path, error: Exception) -> None:
-        if not self._failing.is_set():
-            self._failing.set()
+    def _tell(self, error: Exception) -> None:
+        if not self._failing:
+            self._failing = True
             print(
                 f"MLflow: {for_terminal(explained(error))}; the run goes on, its figures are kept in "
-                f"{folder.parent}, and `tapestry sync` sends them",
+                f"{self._folder.parent}, and `tapestry sync` sends them",
                 file=sys.stderr,
             )
+
+
+@contextmanager
+def sent(journal: Journal) -> Iterator[None]:
+    """Send a journal while the block writes it, and what is left after it as long as there is hope; then close it."""
+    sender = None if journal.folder is None else Sender(journal.folder)  # without one the journal has said so
+    if sender is not None:
+        sender.start()
+    try:
+        yield
+    finally:
+        if sender is not None:
+            sender.finish()
+        journal.close()
 
 
 def explained(error: Exception) -> str:
@@ -156,7 +165,7 @@ def send_left() -> tuple[int, list[str]]:
     Raises:
         TapestryError: the store can't be opened.
     """
-    sent, kept = 0, []
+    count, kept = 0, []
     store: tuple[MlflowClient, str] | None = None
     for folder in left_journals():
         with owned(folder) as ours:
@@ -179,8 +188,8 @@ def send_left() -> tuple[int, list[str]]:
                 kept.append(f"{folder.name}: {explained(error)}")
                 continue
             shutil.rmtree(folder, ignore_errors=True)
-            sent += 1
-    return sent, kept
+            count += 1
+    return count, kept
 
 
 def _address(folder: Path) -> str:

@@ -7,7 +7,7 @@ run that made the same outputs in `made_by`. No figure is ever written onto the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 MODEL_STAGE = "train"
 WITHOUT_ROW = ("figures", "report")  # what they make is on the model's row
-_PARENT = "mlflow.parentRunId"
+PARENT = "mlflow.parentRunId"  # the tag that puts a row under another
+_MD5 = "dvc_md5/"
 _NAME = "mlflow.runName"
 
 
@@ -42,7 +43,7 @@ def complete(client: MlflowClient, experiment_id: str, experiment: Mapping[str, 
     run_id = row.info.run_id
     restored = row.data.tags.get("restored") == "true"
     params = {key: value for key, value in experiment["params"].items() if key not in row.data.params}
-    tags = experiment["tags"] | _md5_tags(experiment["stages"][MODEL_STAGE])
+    tags = experiment["tags"] | md5_tags(experiment["stages"][MODEL_STAGE]["md5"])
     curve = experiment["curve"] if restored else []
     log(client, run_id, [tuple(point) for point in (*experiment["figures"], *curve)], params, tags)
     if restored:
@@ -50,14 +51,14 @@ def complete(client: MlflowClient, experiment_id: str, experiment: Mapping[str, 
             log_input(client, run_id, value)
     for name in experiment["artifacts"]:
         log_file(client, run_id, folder / FILES / name, name)
-    under = {stage_name(run) for run in find_runs(client, experiment_id, {_PARENT: run_id})}
+    under = {stage_name(run) for run in find_runs(client, experiment_id, {PARENT: run_id})}
     for stage, made in experiment["stages"].items():
         if stage == MODEL_STAGE or stage in WITHOUT_ROW:
             continue
         if stage in ran:
-            log(client, ran[stage].info.run_id, tags=_md5_tags(made) | {_PARENT: run_id})
+            log(client, ran[stage].info.run_id, tags=md5_tags(made["md5"]) | {PARENT: run_id})
         elif stage not in under:
-            _restored(client, experiment_id, experiment, stage, {_PARENT: run_id})
+            _restored(client, experiment_id, experiment, stage, {PARENT: run_id})
     if restored:
         client.set_terminated(run_id, "FINISHED", experiment["time"])
     register(
@@ -107,7 +108,7 @@ def _restored(
         "restored": "true",
         _NAME: f"{stage} · {experiment['name']}",
     }
-    md5 = _md5_tags(made)
+    md5 = md5_tags(made["md5"])
     same = find_runs(client, experiment_id, {"stage": name} | md5)
     makers = [run for run in same if run.data.tags.get("restored") != "true"]
     if makers:
@@ -120,6 +121,12 @@ def _restored(
     return run
 
 
-def _md5_tags(made: Mapping[str, Any]) -> dict[str, str]:
+def md5_tags(outputs: Mapping[str, str]) -> dict[str, str]:
     """Tags with DVC's own hashes of a stage's outputs, as they are in dvc.lock."""
-    return {f"dvc_md5/{path}": md5 for path, md5 in made["md5"].items()}
+    return {f"{_MD5}{path}": md5 for path, md5 in outputs.items()}
+
+
+def made_by(run: Run, paths: Iterable[str]) -> dict[str, str]:
+    """DVC's hashes of outputs by path, of those that a row has in its tags."""
+    tags = run.data.tags
+    return {path: tags[f"{_MD5}{path}"] for path in paths if f"{_MD5}{path}" in tags}

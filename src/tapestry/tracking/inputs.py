@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapestry.bounded_yaml import read_yaml
+from tapestry.dvc_files import for_domain
 from tapestry.errors import TapestryError
-from tapestry.provenance import dvc_md5
+from tapestry.provenance import dvc_md5, tracked_names
 
 _DVC_YAML = Path("dvc.yaml")
 Signature = tuple[tuple[str, int, int], ...]
@@ -45,10 +46,9 @@ def _declared(stage: str) -> list[str]:
         spec = read_yaml(_DVC_YAML)["stages"][name]
     except (OSError, KeyError, TypeError, TapestryError):
         return []
-    return [str(path).replace("${item.domain}", domain) for path in spec.get("deps", [])]
+    return [str(path) for path in for_domain(spec.get("deps", []), domain)]
 
 
 def _signature(path: Path) -> Signature:
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    found = [(str(file), file.stat()) for file in files if "__pycache__" not in file.parts]
+    found = [(name, (path / name).stat()) for name in ([""] if path.is_file() else tracked_names(path))]
     return tuple((name, status.st_mtime_ns, status.st_size) for name, status in found)

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -71,21 +71,17 @@ class Journal:
 
     def keep(self, path: Path, name: str) -> None:
         """Keep a file, or a folder's files, as they are now, to become the artifact of that name."""
-        if self.folder is None:
-            return
-        try:
-            _keep(path, self.folder / FILES / name)
-        except OSError as error:
-            self._tell(error)
-            return
-        self.write("artifact", name)
+        self._keep(lambda target: _copy(path, target), name)
 
     def keep_text(self, text: str, name: str) -> None:
         """Keep a text, to become the artifact of that name."""
+        self._keep(lambda target: target.write_text(text, encoding="utf-8"), name)
+
+    def _keep(self, write: Callable[[Path], object], name: str) -> None:
         if self.folder is None:
             return
         try:
-            (self.folder / FILES / name).write_text(text, encoding="utf-8")
+            write(self.folder / FILES / name)
         except OSError as error:
             self._tell(error)
             return
@@ -132,7 +128,7 @@ def owned(folder: Path) -> Iterator[bool]:
         os.close(handle)
 
 
-def _keep(path: Path, target: Path) -> None:
+def _copy(path: Path, target: Path) -> None:
     """Large files, which our writers replace and never rewrite, by a second name where that is possible."""
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         copy = target / file.relative_to(path) if path.is_dir() else target

@@ -8,7 +8,7 @@ import platform
 
 import psutil
 
-from tapestry.provenance import dvc_experiment, git_commit
+from tapestry.provenance import dvc_experiment
 
 _SHORT = 7  # characters of a commit in a name
 
@@ -22,10 +22,10 @@ def pipeline_id() -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-def row_name(stage: str) -> str:
-    """`ingest@Books · NAME`: the experiment's, or else the commit, with a + where code differs from it."""
-    commit, _, dirty = git_commit().partition("-")
-    return f"{stage} · {dvc_experiment() or commit[:_SHORT] + ('+' if dirty else '')}"
+def experiment_name(git_commit: str) -> str:
+    """NAME in `ingest@Books · NAME`: the experiment's, or else the commit's, with a + where code differs from it."""
+    commit, _, dirty = git_commit.partition("-")
+    return dvc_experiment() or commit[:_SHORT] + ("+" if dirty else "")
 
 
 def _dvc_process() -> psutil.Process:

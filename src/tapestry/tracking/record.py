@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tapestry.bounded_yaml import read_yaml
 from tapestry.checkout import require_made
 from tapestry.config import Parameters, flatten
+from tapestry.dvc_files import lock_hash, read_lock
 from tapestry.errors import TapestryError
 from tapestry.provenance import code_hash, content_hash, dvc_experiment, git_commit
 from tapestry.store import shown_uri
-from tapestry.tracking.delivery import Sender
+from tapestry.tracking.delivery import sent
 from tapestry.tracking.journal import Journal, now_ms
 from tapestry.tracking.names import OF_TRAINING, curve_metrics, flatten_metrics
-from tapestry.tracking.pipeline import pipeline_id, row_name
+from tapestry.tracking.pipeline import experiment_name, pipeline_id
 
-ALWAYS = ("source", "record")  # stages that run every time, and so tell nothing
 STOPPING_METRIC = "ndcg_10"
 FIGURES = ("summary.json", "test.json", "train.json", "data.json", "curve.csv", "cutoffs.csv")
 ARTIFACTS = ("reports/index.html", "models/config.json", "params.yaml", "dvc.lock", *(f"metrics/{n}" for n in FIGURES))
@@ -37,31 +35,28 @@ def record(parameters: Parameters) -> None:
         raise TapestryError("record: tells MLflow what DVC has in dvc.lock, so it is run by `dvc repro` alone")
     experiment = collect(parameters)
     journal = Journal(shown_uri())
-    for name in (*ARTIFACTS, "models", "data/sequences/items.parquet"):
-        journal.keep(Path(name), name)
-    journal.write("experiment", experiment)
-    sender = Sender(journal)
-    sender.start()
-    sender.finish()
-    journal.close()
+    with sent(journal):
+        for name in (*ARTIFACTS, "models", "data/sequences/items.parquet"):
+            journal.keep(Path(name), name)
+        journal.write("experiment", experiment)
 
 
 def collect(parameters: Parameters) -> dict[str, Any]:
     """All that the rows of this run of the pipeline are to hold, as JSON has it."""
     now = now_ms()
     stages = read_lock(Path("dvc.lock"))
-    metrics = Path("metrics")
+    metrics, commit = Path("metrics"), git_commit()
     test, train, summary = (_read_json(metrics / f"{name}.json") for name in ("test", "train", "summary"))
     data_hash = content_hash(Path("data/sequences"))
     return {
-        "name": row_name("").removeprefix(" · "),
+        "name": experiment_name(commit),
         "time": now,
         "artifacts": ARTIFACTS,
         "validation": train["best"][STOPPING_METRIC],
         "exclude_seen": parameters.evaluate.exclude_seen,
         "pipeline": pipeline_id(),
         "dvc_exp": dvc_experiment(),
-        "git_commit": git_commit(),
+        "git_commit": commit,
         "code_hash": code_hash(),
         "params": {key: str(value) for key, value in flatten(parameters).items()},
         "figures": [[key, value, now, 0] for key, value in row_figures(metrics).items()],
@@ -103,34 +98,6 @@ def row_curve(metrics: Path) -> list[tuple[int, str, float]]:
     return [(int(row["epoch"]), key, value) for row in rows for key, value in curve_metrics(row).items()]
 
 
-def read_lock(path: Path) -> dict[str, dict[str, dict[str, str]]]:
-    """{stage: {"md5": {output: MD5}, "deps": {input: MD5}, "params": {name: value}}} of a dvc.lock.
-
-    Without the stages that always run.
-
-    Raises:
-        TapestryError: there is none, or it is damaged.
-    """
-    lock = read_yaml(require_made(path, ""))
-    try:
-        return {
-            stage: {
-                "md5": {out["path"]: str(out["md5"]) for out in entry.get("outs", [])},
-                "deps": {dep["path"]: str(dep["md5"]) for dep in entry.get("deps", [])},
-                "params": flat_params(entry.get("params", {}).get("params.yaml", {})),
-            }
-            for stage, entry in lock["stages"].items()
-            if stage not in ALWAYS
-        }
-    except (AttributeError, KeyError, TypeError) as error:
-        raise TapestryError(f"{path}: damaged ({error!r}); restore it with `git checkout {path}`") from error
-
-
-def lock_hash(stages: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of what `read_lock` gives: equal where code, parameters, inputs and outputs are."""
-    return hashlib.sha256(json.dumps(stages, sort_keys=True).encode()).hexdigest()
-
-
 def describe(parameters: Parameters, summary: Mapping[str, Any], test: Mapping[str, Any]) -> str:
     """A model in a few words, for MLflow's description."""
     model = parameters.model
@@ -145,17 +112,6 @@ def describe(parameters: Parameters, summary: Mapping[str, Any], test: Mapping[s
         f"{summary['users']:,} users, {summary['items']:,} items, {len(parameters.source.domains)} domains "
         f"({parameters.source.release}). Test: HR@10 {summary['hr_10']:.4f}, HR@100 {summary['hr_100']:.4f}{best}."
     )
-
-
-def flat_params(params: Mapping[str, Any]) -> dict[str, str]:
-    """Parameters of dvc.lock by their dotted names, as text."""
-    flat: dict[str, str] = {}
-    for key, value in params.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{key}.{name}": inner for name, inner in flat_params(value).items()}
-        else:
-            flat[key] = str(tuple(value) if isinstance(value, list) else value)
-    return flat
 
 
 def _read_json(path: Path) -> Any:

@@ -14,13 +14,13 @@ from tapestry.errors import TapestryError, for_terminal
 from tapestry.failures import explain
 from tapestry.provenance import code_hash, content_hash, dvc_experiment, git_commit
 from tapestry.store import shown_uri, store_file, store_uri
-from tapestry.tracking.delivery import Sender
+from tapestry.tracking.delivery import sent
 from tapestry.tracking.hardware import Sampler, describe_machine, peak_memory, used_device
 from tapestry.tracking.inputs import stage_inputs
 from tapestry.tracking.journal import Journal, now_ms
 from tapestry.tracking.names import flatten_metrics
 from tapestry.tracking.packages import PACKAGES, installed_packages, packages_text
-from tapestry.tracking.pipeline import pipeline_id, row_name
+from tapestry.tracking.pipeline import experiment_name, pipeline_id
 
 
 class Run:
@@ -75,9 +75,10 @@ def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
         inputs = stage_inputs(stage)
         packages = packages_text(installed_packages())
         name, _, domain = stage.partition("@")
+        commit = git_commit()
         tags = {
             "stage": name,
-            "git_commit": git_commit(),
+            "git_commit": commit,
             "code_hash": code_hash(),
             "dvc_exp": dvc_experiment(),
             "pipeline": pipeline_id(),
@@ -86,31 +87,37 @@ def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
             **({"domain": domain} if domain else {}),
             **describe_machine(),
         }
-        journal.write("run", {"name": row_name(stage), "start": started, "tags": tags})
+        journal.write("run", {"name": f"{stage} · {experiment_name(commit)}", "start": started, "tags": tags})
         journal.keep_text(packages, PACKAGES)
         run.log_params(params)
-        sender, sampler = Sender(journal), Sampler(run)
-        sender.start()
-        sampler.start()
-        status = "FAILED"
-        try:
-            yield run
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        except BaseException as error:
-            run.tag(error=f"{type(error).__name__}: {error}"[:5000])
-            raise
-        finally:
-            _tell_changed(stage, inputs.changed(), run)
-            run.tag(**used_device())
-            sampler.stop()
-            ended = now_ms()
-            run.log_metrics({"duration_seconds": (ended - started) / 1000, "peak_memory_mb": peak_memory()}, "stage")
-            journal.write("end", {"status": status, "time": ended})
-            sender.finish()
-            journal.close()
+        with sent(journal), _measured(journal, run, started):
+            try:
+                yield run
+            finally:
+                _tell_changed(stage, inputs.changed(), run)
+
+
+@contextmanager
+def _measured(journal: Journal, run: Run, started: int) -> Iterator[None]:
+    """How a stage goes and ends: what it takes of the machine meanwhile, its duration, and how it ended."""
+    sampler = Sampler(run)
+    sampler.start()
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    except BaseException as error:
+        run.tag(error=f"{type(error).__name__}: {error}"[:5000])
+        raise
+    finally:
+        run.tag(**used_device())
+        sampler.stop()
+        ended = now_ms()
+        run.log_metrics({"duration_seconds": (ended - started) / 1000, "peak_memory_mb": peak_memory()}, "stage")
+        journal.write("end", {"status": status, "time": ended})
 
 
 def _tell_changed(stage: str, changed: list[str], run: Run) -> None:

@@ -1,157 +1,17 @@
-"""What `dvc repro` would rerun, and why: a look ahead that starts no stage and changes no file.
-
-DVC itself reads dvc.yaml and dvc.lock, hashes files and compares parameters; here it is asked stage by stage, in the
-order in which it would run them. Two things it can't tell are added: what the stage `source` is about to write, and
-which results the run cache holds, so that what follows them is known too.
-"""
+"""The stages one by one, in the order in which DVC would run them, with what is known by then of their outputs."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any
 
-from dvc.exceptions import DvcException
-from dvc.fs import LocalFileSystem
-from dvc.repo import Repo
-from dvc.scm import SCMError
-
-from tapestry.data.source import describe
-from tapestry.errors import TapestryError, one_line
-from tapestry.overrides import FILE, parameter_names, with_overrides
-
-Action = Literal["unchanged", "always", "run", "restore", "maybe", "gone"]
-_SOURCE = Path("data/source")
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why a stage isn't up to date.
-
-    Attributes:
-        kind: new (the stage has never run), command, parameter, fingerprint (an entry of what `source` writes), code,
-            file, output, or upstream (a file that a stage before it may change).
-        name: the parameter, entry or file.
-        change: modified, deleted, new, not in cache; of `upstream`, the stages that make it.
-        old, new: values of parameters, entries and commands.
-    """
-
-    kind: str
-    name: str
-    change: str = "modified"
-    old: Any = None
-    new: Any = None
-
-    def __str__(self) -> str:
-        name = one_line(self.name)
-        if self.kind in ("parameter", "fingerprint"):
-            return f"{name}: {_value(self.old)} → {_value(self.new)}"
-        if self.kind == "command":
-            return f"its command is now {_value(self.new)}"
-        if self.kind == "upstream":
-            return f"{name} (of {self.change})"
-        if self.kind == "new":
-            return "it has never run"
-        what = {"code": "code ", "output": "output "}.get(self.kind, "")
-        said = {"deleted": "is missing", "not in cache": "isn't in DVC's cache", "new": "is new"}
-        return f"{what}{name} {said.get(self.change, 'has changed')}"
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """What would happen to a stage.
-
-    Attributes:
-        action: unchanged; always (runs each time); run; restore (changed, but DVC's cache has the result); maybe (runs
-            if an output of a stage before it changes, or if DVC's cache doesn't have its result); gone (the changed
-            parameters have no such stage).
-    """
-
-    stage: str
-    action: Action
-    reasons: list[Reason] = field(default_factory=list)
-
-
-def plan(root: Path, overrides: Sequence[str] = ()) -> list[StagePlan]:
-    """What `dvc repro` in the checkout `root` would do, or `dvc exp run -S` with each of `overrides`, in its order.
-
-    Raises:
-        TapestryError: parameters or overrides are wrong (see `with_overrides`), a raw file can't be found, or DVC
-            can't read the checkout.
-    """
-    text, parameters = with_overrides(root / FILE, overrides)
-    written = {
-        str(root / _SOURCE / f"{domain}.json"): json.dumps(fingerprint, indent=2) + "\n"
-        for domain, fingerprint in describe(parameters.source, parameters.synthetic).items()
-    }
-    try:
-        with Repo(str(root), fs=_Overlay(root / FILE, text)) as repo:
-            plans = _Planner(written).plan(repo)
-        if overrides:
-            with Repo(str(root)) as repo:
-                names = {made.stage for made in plans}
-                plans += [StagePlan(s.addressing, "gone") for s in repo.index.stages if s.addressing not in names]
-    except SCMError as error:
-        raise TapestryError(
-            f"{root} is in no git repository, which DVC needs: `git init && git add --all && git commit -m start`"
-        ) from error
-    except DvcException as error:
-        raise TapestryError(
-            f"DVC can't read {root}: {one_line(str(error), 300)}; `tapestry doctor` finds what a kill left"
-        ) from error
-    return plans
-
-
-def as_text(plans: Sequence[StagePlan], shown: int = 5) -> str:
-    """A line a stage, with up to `shown` reasons, and a summary."""
-    width = max(len(made.stage) for made in plans)
-    lines = [f"{made.stage:{width}}  {_sentence(made, shown)}" for made in plans]
-    count = {action: sum(made.action == action for made in plans) for action in ("run", "maybe", "restore")}
-    lines.append(
-        f"of {len(plans)} stages {count['run']} would rerun, {count['maybe']} may, "
-        f"{count['restore']} would come from DVC's cache; nothing was run or changed"
-    )
-    return "\n".join(lines)
-
-
-def as_json(plans: Sequence[StagePlan]) -> list[dict[str, Any]]:
-    return [asdict(made) for made in plans]
-
-
-def _sentence(made: StagePlan, shown: int) -> str:
-    reasons = ", ".join(map(str, made.reasons[:shown]))
-    if len(made.reasons) > shown:
-        reasons += f" and {len(made.reasons) - shown} more"
-    upstream = all(reason.kind == "upstream" for reason in made.reasons)
-    condition = "what it reads changes" if upstream else "DVC's cache doesn't have it"
-    return {
-        "unchanged": "unchanged",
-        "always": "always runs",
-        "run": f"would rerun: {reasons}",
-        "restore": f"would come from DVC's cache: {reasons}",
-        "maybe": f"may rerun, only if {condition}: {reasons}",
-        "gone": "would no longer be a stage",
-    }[made.action]
-
-
-class _Overlay(LocalFileSystem):  # type: ignore[misc]
-    """The local files, but for one, which reads as `text`."""
-
-    def __init__(self, path: Path, text: str) -> None:
-        super().__init__()
-        self._path, self._text = path.resolve(), text
-
-    def open(self, path: Any, mode: str = "r", encoding: str | None = None, **options: Any) -> IO[Any]:
-        if Path(path).absolute() == self._path and mode in ("r", "rt"):
-            return io.StringIO(self._text)
-        if Path(path).absolute() == self._path and mode == "rb":
-            return io.BytesIO(self._text.encode())
-        opened: IO[Any] = super().open(path, mode=mode, encoding=encoding, **options)
-        return opened
+from tapestry.dvc_files import flat
+from tapestry.planning.overrides import parameter_names
+from tapestry.planning.stage_plan import Action, Reason, StagePlan
 
 
 @dataclass(frozen=True)
@@ -170,7 +30,7 @@ class _Made:
     as_it_is: bool = False
 
 
-class _Planner:
+class Planner:
     """Goes through the stages, and keeps of each output what is known of it.
 
     Args:
@@ -289,7 +149,7 @@ def _changed_parameters(dep: Any) -> list[Reason]:
     locked, now = dep.hash_info.value or {}, dep.read_params()
     reasons = []
     for name in dep.params:
-        old, new = (_flat({name: values[name]}) if name in values else {} for values in (locked, now))
+        old, new = (flat({name: values[name]}) if name in values else {} for values in (locked, now))
         changed = [key for key in dict.fromkeys((*old, *new)) if old.get(key, ...) != new.get(key, ...)]
         reasons += [Reason("parameter", key, old=old.get(key), new=new.get(key)) for key in changed]
     return reasons
@@ -302,7 +162,7 @@ def _changed_fingerprint(dep: Any, text: str) -> list[Reason]:
     before = Path(dep.fs_path)
     if not before.is_file() or _md5(before.read_text(encoding="utf-8")) != dep.hash_info.value:
         return [Reason("file", str(dep))]
-    old, new = _flat(json.loads(before.read_text(encoding="utf-8"))), _flat(json.loads(text))
+    old, new = flat(json.loads(before.read_text(encoding="utf-8"))), flat(json.loads(text))
     names = [name for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]
     known = parameter_names()
     return [
@@ -313,17 +173,5 @@ def _changed_fingerprint(dep: Any, text: str) -> list[Reason]:
     ]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
-
-
 def _md5(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
-
-
-def _value(value: Any) -> str:
-    return one_line(json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value, 60)

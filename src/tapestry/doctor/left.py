@@ -1,6 +1,6 @@
-"""What stops a checkout from running, and its mend: what killed processes left, and what is missing around it.
+"""What killed processes left: of DVC's, and of our own writers'.
 
-A finding with a `fix` is safe to mend by itself: it is about what no living process holds, and what DVC makes again.
+DVC's source, dvc/rwlock.py and dvc/repo/experiments, tells what it keeps where.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,44 +22,14 @@ import psutil
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from tapestry.atomic import atomic_file, own_folder, path_of
-from tapestry.config import load_parameters
-from tapestry.errors import TapestryError, one_line
+from tapestry.atomic import atomic_file, own_folder, path_of, try_lock
+from tapestry.doctor.finding import Finding, try_git
+from tapestry.errors import one_line
 
-_PACKAGES = ("dvc", "duckdb", "mlflow", "ruamel.yaml", "torch")  # one of each kind of stage
 _PARTIAL = re.compile(r"\..+\.[a-z0-9_]{8}\.partial")
 _MOVED = re.compile(r"checkout: moving from \S+ to [0-9a-f]{40}")
 _NOT_OURS = {".git", ".venv", "cache", "node_modules", "__pycache__"}
 _RUNNING = 2  # DVC's status of an experiment; those below it are before it runs
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something wrong.
-
-    Attributes:
-        what: where, and what is wrong.
-        mend: what a user can do, or what `fix` does.
-        fix: mends it; None where that is for the user to decide.
-        stops: whether runs fail because of it.
-    """
-
-    what: str
-    mend: str
-    fix: Callable[[], None] | None = None
-    stops: bool = True
-
-
-def examine(root: Path) -> list[Finding]:
-    """All that is wrong in the checkout `root`."""
-    found = [*_git(root), *_environment(root), *_parameters(root), *_dead_entries(root), *_partial_folders(root)]
-    found += _store(root)
-    workers = at_work(root)
-    if workers:
-        # What looks left may be a living process's, and a file that it is about to read is not to be taken away.
-        working = f"DVC is at work here ({', '.join(workers)})"
-        return [*found, Finding(working, "run this again afterwards: what it may hold isn't looked at", stops=False)]
-    return [*found, *_cut_files(root), *_detached_head(root), *_left_experiments(root)]
 
 
 def at_work(root: Path) -> list[str]:
@@ -79,62 +47,7 @@ def _is_dvc(words: list[str]) -> bool:
     return any(Path(word).name == "dvc" for word in words[:3])
 
 
-def _locked(path: Path) -> bool:
-    """Whether a living process holds a flock(2) lock on a file or folder."""
-    with suppress(OSError):
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
-    return False
-
-
-def _git(root: Path) -> Iterator[Finding]:
-    if shutil.which("git") is None:
-        yield Finding("git isn't installed, or isn't on PATH", "install it: DVC needs it")
-    elif _run_git(root, "rev-parse", "--git-dir") is None:
-        yield Finding(
-            f"{root} is in no git repository, which DVC needs (a ZIP from GitHub has none)",
-            "`git init && git add --all && git commit -m start`, or clone the repository instead",
-        )
-    elif _run_git(root, "rev-parse", "HEAD") is None:
-        yield Finding(
-            "the git repository has no commit, on which `dvc exp run` needs to build",
-            "`git add --all && git commit -m start`",
-        )
-
-
-def _environment(root: Path) -> Iterator[Finding]:
-    """The Python that starts the stages (see stages/python)."""
-    mend = f"`make install` once, then `source {root}/.venv/bin/activate` in this shell, or another environment's"
-    python = shutil.which("python") or shutil.which(root / ".venv/bin/python")
-    if python is None:
-        yield Finding("no `python` on PATH and no .venv: nothing can start the stages", mend)
-        return
-    code = f"import importlib.util as u; print(*(n for n in {_PACKAGES} if u.find_spec(n.partition('.')[0]) is None))"
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=root)
-    missing = done.stdout.split()
-    if done.returncode != 0:
-        yield Finding(f"{python}, which starts the stages, doesn't run: {one_line(done.stderr.strip())}", mend)
-    elif missing:
-        yield Finding(f"{python}, which starts the stages, has no package {', '.join(missing)}", mend)
-
-
-def _parameters(root: Path) -> Iterator[Finding]:
-    try:
-        load_parameters(root / "params.yaml")
-    except TapestryError as error:
-        yield Finding(
-            str(error).replace(f"{root}/", ""),
-            "correct it; or, as a failed `dvc exp run -S` leaves its value there, take back all that isn't committed: "
-            "`touch params.yaml && git restore params.yaml`",
-        )
-
-
-def _cut_files(root: Path) -> Iterator[Finding]:
+def cut_files(root: Path) -> Iterator[Finding]:
     """DVC writes these in place, so a kill can leave them empty or cut; each later command then fails."""
     for name in (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock"):
         if (root / name).exists() and _entries(root / name) is None:
@@ -180,7 +93,7 @@ def _entries(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _dead_entries(root: Path) -> Iterator[Finding]:
+def dead_entries(root: Path) -> Iterator[Finding]:
     """DVC drops them by itself, but for one whose id another process has by now: that one it waits for."""
     for name in (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock"):
         path = root / name
@@ -224,32 +137,32 @@ def _lives(info: dict[str, Any]) -> bool:
     return _is_dvc(words) or " ".join(words).endswith(info["cmd"])
 
 
-def _detached_head(root: Path) -> Iterator[Finding]:
+def detached_head(root: Path) -> Iterator[Finding]:
     """`dvc exp run` detaches HEAD while it runs: commits after a kill would be on no branch."""
-    if _run_git(root, "symbolic-ref", "--quiet", "HEAD") is not None:
+    if try_git(root, "symbolic-ref", "--quiet", "HEAD") is not None:
         return
     # As DVC does it, by the whole hash; a user does it otherwise, as a rule.
-    moved = _MOVED.fullmatch(_run_git(root, "reflog", "-1", "--format=%gs") or "")
-    running = _run_git(root, "rev-parse", "--quiet", "--verify", "refs/exps/exec/EXEC_MERGE") is not None
-    head, branch = _run_git(root, "rev-parse", "HEAD"), _run_git(root, "rev-parse", "--abbrev-ref", "@{-1}")
-    if branch is None or head != _run_git(root, "rev-parse", f"refs/heads/{branch}") or not (moved or running):
+    moved = _MOVED.fullmatch(try_git(root, "reflog", "-1", "--format=%gs") or "")
+    running = try_git(root, "rev-parse", "--quiet", "--verify", "refs/exps/exec/EXEC_MERGE") is not None
+    head, branch = try_git(root, "rev-parse", "HEAD"), try_git(root, "rev-parse", "--abbrev-ref", "@{-1}")
+    if branch is None or head != try_git(root, "rev-parse", f"refs/heads/{branch}") or not (moved or running):
         return
     what = "git's HEAD is detached, as a killed `dvc exp run` leaves it"
     if running:
         yield Finding(what, f"put on branch {branch} again, no file is changed", partial(_attach, root, branch), False)
     else:  # killed before it ran, with the user's changes aside perhaps
-        aside = _run_git(root, "rev-parse", "--quiet", "--verify", "refs/stash^") == head
+        aside = try_git(root, "rev-parse", "--quiet", "--verify", "refs/stash^") == head
         pop = ", then `git stash pop`: DVC had put changes of yours aside" if aside else ""
         yield Finding(what, f"`git switch {branch}`{pop}", stops=False)
 
 
 def _attach(root: Path, branch: str) -> None:
-    _run_git(root, "symbolic-ref", "HEAD", f"refs/heads/{branch}")
+    try_git(root, "symbolic-ref", "HEAD", f"refs/heads/{branch}")
     for name in ("EXEC_BRANCH", "EXEC_MERGE", "EXEC_BASELINE"):
-        _run_git(root, "update-ref", "-d", f"refs/exps/exec/{name}")
+        try_git(root, "update-ref", "-d", f"refs/exps/exec/{name}")
 
 
-def _left_experiments(root: Path) -> Iterator[Finding]:
+def left_experiments(root: Path) -> Iterator[Finding]:
     """The temporary checkouts of killed experiments, which `dvc exp show` has as running for ever."""
     exps = root / ".dvc/tmp/exps"
     infos: dict[Path, list[tuple[Path, dict[str, Any]]]] = {}
@@ -282,7 +195,7 @@ def _remove_experiment(root: Path, folder: Path, files: list[Path], queued: str 
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _partial_folders(root: Path) -> Iterator[Finding]:
+def partial_folders(root: Path) -> Iterator[Finding]:
     """What killed writers left (see tapestry.atomic)."""
     for parent, folders, _ in os.walk(root):
         left = [name for name in folders if _PARTIAL.fullmatch(name)]
@@ -299,23 +212,12 @@ def _sweep(folder: Path) -> None:
         pass  # it removes the left ones of its path first
 
 
-def _store(root: Path) -> Iterator[Finding]:
-    path = root / "mlflow.db"
-    if not path.is_file() or path.stat().st_size == 0:
-        return
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    except sqlite3.OperationalError:
-        return  # locked, or not to be read: it isn't known
-    except sqlite3.DatabaseError as error:
-        yield Finding(f"mlflow.db: {error}", "move it away; the next run makes a new one")
-        return
-    if "runs" not in tables:
-        yield Finding("mlflow.db: half-made, without a run in it", "removed; the next run makes a new one", path.unlink)
-
-
-def _run_git(root: Path, *arguments: str) -> str | None:
-    """What git prints; None if it fails."""
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else None
+def _locked(path: Path) -> bool:
+    """Whether a living process holds a flock(2) lock on a file or folder."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            return try_lock(handle) is False
+        finally:
+            os.close(handle)
+    return False

@@ -1,0 +1,73 @@
+"""What `dvc repro` would rerun, and why: a look ahead that starts no stage and changes no file.
+
+DVC itself reads dvc.yaml and dvc.lock, hashes files and compares parameters; here it is asked stage by stage, in the
+order in which it would run them. Two things it can't tell are added: what the stage `source` is about to write, and
+which results the run cache holds, so that what follows them is known too.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from dvc.exceptions import DvcException
+from dvc.fs import LocalFileSystem
+from dvc.repo import Repo
+from dvc.scm import SCMError
+
+from tapestry.data.source import describe
+from tapestry.errors import TapestryError, one_line
+from tapestry.planning.overrides import FILE, with_overrides
+from tapestry.planning.planner import Planner
+from tapestry.planning.stage_plan import StagePlan
+
+_SOURCE = Path("data/source")
+
+
+def plan(root: Path, overrides: Sequence[str] = ()) -> list[StagePlan]:
+    """What `dvc repro` in the checkout `root` would do, or `dvc exp run -S` with each of `overrides`, in its order.
+
+    Raises:
+        TapestryError: parameters or overrides are wrong (see `with_overrides`), a raw file can't be found, or DVC
+            can't read the checkout.
+    """
+    text, parameters = with_overrides(root / FILE, overrides)
+    written = {
+        str(root / _SOURCE / f"{domain}.json"): json.dumps(fingerprint, indent=2) + "\n"
+        for domain, fingerprint in describe(parameters.source, parameters.synthetic).items()
+    }
+    try:
+        with Repo(str(root), fs=_Overlay(root / FILE, text)) as repo:
+            plans = Planner(written).plan(repo)
+        if overrides:
+            with Repo(str(root)) as repo:
+                names = {made.stage for made in plans}
+                plans += [StagePlan(s.addressing, "gone") for s in repo.index.stages if s.addressing not in names]
+    except SCMError as error:
+        raise TapestryError(
+            f"{root} is in no git repository, which DVC needs: `git init && git add --all && git commit -m start`"
+        ) from error
+    except DvcException as error:
+        raise TapestryError(
+            f"DVC can't read {root}: {one_line(str(error), 300)}; `tapestry doctor` finds what a kill left"
+        ) from error
+    return plans
+
+
+class _Overlay(LocalFileSystem):  # type: ignore[misc]
+    """The local files, but for one, which reads as `text`."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        super().__init__()
+        self._path, self._text = path.resolve(), text
+
+    def open(self, path: Any, mode: str = "r", encoding: str | None = None, **options: Any) -> IO[Any]:
+        if Path(path).absolute() == self._path and mode in ("r", "rt"):
+            return io.StringIO(self._text)
+        if Path(path).absolute() == self._path and mode == "rb":
+            return io.BytesIO(self._text.encode())
+        opened: IO[Any] = super().open(path, mode=mode, encoding=encoding, **options)
+        return opened
