@@ -15,10 +15,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tapestry.config import load_parameters
-from tapestry.data.ingest import ingest
-from tapestry.data.sessionize import DomainInput, sessionize
-from tapestry.provenance import content_hash
+from tapestry.ingest.ingest import ingest
+from tapestry.parameters import load_parameters
+from tapestry.provenance.hashes import content_hash
+from tapestry.sessionize.sessionize import DomainInput, sessionize
 
 EPOCHS = 3
 MARGIN = 2.0
@@ -55,9 +55,9 @@ def check_bytes(clone: Path, domains: list[str]) -> None:
     for domain in domains:
         (raw,) = (clone / "data/raw" / domain).iterdir()
         inputs[domain] = DomainInput(again / f"interactions/{domain}.parquet", again / f"counts/{domain}.json")
-        config = dataclasses.replace(parameters.ingest, threads=1)
+        settings = dataclasses.replace(parameters.ingest, threads=1)
         quarantine = again / f"quarantine/{domain}.parquet"
-        ingest(raw, domain, config, inputs[domain].interactions, quarantine, inputs[domain].counts)
+        ingest(raw, domain, settings, inputs[domain].interactions, quarantine, inputs[domain].counts)
     sessionize(inputs, dataclasses.replace(parameters.sessionize, threads=1), again / "sequences")
     for name in ("interactions", "quarantine", "counts", "sequences"):
         same = content_hash(clone / "data" / name) == content_hash(again / name)

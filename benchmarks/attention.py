@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 import torch
 from harness import against, interleaved, report
-from workloads import TOKENS, random_batch, shares, train_config
+from workloads import TOKENS, random_batch, shares, train_settings
 
-from tapestry.data.batches import Batch
 from tapestry.model.attention import alibi_slopes, attend, choose_kernel
-from tapestry.model.layout import Kernel, arrange
-from tapestry.tensors import to_device
-from tapestry.training.device import choose_device, make_deterministic
+from tapestry.model.device import choose_device, make_deterministic
+from tapestry.model.segments import Kernel, arrange
+from tapestry.model.tensors import to_device
+from tapestry.sequences.batches import Batch
 
 HEADS, WIDTH, DOMAINS = 4, 32, 5
 LENGTHS = (64, 200, 512, 1024, 2048, 4096)
@@ -32,17 +32,17 @@ def contender(
     batch: Batch, kernel: Kernel, intra: bool, device: torch.device, domains: int = DOMAINS
 ) -> Callable[[], object]:
     """One forward and backward pass over the batch."""
-    layout = to_device(arrange(batch, kernel, HEADS, domains, intra, False), device)
+    segments = to_device(arrange(batch, kernel, HEADS, domains, intra, False), device)
     tokens, dtype = len(batch.domain_N), dtype_on(device)
     qkv = torch.randn(tokens, 3, HEADS, WIDTH, device=device, dtype=dtype, requires_grad=True)
     grad = torch.randn(tokens, HEADS, WIDTH, device=device, dtype=dtype)
     slopes = alibi_slopes(HEADS).to(device)
-    return lambda: torch.autograd.grad(attend(qkv, layout, slopes), qkv, grad)
+    return lambda: torch.autograd.grad(attend(qkv, segments, slopes), qkv, grad)
 
 
 def main() -> None:
     device = choose_device("auto")
-    make_deterministic(7, train_config().threads)
+    make_deterministic(7, train_settings().threads)
     cuda = device.type == "cuda"
     fast = choose_kernel("auto", device, dtype_on(device), HEADS, WIDTH, True)
     rows = []

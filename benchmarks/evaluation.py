@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 from harness import apart, peak_mib, report
-from workloads import PARAMETERS, model_config, random_sequences, shares
+from workloads import PARAMETERS, model_settings, random_sequences, shares
 
 from tapestry.evaluation.scoring import rank_by_model
+from tapestry.model.device import make_deterministic
 from tapestry.model.network import Recommender
-from tapestry.training.device import make_deterministic
 
 LENGTH = 32
 CASES = ((2_000, 10_000), (2_000, 100_000), (2_000, 1_000_000), (500, 100_000), (8_000, 100_000), (32_000, 100_000))
@@ -26,7 +26,7 @@ def rank(users: int, items: int) -> tuple[float, float]:
     """Seconds, and MiB at the peak beyond those before."""
     make_deterministic(7, PARAMETERS.train.threads)
     sequences = random_sequences(LENGTH, users, shares(5), items)
-    model = Recommender(model_config(True), items, 5)
+    model = Recommender(model_settings(True), items, 5)
     batch_users = PARAMETERS.evaluate.batch_users
     targets = sequences.offsets[1:] - 1
     rank_by_model(model, sequences, targets[: 2 * batch_users], True, batch_users)  # libraries' own buffers

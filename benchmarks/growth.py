@@ -7,10 +7,10 @@ from typing import Any
 from attention import HEADS, WIDTH, dtype_on
 from attention import contender as attention_contender
 from harness import exponent, interleaved, report
-from workloads import TOKENS, model_config, random_batch, random_sequences, shares, train_config, trainer_of
+from workloads import TOKENS, model_settings, random_batch, random_sequences, shares, train_settings, trainer_of
 
 from tapestry.model.attention import choose_kernel
-from tapestry.training.device import choose_device, make_deterministic
+from tapestry.model.device import choose_device, make_deterministic
 
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 ITEMS = (10_000, 50_000, 200_000, 1_000_000)
@@ -30,7 +30,7 @@ def rows_of(what: str, sizes: tuple[int, ...], seconds: dict[str, float]) -> lis
 
 def main() -> None:
     device = choose_device("auto")
-    make_deterministic(7, train_config().threads)
+    make_deterministic(7, train_settings().threads)
     kernel = choose_kernel("auto", device, dtype_on(device), HEADS, WIDTH, True)
     rows: list[dict[str, Any]] = []
     for intra, name in ((True, "attention within 5 domains"), (False, "dense attention")):
@@ -47,8 +47,8 @@ def main() -> None:
     trainers = {
         str(domains): trainer_of(
             random_sequences(256, 64, shares(domains), 50_000),
-            model_config(True, window=256),
-            train_config(batch_users=64, negatives=512),
+            model_settings(True, window=256),
+            train_settings(batch_users=64, negatives=512),
         )
         for domains in DOMAINS
     }
@@ -57,8 +57,8 @@ def main() -> None:
     trainers = {
         str(items): trainer_of(
             random_sequences(64, 256, shares(5), items),
-            model_config(True),
-            train_config(batch_users=128, negatives=512),
+            model_settings(True),
+            train_settings(batch_users=128, negatives=512),
         )
         for items in ITEMS
     }

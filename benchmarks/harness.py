@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tapestry.atomic import write_json
+from tapestry.core.atomic import write_json
 
 RESULTS = Path(__file__).parent / "results"
 P = ParamSpec("P")

@@ -27,7 +27,7 @@ CHUNK = 100_000
 
 
 def ours(raw: list[Path], out: Path) -> None:
-    from tapestry.data.ingest import ingest
+    from tapestry.ingest.ingest import ingest
 
     for path in raw:
         domain = path.name.partition(".")[0]
@@ -54,7 +54,7 @@ def timed(run: Callable[[list[Path], Path], None], raw: list[Path], out: Path) -
     """Seconds by the clock and of processors, and MiB of memory at the peak, of a process that has done its imports."""
     import pandas  # noqa: F401
 
-    import tapestry.data.ingest  # noqa: F401
+    import tapestry.ingest.ingest  # noqa: F401
 
     before = _processor_seconds()
     started = time.perf_counter()

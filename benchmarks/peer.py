@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from workloads import PARAMETERS
 
-from tapestry.data.sequences import Sequences
 from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.ranking import Integers, Score, rank_targets
+from tapestry.sequences.reader import Sequences
 
 PEERS = Path(__file__).parent / "peers"
 NAMES = ("sasrec", "hstu")

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from harness import report
 from peer import KS, NAMES, PEERS, case_of, export, finish_training, judge, start_training
-from workloads import PARAMETERS, model_config, train_config
+from workloads import PARAMETERS, model_settings, train_settings
 
-from tapestry.data.sequences import TEST, VALIDATION, Sequences, read_sequences
+from tapestry.core.splits import TEST, VALIDATION
 from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.scoring import rank_by_model
 from tapestry.model.network import Recommender
+from tapestry.sequences.reader import Sequences, read_sequences
 from tapestry.training.loop import train
 
 VECTORS = PEERS / "vectors"
@@ -34,11 +35,11 @@ def judge_ours(sequences: Sequences, name: str, whole: bool) -> dict[str, Any]:
         ranks = rank_by_model(model, sequences, sequences.targets(split), True, PARAMETERS.train.batch_users)
         return ranking_metrics(ranks.rank, KS)
 
-    config = train_config(negatives=None)
+    settings = train_settings(negatives=None)
     training = train(
         sequences,
-        model_config(whole),
-        config,
+        model_settings(whole),
+        settings,
         lambda model: judged(model, VALIDATION),
         lambda epoch: print(epoch, flush=True),
     )

@@ -20,9 +20,9 @@ from harness import against, apart, exponent, peak_mib, report
 from peer import PEERS
 from workloads import PARAMETERS
 
-from tapestry.atomic import write_json
-from tapestry.data.database import connect
-from tapestry.data.sessionize import DomainInput, sessionize
+from tapestry.core.atomic import write_json
+from tapestry.sessionize.sessionize import DomainInput, sessionize
+from tapestry.tables.database import connect
 
 ROWS = tuple(int(rows) for rows in os.environ.get("ROWS", "1000000,10000000,50000000,100000000").split(","))
 PEER_ROWS = {

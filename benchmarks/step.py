@@ -13,10 +13,10 @@ from unittest.mock import patch
 import torch
 from harness import against, interleaved, report
 from torch import Tensor
-from workloads import TOKENS, model_config, random_sequences, shares, train_config, trainer_of
+from workloads import TOKENS, model_settings, random_sequences, shares, train_settings, trainer_of
 
 from tapestry.model.ddsr import DomainStateAttention
-from tapestry.model.states import States
+from tapestry.model.kernels.domain_states import States
 
 LENGTHS = (64, 1024, 4096)
 DOMAINS, ITEMS, WIDTH = 5, 50_000, 128
@@ -26,8 +26,8 @@ BATCHES, ROUNDS = 2, 5
 def contender(length: int, whole: bool, **changes: object) -> Callable[[], object]:
     users = TOKENS // length
     sequences = random_sequences(length, BATCHES * users, shares(DOMAINS), ITEMS)
-    model = model_config(whole, window=length, width=WIDTH, state_dim=WIDTH, **changes)
-    trainer = trainer_of(sequences, model, train_config(batch_users=users, negatives=512))
+    model = model_settings(whole, window=length, width=WIDTH, state_dim=WIDTH, **changes)
+    trainer = trainer_of(sequences, model, train_settings(batch_users=users, negatives=512))
     return lambda: trainer.run("pass")
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from harness import against, report
 from peer import NAMES, case_of, export, finish_training, start_training
-from workloads import model_config, train_config, trainer_of
+from workloads import model_settings, train_settings, trainer_of
 
-from tapestry.data.sequences import TEST, read_sequences
+from tapestry.core.splits import TEST
+from tapestry.sequences.reader import read_sequences
 
 TURNS = int(os.environ.get("TURNS", "5"))
 PEER_BATCHES = 6
@@ -27,7 +28,7 @@ PEER_BATCHES = 6
 def main(folder: Path) -> None:
     sequences = read_sequences(folder)
     trainers = {
-        name: trainer_of(sequences, model_config(whole), train_config(negatives=None))
+        name: trainer_of(sequences, model_settings(whole), train_settings(negatives=None))
         for name, whole in (("ours", True), ("ours: HSTU + ALiBi", False))
     }
     rates: dict[str, list[float]] = {name: [] for name in (*trainers, *NAMES)}

@@ -9,12 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tapestry.config import ModelConfig, TrainConfig, load_parameters
-from tapestry.data.batches import Batch
-from tapestry.data.sequences import TRAIN, Domain, Sequences
+from tapestry.core.splits import TRAIN
+from tapestry.model.device import make_deterministic
 from tapestry.model.network import Recommender
-from tapestry.training.device import make_deterministic
+from tapestry.model.settings import ModelSettings
+from tapestry.parameters import load_parameters
+from tapestry.sequences.batches import Batch
+from tapestry.sequences.reader import Domain, Sequences
 from tapestry.training.loop import Trainer
+from tapestry.training.settings import TrainSettings
 
 TOKENS = 16_384
 PARAMETERS = load_parameters(Path(__file__).parents[1] / "params.yaml")
@@ -56,17 +59,17 @@ def random_batch(length: int, share: npt.NDArray[np.float64], tokens: int = TOKE
     return Batch(zeros, torch.from_numpy(domain), zeros, zeros, position, torch.arange(users + 1) * length)
 
 
-def model_config(whole: bool, **changes: object) -> ModelConfig:
+def model_settings(whole: bool, **changes: object) -> ModelSettings:
     """The default model, or with the same width and layers HSTU + ALiBi: `full` without TAPE and DDSR."""
     baseline = {} if whole else {"attention": "full", "tape": False, "ddsr": False}
     return dataclasses.replace(PARAMETERS.model, **(baseline | changes))  # type: ignore[arg-type]
 
 
-def train_config(**changes: object) -> TrainConfig:
+def train_settings(**changes: object) -> TrainSettings:
     return dataclasses.replace(PARAMETERS.train, **changes)  # type: ignore[arg-type]
 
 
-def trainer_of(sequences: Sequences, model: ModelConfig, train: TrainConfig) -> Trainer:
+def trainer_of(sequences: Sequences, model: ModelSettings, train: TrainSettings) -> Trainer:
     """A trainer of a new model on the CPU or the GPU that `train.device` says."""
     make_deterministic(train.seed, train.threads)
     return Trainer(Recommender(model, sequences.items, len(sequences.domains)), sequences, train)

@@ -1,19 +1,11 @@
-"""One page of figures and plots from the metrics and the model's resolved config."""
+"""One page of figures and plots from the metrics and the model's resolved settings."""
 
 from pathlib import Path
 
-import _start  # noqa: F401
-
-from tapestry.checkout import require_root
+from tapestry.core.checkout import require_root
 from tapestry.report.page import read_inputs, write_report
-from tapestry.tracking.runs import reported_errors
 
 
 def main() -> None:
     require_root()
     write_report(read_inputs(Path("metrics"), Path("models")), Path("reports/index.html"))
-
-
-if __name__ == "__main__":
-    with reported_errors("report"):
-        main()

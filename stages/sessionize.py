@@ -2,30 +2,30 @@
 
 from pathlib import Path
 
-import _start  # noqa: F401
-
-from tapestry.atomic import write_json
-from tapestry.checkout import require_made
-from tapestry.config import flatten, load_parameters
-from tapestry.data.sessionize import DomainInput, contested_interactions, sessionize
-from tapestry.provenance import content_hash
-from tapestry.tracking.runs import reported_errors, stage_run
+from tapestry.core.atomic import write_json
+from tapestry.core.checkout import require_made
+from tapestry.core.domains import load_domains
+from tapestry.core.settings import flatten, load_section
+from tapestry.provenance.hashes import content_hash
+from tapestry.sessionize.sessionize import DomainInput, contested_interactions, sessionize
+from tapestry.sessionize.settings import SessionizeSettings
+from tapestry.tracking.runs import stage_run
 
 
 def main() -> None:
-    parameters = load_parameters()
+    settings, domains = load_section(SessionizeSettings, "sessionize"), load_domains()
     inputs = {
         domain: DomainInput(
             require_made(Path(f"data/interactions/{domain}.parquet"), f"ingest@{domain}"),
             require_made(Path(f"data/counts/{domain}.json"), f"ingest@{domain}"),
         )
-        for domain in parameters.source.domains
+        for domain in domains
     }
     folder = Path("data/sequences")
-    params = flatten(parameters.sessionize, "sessionize") | {"source.domains": parameters.source.domains}
+    params = flatten(settings, "sessionize") | {"source.domains": domains}
     with stage_run("sessionize", params) as run:
         run.tag(input_hash=run.read(Path("data/interactions"), "sessionize"))
-        metrics = sessionize(inputs, parameters.sessionize, folder)
+        metrics = sessionize(inputs, settings, folder)
         write_json(Path("data/statistics.json"), metrics)
         run.tag(data_hash=content_hash(folder))
         run.log_metrics(metrics, "data")
@@ -33,8 +33,3 @@ def main() -> None:
             print(line)
         whole = metrics["all"]
         print(f"{whole['users']} users, {whole['items']} items, {whole['interactions']} interactions")
-
-
-if __name__ == "__main__":
-    with reported_errors("sessionize"):
-        main()

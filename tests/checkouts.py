@@ -20,7 +20,7 @@ DOMAINS = ["Books", "Toys"]
 # Stands for every stage but `source`: what it writes follows from the stage's dependencies and parameters in dvc.yaml,
 # but for threads and memory limits, as it is with the real ones.
 STAND_IN = """
-import hashlib, sys
+import hashlib
 from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
@@ -31,22 +31,23 @@ def load(name):
 def files(path):
     return sorted(p for p in [path, *path.rglob("*")] if p.is_file() and p.suffix != ".pyc")
 
-stage, domain = Path(sys.argv[0]).stem, (sys.argv[1:] or [""])[0]
-spec, values = load("dvc.yaml")["stages"][stage], load("params.yaml")
-digest = hashlib.sha256(stage.encode())
-for name in spec.get("params", []):
-    section, _, key = name.partition(".")
-    for each in [key] if key else values[section]:
-        if each not in ("threads", "memory_limit"):
-            digest.update(f"{section}.{each}={values[section][each]}".encode())
-for name in spec.get("deps", []):
-    for file in files(Path(name.replace("${item.domain}", domain))):
-        digest.update(file.read_bytes())
-for out in [*spec.get("outs", []), *spec.get("metrics", []), *spec.get("plots", [])]:
-    path = Path((out if isinstance(out, str) else next(iter(out))).replace("${item.domain}", domain))
-    folder = not path.suffix
-    (path if folder else path.parent).mkdir(parents=True, exist_ok=True)
-    (path / "part" if folder else path).write_text('{"x": "' + digest.hexdigest() + '"}')
+def main(domain=""):
+    stage = Path(__file__).stem
+    spec, values = load("dvc.yaml")["stages"][stage], load("params.yaml")
+    digest = hashlib.sha256(stage.encode())
+    for name in spec.get("params", []):
+        section, _, key = name.partition(".")
+        for each in [key] if key else values[section]:
+            if each not in ("threads", "memory_limit"):
+                digest.update(f"{section}.{each}={values[section][each]}".encode())
+    for name in spec.get("deps", []):
+        for file in files(Path(name.replace("${item.domain}", domain))):
+            digest.update(file.read_bytes())
+    for out in [*spec.get("outs", []), *spec.get("metrics", []), *spec.get("plots", [])]:
+        path = Path((out if isinstance(out, str) else next(iter(out))).replace("${item.domain}", domain))
+        folder = not path.suffix
+        (path if folder else path.parent).mkdir(parents=True, exist_ok=True)
+        (path / "part" if folder else path).write_text('{"x": "' + digest.hexdigest() + '"}')
 """
 
 
@@ -59,8 +60,8 @@ def make_checkout(folder: Path, stand_ins: bool = True) -> Path:
     (folder / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc/config", folder / ".dvc")
     set_parameters(folder, {"source.domains": DOMAINS, "synthetic.users": 20, "synthetic.items": 30})
-    for script in (folder / "stages").glob("[!_]*.py"):
-        if stand_ins and script.stem != "source":
+    for script in (folder / "stages").glob("*.py"):
+        if stand_ins and script.stem not in ("run", "source"):
             script.write_text(STAND_IN, encoding="utf-8")
     make_repository(folder)
     return folder

@@ -11,9 +11,9 @@ import pytest
 from filelock import FileLock
 from tiny_checkout import make_checkout
 
-from tapestry.config import Parameters, load_parameters
-from tapestry.data.ingest import ingest
-from tapestry.data.sessionize import DomainInput
+from tapestry.ingest.ingest import ingest
+from tapestry.parameters import Parameters, load_parameters
+from tapestry.sessionize.sessionize import DomainInput
 
 ROOT = Path(__file__).parents[1]
 AMAZON = ROOT.parent / "shared" / "amazon"

@@ -29,9 +29,10 @@ from oracles.ingest import Bad, Moment, Reading, expected, float_id, judge, judg
 from raw_rows import small_pieces
 from tqdm import tqdm
 
-from tapestry.config import IngestConfig, load_parameters
-from tapestry.data.ingest import ingest
-from tapestry.errors import TapestryError
+from tapestry.core.errors import TapestryError
+from tapestry.ingest.ingest import ingest
+from tapestry.ingest.settings import IngestSettings
+from tapestry.parameters import load_parameters
 
 NOON = 1_378_252_800
 LAYOUTS = {
@@ -54,9 +55,9 @@ class Input:
 class Generator:
     """Makes one input from its number."""
 
-    def __init__(self, number: int, config: IngestConfig) -> None:
+    def __init__(self, number: int, settings: IngestSettings) -> None:
         self.random = random.Random(number)
-        self.config = config
+        self.settings = settings
         self.names, self.unit = self.random.choice(list(LAYOUTS.items()))
 
     def make(self) -> Input:
@@ -133,7 +134,7 @@ class Generator:
         header = self.pick(b"", b"\xef\xbb\xbf", b"\n") + (delimiter.join(quoted) + line_end).encode()
         if header.endswith(b"\r") and body.startswith(b"\n"):
             body = body[1:]
-        judged = judge_csv(bytes(body), delimiter.encode(), columns, self.names, self.config, self.unit)
+        judged = judge_csv(bytes(body), delimiter.encode(), columns, self.names, self.settings, self.unit)
         return self.stored(
             self.pick("Books.csv", "Books.csv", "Books.tsv", "Books.inter"), header + bytes(body), judged
         )
@@ -168,7 +169,7 @@ class Generator:
             lines.append(junk if self.random.random() < 0.08 else line)
         lines.insert(0, b"{" + b", ".join(b'"%b": 0' % name.encode() for name in self.names[:3]) + b"}")
         content = self.pick(b"\n", b"\r\n").join(lines) + self.pick(b"\n", b"")
-        judged = [judge_json(line, self.names, self.config, self.unit) for line in content.split(b"\n")]
+        judged = [judge_json(line, self.names, self.settings, self.unit) for line in content.split(b"\n")]
         if content.endswith(b"\n"):
             judged.pop()
         return self.stored(self.pick("Books.json", "Books.jsonl", "Books.ndjson"), content, judged)
@@ -200,7 +201,7 @@ class Generator:
         for user, item, time, rating in zip(user_values, item_values, times, ratings, strict=True):
             stars = None if rating is None or math.isnan(rating) else str(rating)
             invalid = Bad("invalid UTF-8") in (user, item)
-            judged.append("invalid UTF-8" if invalid else judge(user, item, time, stars, self.config, unit))
+            judged.append("invalid UTF-8" if invalid else judge(user, item, time, stars, self.settings, unit))
         table = pa.table([arrays[name] for name in columns], names=columns)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, row_group_size=self.pick(7, 1000))
@@ -281,7 +282,7 @@ class Generator:
         return Input(name, content, judged)
 
 
-def check(given: Input, number: int, config: IngestConfig, folder: Path) -> None:
+def check(given: Input, number: int, settings: IngestSettings, folder: Path) -> None:
     """Ingest the input and compare.
 
     Raises:
@@ -294,7 +295,7 @@ def check(given: Input, number: int, config: IngestConfig, folder: Path) -> None
     pieces = random.Random(number)
     try:
         with small_pieces(pieces.choice([1, 7, 64, 1000, 1 << 22]), pieces.choice([1, 5, 1 << 17])):
-            ingest(raw, "Books", config, *out)
+            ingest(raw, "Books", settings, *out)
     except TapestryError as error:
         if counts["interactions"] or not re.search("holds no rows|can't be used", str(error)):
             raise
@@ -312,17 +313,17 @@ def same(what: str, found: list[Any], wanted: list[Any]) -> None:
 
 def fuzz(first: int, inputs: int, keep: Path) -> tuple[Counter[str], list[int]]:
     """Check inputs of the numbers from `first` on: how many of which kind there were, and the numbers of faults."""
-    config = dataclasses.replace(
+    settings = dataclasses.replace(
         load_parameters(Path(__file__).parent.parent / "params.yaml").ingest, max_quarantine_share=1.0
     )
     kinds: Counter[str] = Counter()
     faults = []
     for number in tqdm(range(first, first + inputs), desc="inputs", disable=None, leave=False):
-        given = Generator(number, config).make()
+        given = Generator(number, settings).make()
         kinds[given.name.partition(".")[2]] += 1
         with tempfile.TemporaryDirectory() as folder:
             try:
-                check(given, number, config, Path(folder))
+                check(given, number, settings, Path(folder))
             except Exception as error:
                 faults.append(number)
                 kept = keep / str(number) / given.name

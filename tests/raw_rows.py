@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tapestry.data import csv_rows, json_rows
-from tapestry.data.classify import open_reader
+from tapestry.ingest import csv_rows, json_rows
+from tapestry.ingest.classify import open_reader
 
 
 @contextmanager

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from tapestry.config import ModelConfig, load_parameters
-from tapestry.data.sequences import Domain, Sequences
 from tapestry.model.network import Recommender
+from tapestry.model.settings import ModelSettings
 from tapestry.model.storage import save_model
+from tapestry.parameters import load_parameters
+from tapestry.sequences.reader import Domain, Sequences
 
-WHOLE_MODEL = ModelConfig(
+WHOLE_MODEL = ModelSettings(
     width=8,
     layers=2,
     heads=2,
@@ -103,5 +104,5 @@ def write_checkout(sequences: Sequences, folder: Path, params_yaml: Path, seed: 
     write_sequences(sequences, folder / "data/sequences")
     torch.manual_seed(seed)
     model = Recommender(WHOLE_MODEL, sequences.items, len(sequences.domains)).eval()
-    save_model(folder / "models", model, sequences.domains, load_parameters(params_yaml).train)
+    save_model(folder / "models", model, sequences.domains, dataclasses.asdict(load_parameters(params_yaml).train))
     return model

@@ -12,9 +12,9 @@ from typing import Any
 from checkouts import ROOT, completed, make_repository, set_parameters
 from ruamel.yaml import YAML
 
-from tapestry.config import Parameters
-from tapestry.data.source import fetch
-from tapestry.dvc_files import ALWAYS
+from tapestry.parameters import Parameters
+from tapestry.provenance.dvc_files import ALWAYS
+from tapestry.source.source import fetch
 
 DOMAINS = ("Books", "Toys")
 

@@ -2,7 +2,7 @@
 
 import os
 
-from tapestry.cpu import make_portable
+from tapestry.core.cpu import make_portable
 
 # Read when torch is loaded, so set before a module of ours loads it.
 make_portable()

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tapestry.checkout import enter_checkout
-from tapestry.errors import TapestryError
-from tapestry.relocate import artifact_folder
-from tapestry.relocate import relocate as relocate_store
-from tapestry.store import open_store, shown_uri, store_file
+from tapestry.core.checkout import enter_checkout
+from tapestry.core.errors import TapestryError
+from tapestry.core.failures import reported_errors
 from tapestry.tracking.delivery import send_left
-from tapestry.tracking.runs import reported_errors
+from tapestry.tracking.relocate import artifact_folder
+from tapestry.tracking.relocate import relocate as relocate_store
+from tapestry.tracking.store import open_store, shown_uri, store_file, store_uri
 
 app = typer.Typer(
     help="Cross-domain sequential recommendation, from raw reviews to ranked items. Run the pipeline with `dvc repro`.",
     no_args_is_help=True,
     add_completion=False,
 )
+
+
+def _errors(command: str) -> AbstractContextManager[None]:
+    return reported_errors(command, str(store_file() or store_uri()))
 
 
 @app.callback()
@@ -33,7 +38,7 @@ def figures(
     path: Annotated[Path | None, typer.Option(help="Test figures to show, if not this checkout's.")] = None,
 ) -> None:
     """Show the test figures of the model beside the baselines, in percent."""
-    with reported_errors("figures"):
+    with _errors("figures"):
         if path is None:
             path = enter_checkout() / "metrics/test.json"
         try:
@@ -57,7 +62,7 @@ def plan_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of stages with their reasons.")] = False,
 ) -> None:
     """Show what `dvc repro` would rerun, and why, without running or changing anything."""
-    with reported_errors("plan"):
+    with _errors("plan"):
         root = enter_checkout()
         from tapestry.planning.plan import plan  # DVC's import takes a second
         from tapestry.planning.stage_plan import as_json as plans_as_json
@@ -74,7 +79,7 @@ def doctor_command(
     """Find what stops this checkout from running, such as what a killed run left, and say how to mend it."""
     from tapestry.doctor.examine import examine
 
-    with reported_errors("doctor"):
+    with _errors("doctor"):
         findings = examine(enter_checkout())
         for finding in findings:
             if fix and finding.fix is not None:
@@ -100,14 +105,14 @@ def audit(
     """
     from tapestry.audit.run import run_audit  # here: it needs much that other commands don't
 
-    with reported_errors("audit"):
+    with _errors("audit"):
         raise SystemExit(run_audit(run, rerun, as_json, certificate))
 
 
 @app.command()
 def sync() -> None:
     """Send MLflow the runs that it didn't take when they ran."""
-    with reported_errors("sync"):
+    with _errors("sync"):
         enter_checkout()
         sent, kept = send_left()
         typer.echo(f"{sent} run{'' if sent == 1 else 's'} sent")
@@ -118,7 +123,7 @@ def sync() -> None:
 @app.command()
 def relocate() -> None:
     """Make a store that was moved or copied with its checkout find its artifacts here. Every run does it too."""
-    with reported_errors("relocate"):
+    with _errors("relocate"):
         enter_checkout()
         file = store_file()
         if file is None:
@@ -131,9 +136,9 @@ def relocate() -> None:
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) -> None:
     """Serve the MLflow UI of this checkout's store, to this machine only, until Ctrl-C."""
-    from tapestry.ui import serve
+    from tapestry.tracking.ui import serve
 
-    with reported_errors("ui"):
+    with _errors("ui"):
         enter_checkout()
         serve(port, typer.echo)
 
@@ -157,7 +162,7 @@ def recommend(
     --user and --domain may be repeated. A line of JSON is {"user_id": text, "history": list of ids}, or the list alone.
     An id that several domains have is written {"item_id": id, "domain": name}. Unknown items are skipped and counted.
     """
-    with reported_errors("recommend"):
+    with _errors("recommend"):
         from tapestry.recommending import shell
 
         order = shell.Order(
@@ -180,8 +185,8 @@ def champion(
     run: Annotated[str | None, typer.Option(help="Make the model of this MLflow run the champion.")] = None,
 ) -> None:
     """Show the registered models and the champion among them, or choose another champion by hand."""
-    with reported_errors("champion"):
-        from tapestry import registry
+    with _errors("champion"):
+        from tapestry.tracking import registry
 
         if version is not None and run is not None:
             raise TapestryError("give --version or --run, not both")

@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 from small import WHOLE_MODEL, random_sequences, sequences_of
 
-from tapestry.data.batches import pack
-from tapestry.data.sequences import TEST, VALIDATION, Sequences
-from tapestry.evaluation import baselines, ranking
-from tapestry.evaluation.baselines import rank_by_item_knn, rank_by_popularity
+from tapestry.baselines import baselines
+from tapestry.baselines.baselines import rank_by_item_knn, rank_by_popularity
+from tapestry.core.splits import TEST, VALIDATION
+from tapestry.evaluation import ranking
 from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.ranking import Integers, Ranks, rank_targets
 from tapestry.evaluation.scoring import rank_by_model
 from tapestry.model.network import Recommender
+from tapestry.sequences.batches import pack
+from tapestry.sequences.reader import Sequences
 
 
 def naive_rank(sequences: Sequences, target: int, scores: list[float], exclude_seen: bool) -> tuple[int, int]:
@@ -83,8 +85,8 @@ def test_the_model_is_ranked_by_its_scores_whatever_the_batch(split: int) -> Non
     for place, target in enumerate(targets):
         start = sequences.offsets[sequences.owner[target]]
         batch = pack(sequences, np.array([start]), np.array([target]))
-        layout = model.arrange(batch, "reference")
-        query = model(batch, layout)[layout.inverse_N[-1]]
+        segments = model.arrange(batch, "reference")
+        query = model(batch, segments)[segments.inverse_N[-1]]
         domain = sequences.domains[sequences.domain[target]]
         scores = (model.item_vectors(slice(domain.start, domain.end)) @ query).tolist()
         assert by_batch[0].rank[place] == naive_rank(sequences, int(target), scores, True)[0]
@@ -110,7 +112,7 @@ def test_the_model_reads_the_last_window_of_a_history() -> None:
     longer = sequences_of([[8, 0, 1, 2, 3, 4, 5, 6, 7]], [0] * 9)
     torch.manual_seed(0)
     model = Recommender(WHOLE_MODEL, 9, 1)
-    model.config = type(WHOLE_MODEL)(**{**vars(WHOLE_MODEL), "window": 7})
+    model.settings = type(WHOLE_MODEL)(**{**vars(WHOLE_MODEL), "window": 7})
     first, second = (rank_by_model(model, s, s.targets(TEST), False, 4) for s in (sequences, longer))
     assert first.rank.tolist() == second.rank.tolist()
 

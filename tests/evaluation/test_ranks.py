@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from small import random_sequences, sequences_of
 
-from tapestry.data.sequences import TEST
-from tapestry.errors import TapestryError
+from tapestry.core.errors import TapestryError
+from tapestry.core.splits import TEST
 from tapestry.evaluation.ranking import Ranks
 from tapestry.evaluation.ranks import ranks_table, read_baselines, read_ranks, write_ranks
 

@@ -13,12 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapestry.data.batches import Batch
-from tapestry.errors import TapestryError
-from tapestry.model import tiles
+from tapestry.core.errors import TapestryError
 from tapestry.model.attention import alibi_slopes, attend, choose_kernel
-from tapestry.model.layout import Kernel, Layout, arrange
-from tapestry.tensors import to_device
+from tapestry.model.kernels import tiles
+from tapestry.model.segments import Kernel, Segments, arrange
+from tapestry.model.tensors import to_device
+from tapestry.sequences.batches import Batch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -37,12 +37,12 @@ def random_batch(lengths: list[int], domains: int, seed: int, skew: float = 0.0)
 
 
 def both_ways(
-    layout: Layout, qkv: torch.Tensor, weight: torch.Tensor, device: torch.device = CPU
+    segments: Segments, qkv: torch.Tensor, weight: torch.Tensor, device: torch.device = CPU
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention in the batch's order, and the gradient of its weighted sum by queries, keys and values."""
-    layout, leaf = to_device(layout, device), qkv.to(device).requires_grad_()
+    segments, leaf = to_device(segments, device), qkv.to(device).requires_grad_()
     slopes = alibi_slopes(qkv.shape[2]).to(device)
-    out = attend(leaf[layout.order_N], layout, slopes)[layout.inverse_N]
+    out = attend(leaf[segments.order_N], segments, slopes)[segments.inverse_N]
     (grad,) = torch.autograd.grad(out, leaf, weight.to(out))
     return out.detach().double().cpu(), grad.double().cpu()
 
@@ -70,7 +70,7 @@ def naive_attention(qkv: torch.Tensor, batch: Batch, intra: bool) -> Iterator[to
     seed=st.integers(0, 10_000),
     heads=st.sampled_from([1, 3, 4]),
     intra=st.booleans(),
-    kernel=st.sampled_from(["reference", "sorted", "flex"]),
+    kernel=st.sampled_from(["reference", "tiled", "flex"]),
 )
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_every_kernel_equals_plain_loops(
@@ -78,11 +78,11 @@ def test_every_kernel_equals_plain_loops(
 ) -> None:
     batch = random_batch(lengths, domains, seed)
     qkv = torch.randn(sum(lengths), 3, heads, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    layout = arrange(batch, kernel, heads, domains, intra, False)
+    segments = arrange(batch, kernel, heads, domains, intra, False)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         slopes = torch.tensor([2 ** (-8 * (head + 1) / heads) for head in range(heads)], dtype=torch.float64)
-        actual = attend(qkv[layout.order_N], layout, slopes)[layout.inverse_N]
+        actual = attend(qkv[segments.order_N], segments, slopes)[segments.inverse_N]
     expected = torch.stack(list(naive_attention(qkv, batch, intra)))
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
@@ -107,8 +107,8 @@ def test_sorted_equals_the_reference_in_float64_with_its_gradients(
     qkv = 2 * torch.randn(sum(lengths), 3, heads, width, dtype=torch.float64, generator=generator)
     weight = torch.randn(sum(lengths), heads, width, dtype=torch.float64, generator=generator)
     with patch.object(tiles, "LONGEST", longest):
-        layouts = [arrange(batch, kernel, heads, domains, intra, False) for kernel in ("sorted", "reference")]
-    (out, grad), (wanted, wanted_grad) = (both_ways(layout, qkv, weight) for layout in layouts)
+        layouts = [arrange(batch, kernel, heads, domains, intra, False) for kernel in ("tiled", "reference")]
+    (out, grad), (wanted, wanted_grad) = (both_ways(segments, qkv, weight) for segments in layouts)
     torch.testing.assert_close(out, wanted, rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(grad, wanted_grad, rtol=1e-8, atol=1e-10)
 
@@ -124,9 +124,9 @@ def test_sorted_in_float32_is_the_float64_reference_but_for_rounding(
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(sum(lengths), 3, 2, 16, generator=generator)
     weight = torch.randn(sum(lengths), 2, 16, generator=generator)
-    out, grad = both_ways(arrange(batch, "sorted", 2, domains, intra, False), qkv, weight)
-    layout = arrange(batch, "reference", 2, domains, intra, False)
-    wanted, wanted_grad = both_ways(layout, qkv.double(), weight.double())
+    out, grad = both_ways(arrange(batch, "tiled", 2, domains, intra, False), qkv, weight)
+    segments = arrange(batch, "reference", 2, domains, intra, False)
+    wanted, wanted_grad = both_ways(segments, qkv.double(), weight.double())
     torch.testing.assert_close(out, wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(grad, wanted_grad, rtol=1e-4, atol=2e-4)
 
@@ -138,15 +138,15 @@ def test_the_slopes_of_four_and_eight_heads_are_those_of_the_paper() -> None:
 
 def test_the_layout_puts_segments_together_and_keeps_time_inside() -> None:
     batch = random_batch([7, 1, 9, 4], 3, 1)
-    layout = arrange(batch, "sorted", 2, 3, True, False)
-    assert sorted(layout.order_N.tolist()) == list(range(21))
-    assert layout.order_N[layout.inverse_N].tolist() == list(range(21))
-    segment = layout.segments()
+    segments = arrange(batch, "tiled", 2, 3, True, False)
+    assert sorted(segments.order_N.tolist()) == list(range(21))
+    assert segments.order_N[segments.inverse_N].tolist() == list(range(21))
+    segment = segments.segment_of_token()
     history_of = torch.repeat_interleave(torch.arange(4), batch.offsets_B1.diff())
     seen: set[tuple[int, int]] = set()
     start = 0
-    for index, length in enumerate(layout.lengths_G.tolist()):
-        places = layout.order_N[start : start + length]
+    for index, length in enumerate(segments.lengths_G.tolist()):
+        places = segments.order_N[start : start + length]
         assert segment[start : start + length].eq(index).all()
         keys = {(int(history_of[i]), int(batch.domain_N[i])) for i in places}
         assert len(keys) == 1
@@ -154,28 +154,28 @@ def test_the_layout_puts_segments_together_and_keeps_time_inside() -> None:
         assert batch.position_N[places].tolist() == sorted(batch.position_N[places].tolist())
         seen |= keys
         start += length
-    assert layout.lengths_G.tolist() == sorted(layout.lengths_G.tolist())
+    assert segments.lengths_G.tolist() == sorted(segments.lengths_G.tolist())
 
 
 def test_two_attentions_of_one_size_do_not_share_what_backward_needs() -> None:
     """Memory is reused between calls, so a second forward before the first's backward must not spoil it."""
     batch = random_batch([300, 20, 150], 2, 3)
-    layout = arrange(batch, "sorted", 2, 2, True, False)
+    segments = arrange(batch, "tiled", 2, 2, True, False)
     qkv, other = (torch.randn(470, 3, 2, 8, requires_grad=True) for _ in range(2))
-    alone = torch.autograd.grad(attend(qkv, layout, alibi_slopes(2)).sum(), qkv)[0]
-    first = attend(qkv, layout, alibi_slopes(2))
-    second = attend(other, layout, alibi_slopes(2))
+    alone = torch.autograd.grad(attend(qkv, segments, alibi_slopes(2)).sum(), qkv)[0]
+    first = attend(qkv, segments, alibi_slopes(2))
+    second = attend(other, segments, alibi_slopes(2))
     torch.autograd.grad(second.sum(), other)
     assert torch.equal(torch.autograd.grad(first.sum(), qkv)[0], alone)
 
 
 def test_training_works_after_inference_mode_used_the_same_memory() -> None:
     batch = random_batch([50, 50], 2, 4)
-    layout = arrange(batch, "sorted", 2, 2, True, False)
+    segments = arrange(batch, "tiled", 2, 2, True, False)
     qkv = torch.randn(100, 3, 2, 24, requires_grad=True)
     with torch.inference_mode():
-        inferred = attend(qkv.detach(), layout, alibi_slopes(2))
-    out = attend(qkv, layout, alibi_slopes(2))
+        inferred = attend(qkv.detach(), segments, alibi_slopes(2))
+    out = attend(qkv, segments, alibi_slopes(2))
     out.sum().backward()
     assert torch.equal(out.detach(), inferred)
 
@@ -184,11 +184,11 @@ def test_training_works_after_inference_mode_used_the_same_memory() -> None:
     ("name", "device", "dtype", "heads", "width", "train", "message"),
     [
         ("flex", CPU, torch.float32, 4, 32, True, r"flex can't run here \(FlexAttention has no backward on the CPU\)"),
-        ("varlen", CPU, torch.bfloat16, 4, 32, True, "needs a CUDA device.*: auto, reference, sorted$"),
+        ("varlen", CPU, torch.bfloat16, 4, 32, True, "needs a CUDA device.*: auto, reference, tiled$"),
         ("varlen", CUDA, torch.float32, 4, 32, True, "precision: bf16.*: auto, reference, flex$"),
         ("varlen", CUDA, torch.bfloat16, 4, 30, True, "multiple of 8"),
         ("varlen", CUDA, torch.bfloat16, 6, 32, True, "1, 2, 4 or 8 heads"),
-        ("sorted", CUDA, torch.float32, 4, 32, True, "it is the CPU's"),
+        ("tiled", CUDA, torch.float32, 4, 32, True, "it is the CPU's"),
     ],
 )
 def test_a_kernel_that_cannot_run_is_an_error_that_names_those_that_can(
@@ -199,7 +199,7 @@ def test_a_kernel_that_cannot_run_is_an_error_that_names_those_that_can(
 
 
 def test_auto_is_a_kernel_that_can_run() -> None:
-    assert choose_kernel("auto", CPU, torch.float32, 3, 7, True) == "sorted"
+    assert choose_kernel("auto", CPU, torch.float32, 3, 7, True) == "tiled"
     assert choose_kernel("auto", CUDA, torch.float32, 3, 7, True) == "flex"
     assert choose_kernel("auto", CUDA, torch.bfloat16, 4, 32, True) == "varlen"
     assert choose_kernel("flex", CPU, torch.float32, 4, 8, False) == "flex"
@@ -217,7 +217,7 @@ def test_the_cuda_kernels_equal_the_reference(
     qkv = torch.randn(1402, 3, 4, 32).to(dtype)
     weight = torch.randn(1402, 4, 32).to(dtype)
     out, grad = both_ways(arrange(batch, kernel, 4, 4, intra, False), qkv, weight, CUDA)
-    layout = arrange(batch, "reference", 4, 4, intra, False)
-    wanted, wanted_grad = both_ways(layout, qkv.double(), weight.double())
+    segments = arrange(batch, "reference", 4, 4, intra, False)
+    wanted, wanted_grad = both_ways(segments, qkv.double(), weight.double())
     torch.testing.assert_close(out, wanted, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(grad, wanted_grad, rtol=tolerance, atol=tolerance)

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import WHOLE_MODEL, random_sequences, sequences_of
 
-from tapestry.config import ModelConfig
-from tapestry.data.batches import Batch, pack
-from tapestry.data.sequences import Sequences
-from tapestry.model.layout import Kernel
 from tapestry.model.network import Recommender
+from tapestry.model.segments import Kernel
+from tapestry.model.settings import ModelSettings
+from tapestry.sequences.batches import Batch, pack
+from tapestry.sequences.reader import Sequences
 
 Array = npt.NDArray[np.float64]
 CONFIGS = st.builds(
@@ -35,20 +35,20 @@ CONFIGS = st.builds(
 )
 
 
-def network(config: ModelConfig, sequences: Sequences, seed: int = 0) -> Recommender:
+def network(settings: ModelSettings, sequences: Sequences, seed: int = 0) -> Recommender:
     """A network in float64 and evaluation mode whose parameters are all random, biases and norms too."""
     torch.manual_seed(seed)
-    model = Recommender(config, sequences.items, len(sequences.domains)).double().eval()
+    model = Recommender(settings, sequences.items, len(sequences.domains)).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.5)
     return model
 
 
-def queries(model: Recommender, batch: Batch, kernel: Kernel = "sorted") -> torch.Tensor:
+def queries(model: Recommender, batch: Batch, kernel: Kernel = "tiled") -> torch.Tensor:
     """The queries in the batch's order."""
-    layout = model.arrange(batch, kernel)
-    result: torch.Tensor = model(batch, layout)[layout.inverse_N]
+    segments = model.arrange(batch, kernel)
+    result: torch.Tensor = model(batch, segments)[segments.inverse_N]
     return result
 
 
@@ -72,18 +72,18 @@ def softmax(scores: list[float]) -> list[float]:
 
 
 def naive_network(
-    weights: dict[str, Array], config: ModelConfig, items: list[int], domains: list[int], next_domains: list[int]
+    weights: dict[str, Array], settings: ModelSettings, items: list[int], domains: list[int], next_domains: list[int]
 ) -> Array:
     """model.md's equations, one position, head and domain at a time."""
-    width, heads = config.width, config.heads
+    width, heads = settings.width, settings.heads
     hidden = []
     for item, domain, following in zip(items, domains, next_domains, strict=True):
         h = weights["item.weight"][item] * math.sqrt(width) + weights["domain.weight"][domain]
-        if config.tape and domain != following:
-            table = weights["domain.weight" if config.tape_tied else "tape_domain.weight"]
+        if settings.tape and domain != following:
+            table = weights["domain.weight" if settings.tape_tied else "tape_domain.weight"]
             h = h + table[following] * linear(weights, "tape.project", table[domain])
         hidden.append(h)
-    for number in range(config.layers):
+    for number in range(settings.layers):
         layer = f"layers.{number}"
         normed = [layer_norm(weights, f"{layer}.norm_in", h) for h in hidden]
         q, k, v, u = zip(*(np.split(linear(weights, f"{layer}.project", x), 4) for x in normed), strict=True)
@@ -94,12 +94,12 @@ def naive_network(
             for head in range(heads):
                 part = slice(head * size, (head + 1) * size)
                 slope = 2 ** (-8 * (head + 1) / heads)
-                js = [j for j in range(i + 1) if config.attention == "full" or domains[j] == domains[i]]
+                js = [j for j in range(i + 1) if settings.attention == "full" or domains[j] == domains[i]]
                 scores = [float(q[i][part] @ k[j][part]) / math.sqrt(size) - slope * (i - j) for j in js]
                 for share, j in zip(softmax(scores), js, strict=True):
                     out[part] += share * v[j][part]
-            if config.ddsr:
-                out = out + naive_ddsr(weights, layer, config, normed, domains, i)
+            if settings.ddsr:
+                out = out + naive_ddsr(weights, layer, settings, normed, domains, i)
             mixed.append(out)
         for i, out in enumerate(mixed):
             gated = layer_norm(weights, f"{layer}.norm_out", out) * (u[i] / (1 + np.exp(-u[i])))
@@ -108,52 +108,52 @@ def naive_network(
 
 
 def naive_ddsr(
-    weights: dict[str, Array], layer: str, config: ModelConfig, normed: list[Array], domains: list[int], i: int
+    weights: dict[str, Array], layer: str, settings: ModelSettings, normed: list[Array], domains: list[int], i: int
 ) -> Array:
     last: dict[int, int] = {}
     for j in range(i + 1):
         last[domains[j]] = j
     projected = {j: np.split(linear(weights, f"{layer}.ddsr.project", normed[j]), 3) for j in [i, *last.values()]}
-    size = config.state_dim // config.heads
-    out = np.zeros(config.state_dim)
-    for head in range(config.heads):
+    size = settings.state_dim // settings.heads
+    out = np.zeros(settings.state_dim)
+    for head in range(settings.heads):
         part = slice(head * size, (head + 1) * size)
         scores = [float(projected[i][0][part] @ projected[j][1][part]) / math.sqrt(size) for j in last.values()]
         for share, j in zip(softmax(scores), last.values(), strict=True):
             out[part] += share * projected[j][2][part]
     states = linear(weights, f"{layer}.ddsr.output", out)
-    if config.fusion == "gate":
+    if settings.fusion == "gate":
         gate = 1 / (1 + np.exp(-linear(weights, f"{layer}.gate", normed[i])))
-        states = states * np.repeat(gate, config.width // config.heads)
+        states = states * np.repeat(gate, settings.width // settings.heads)
     return states
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    config=CONFIGS,
+    settings=CONFIGS,
     seed=st.integers(0, 10_000),
     domains=st.integers(1, 4),
-    kernel=st.sampled_from(["sorted", "reference"]),
+    kernel=st.sampled_from(["tiled", "reference"]),
 )
-def test_the_network_equals_plain_loops(config: ModelConfig, seed: int, domains: int, kernel: Kernel) -> None:
+def test_the_network_equals_plain_loops(settings: ModelSettings, seed: int, domains: int, kernel: Kernel) -> None:
     sequences = random_sequences(seed, users=5, items=4 * domains, domains=domains, longest=9)
-    model = network(config, sequences, seed)
+    model = network(settings, sequences, seed)
     batch = whole_histories(sequences)
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     actual = queries(model, batch, kernel).detach().numpy()
     for start, end in zip(batch.offsets_B1[:-1].tolist(), batch.offsets_B1[1:].tolist(), strict=True):
         columns: list[Any] = [x[start:end].tolist() for x in (batch.item_N, batch.domain_N, batch.target_domain_N)]
-        expected = naive_network(weights, config, *columns)
+        expected = naive_network(weights, settings, *columns)
         np.testing.assert_allclose(actual[start:end], expected, rtol=1e-9, atol=1e-12)
 
 
 @settings(max_examples=30, deadline=None)
-@given(config=CONFIGS, seed=st.integers(0, 10_000), data=st.data())
+@given(settings=CONFIGS, seed=st.integers(0, 10_000), data=st.data())
 def test_later_items_and_later_next_domains_change_no_output_before(
-    config: ModelConfig, seed: int, data: st.DataObject
+    settings: ModelSettings, seed: int, data: st.DataObject
 ) -> None:
     sequences = random_sequences(seed, users=1, longest=12)
-    model = network(config, sequences, seed)
+    model = network(settings, sequences, seed)
     batch = whole_histories(sequences)
     j = data.draw(st.integers(0, len(batch.item_N) - 1))
     changed = {name: tensor.clone() for name, tensor in vars(batch).items()}
@@ -201,7 +201,7 @@ def test_the_gradients_of_the_network_are_the_reference_kernels() -> None:
     sequences = random_sequences(4, users=9, longest=40)
     batch = whole_histories(sequences)
     grads = []
-    for kernel in ("reference", "sorted"):
+    for kernel in ("reference", "tiled"):
         model = network(WHOLE_MODEL, sequences)
         weight = torch.randn(len(batch.item_N), WHOLE_MODEL.width, generator=torch.Generator().manual_seed(1))
         (queries(model, batch, kernel) * weight).sum().backward()

@@ -14,51 +14,53 @@ import torch
 from safetensors.torch import load_file, save_file
 from small import WHOLE_MODEL, random_sequences
 
-from tapestry.config import Parameters
-from tapestry.data.batches import pack
-from tapestry.data.sequences import Domain
-from tapestry.errors import TapestryError
+from tapestry.core.errors import TapestryError
 from tapestry.model.network import Recommender
-from tapestry.model.storage import load_model, load_train_config, save_model
+from tapestry.model.storage import load_model, save_model
+from tapestry.sequences.batches import pack
+from tapestry.sequences.reader import Domain
+
+TRAIN = {"epochs": 3, "learning_rate": 0.004}
 
 
-def test_a_saved_model_gives_the_same_queries_when_loaded(tmp_path: Path, parameters: Parameters) -> None:
+def test_a_saved_model_gives_the_same_queries_when_loaded(tmp_path: Path) -> None:
     sequences = random_sequences(0)
     model = Recommender(WHOLE_MODEL, sequences.items, 3).eval()
-    save_model(tmp_path / "models", model, sequences.domains, parameters.train)
+    save_model(tmp_path / "models", model, sequences.domains, TRAIN)
     loaded, domains = load_model(tmp_path / "models")
     batch = pack(sequences, sequences.offsets[:-1], sequences.offsets[1:] - 1)
-    layout = model.arrange(batch, "sorted")
-    assert torch.equal(model(batch, layout), loaded(batch, layout))
-    assert (loaded.config, domains) == (WHOLE_MODEL, sequences.domains)
-    assert load_train_config(tmp_path / "models") == parameters.train
+    segments = model.arrange(batch, "tiled")
+    assert torch.equal(model(batch, segments), loaded(batch, segments))
+    assert (loaded.settings, domains) == (WHOLE_MODEL, sequences.domains)
+    config = json.loads((tmp_path / "models/config.json").read_text(encoding="utf-8"))
+    assert config["train"] == TRAIN
 
 
-def test_a_model_may_carry_the_record_of_its_training(tmp_path: Path, parameters: Parameters) -> None:
+def test_a_model_may_carry_the_record_of_its_training(tmp_path: Path) -> None:
     sequences = random_sequences(0)
     model, record = Recommender(WHOLE_MODEL, sequences.items, 3), {"curve": [{"epoch": 1, "loss": 1 / 3}]}
     for training in (record, None):
-        save_model(tmp_path / "models", model, sequences.domains, parameters.train, training)
+        save_model(tmp_path / "models", model, sequences.domains, TRAIN, training)
         assert load_model(tmp_path / "models", sequences.domains)[1] == sequences.domains
         written = tmp_path / "models/training.json"
         assert (json.loads(written.read_text(encoding="utf-8")) if written.exists() else None) == training
 
 
-def test_the_same_model_is_saved_as_the_same_bytes(tmp_path: Path, parameters: Parameters) -> None:
+def test_the_same_model_is_saved_as_the_same_bytes(tmp_path: Path) -> None:
     sequences = random_sequences(0)
     for name in ("a", "b"):
         torch.manual_seed(1)
-        save_model(tmp_path / name, Recommender(WHOLE_MODEL, 30, 3), sequences.domains, parameters.train)
+        save_model(tmp_path / name, Recommender(WHOLE_MODEL, 30, 3), sequences.domains, TRAIN)
     for file in ("model.safetensors", "config.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "other width", "unknown key"])
-def test_a_damaged_model_is_refused(damage: str, tmp_path: Path, parameters: Parameters) -> None:
+def test_a_damaged_model_is_refused(damage: str, tmp_path: Path) -> None:
     sequences = random_sequences(0)
-    save_model(tmp_path, Recommender(WHOLE_MODEL, sequences.items, 3), sequences.domains, parameters.train)
-    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
-    values = json.loads(config.read_text())
+    save_model(tmp_path, Recommender(WHOLE_MODEL, sequences.items, 3), sequences.domains, TRAIN)
+    weights, settings = tmp_path / "model.safetensors", tmp_path / "config.json"
+    values = json.loads(settings.read_text())
     if damage == "truncated":
         weights.write_bytes(weights.read_bytes()[:-10])
     elif damage == "missing":
@@ -67,16 +69,16 @@ def test_a_damaged_model_is_refused(damage: str, tmp_path: Path, parameters: Par
         values["model"]["width"] = 16
     else:
         values["model"]["depth"] = 2
-    config.write_text(json.dumps(values))
+    settings.write_text(json.dumps(values))
     with pytest.raises(TapestryError, match="train"):
         load_model(tmp_path)
 
 
 @pytest.fixture
-def saved(tmp_path: Path, parameters: Parameters) -> Path:
+def saved(tmp_path: Path) -> Path:
     """A model of 30 items in domains D0, D1 and D2, of 10 each."""
     sequences = random_sequences(0)
-    save_model(tmp_path / "models", Recommender(WHOLE_MODEL, 30, 3), sequences.domains, parameters.train)
+    save_model(tmp_path / "models", Recommender(WHOLE_MODEL, 30, 3), sequences.domains, TRAIN)
     return tmp_path / "models"
 
 
@@ -168,7 +170,7 @@ CONFIGS: dict[str, tuple[bytes, bytes, str]] = {
     "not UTF-8": (b'"layers": 2,', b'"layers": 2, "\xff": 1,', "utf-8"),
     "nested": (b'"layers": 2,', b'"layers": ' + b"[" * 100_000 + b",", "recursion"),
     "a key missing": (b'"layers": 2,', b"", r"model\.layers: missing"),
-    "a section missing": (b'"train": {', b'"trains": {', "trains: unknown parameter"),
+    "a section missing": (b'"domains": [', b'"domain": [', "domains: missing"),
     "text": (b'"layers": 2,', b'"layers": "2",', r"model\.layers: expected a whole number, got '2'"),
     "infinite": (b'"layers": 2,', b'"layers": Infinity,', r"model\.layers: expected a whole number, got inf"),
     "infinite share": (b'"dropout": 0.3', b'"dropout": Infinity', r"model\.dropout: expected a finite number, got inf"),
@@ -191,10 +193,10 @@ CONFIGS: dict[str, tuple[bytes, bytes, str]] = {
 
 @pytest.mark.parametrize(("before", "after", "complaint"), CONFIGS.values(), ids=CONFIGS)
 def test_a_damaged_config_is_refused_by_what_is_wrong(saved: Path, before: bytes, after: bytes, complaint: str) -> None:
-    config = saved / "config.json"
-    content = config.read_bytes()
+    settings = saved / "config.json"
+    content = settings.read_bytes()
     assert before in content
-    config.write_bytes(content.replace(before, after))
+    settings.write_bytes(content.replace(before, after))
     with pytest.raises(TapestryError, match=f"({complaint}).*run `dvc repro train`"):
         load_model(saved)
 
@@ -202,12 +204,11 @@ def test_a_damaged_config_is_refused_by_what_is_wrong(saved: Path, before: bytes
 @pytest.mark.parametrize("content", [b"", b"[]", b"3", b'{"model": 1, "train": 2, "domains": []}'])
 def test_a_config_that_is_none_is_refused(saved: Path, content: bytes) -> None:
     (saved / "config.json").write_bytes(content)
-    for load in (load_model, load_train_config):
-        with pytest.raises(TapestryError, match=r"config\.json: damaged or of another version .*run `dvc repro train`"):
-            load(saved)
+    with pytest.raises(TapestryError, match=r"config\.json: damaged or of another version .*run `dvc repro train`"):
+        load_model(saved)
 
 
-def test_a_model_without_domains_is_refused(saved: Path, parameters: Parameters) -> None:
+def test_a_model_without_domains_is_refused(saved: Path) -> None:
     values = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps(values | {"domains": []}))
     with pytest.raises(TapestryError, match="domains"):

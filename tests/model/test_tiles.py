@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapestry.model import tiles
-from tapestry.model.tiles import Tile, plan_tiles
+from tapestry.model.kernels import tiles
+from tapestry.model.kernels.tiles import Tile, plan_tiles
 
 
 @dataclass(frozen=True)

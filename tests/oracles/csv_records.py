@@ -1,4 +1,4 @@
-"""CSV read a character at a time, in plain Python: what `tapestry.data.csv_rows` must come to."""
+"""CSV read a character at a time, in plain Python: what `tapestry.ingest.csv_rows` must come to."""
 
 from __future__ import annotations
 

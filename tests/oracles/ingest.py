@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oracles.csv_records import read_records
-from tapestry.config import IngestConfig
+from tapestry.ingest.settings import IngestSettings
 
 Reading = tuple[str, str, int, float | None]
 """User, item, milliseconds, rating."""
@@ -44,7 +44,7 @@ class Written:
 
 
 def judge(
-    user: str | Bad, item: str | Bad, time: Moment, rating: str | None, config: IngestConfig, unit: str
+    user: str | Bad, item: str | Bad, time: Moment, rating: str | None, settings: IngestSettings, unit: str
 ) -> str | Reading:
     """A row's fields, or the reason why they can't be used."""
     for name, value in (("user", user), ("item", item)):
@@ -56,7 +56,7 @@ def judge(
     moment = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(moment) or moment != math.floor(moment):
         return "timestamp is not a whole number"
-    first, last = config.time_range()
+    first, last = settings.time_range()
     if not first <= moment * _UNITS[unit] < last:
         for other, size in _UNITS.items():
             if other != unit and first <= moment * size < last:
@@ -72,7 +72,7 @@ def judge(
         stars = float(score) if _NUMBER.fullmatch(score) else stars
         if math.isnan(stars):
             return "rating is not a number"
-        if not config.min_rating <= stars <= config.max_rating:
+        if not settings.min_rating <= stars <= settings.max_rating:
             return "rating out of range"
     assert isinstance(user, str)
     assert isinstance(item, str)
@@ -111,7 +111,7 @@ def json_id(value: Any) -> str | Bad:
 
 
 def judge_csv(
-    body: bytes, delimiter: bytes, columns: Sequence[str], names: Sequence[str], config: IngestConfig, unit: str
+    body: bytes, delimiter: bytes, columns: Sequence[str], names: Sequence[str], settings: IngestSettings, unit: str
 ) -> list[str | Reading]:
     """The rows of CSV below its header, with these columns; `names` are of user, item, timestamp and rating."""
     places = [columns.index(name) if name in columns else None for name in names]
@@ -126,11 +126,11 @@ def judge_csv(
             judged.append("invalid UTF-8")
             continue
         user, item, time, rating = fields
-        judged.append(judge(csv_id(user or ""), csv_id(item or ""), Moment(time), rating, config, unit))
+        judged.append(judge(csv_id(user or ""), csv_id(item or ""), Moment(time), rating, settings, unit))
     return judged
 
 
-def judge_json(line: bytes, names: Sequence[str], config: IngestConfig, unit: str) -> str | Reading:
+def judge_json(line: bytes, names: Sequence[str], settings: IngestSettings, unit: str) -> str | Reading:
     """One line of JSON."""
     try:
         text = line.decode()
@@ -152,7 +152,7 @@ def judge_json(line: bytes, names: Sequence[str], config: IngestConfig, unit: st
     else:
         moment = Moment(None if time is None else str(time))
     stars = rating.text if isinstance(rating, Written) else None if rating is None else str(rating)
-    return judge(json_id(user), json_id(item), moment, stars, config, unit)
+    return judge(json_id(user), json_id(item), moment, stars, settings, unit)
 
 
 def expected(

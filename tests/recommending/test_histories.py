@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tapestry.data.sequences import Domain
-from tapestry.errors import TapestryError
+from tapestry.core.errors import TapestryError
 from tapestry.recommending.catalogue import Catalogue, read_catalogue
 from tapestry.recommending.histories import parse_history, read_histories
+from tapestry.sequences.reader import Domain
 
 DOMAINS = (Domain("Books", 0, 3), Domain("Toys", 3, 5))
 GLOBAL = Catalogue(np.array(["a", "b", "c", "d", "e"], dtype=object), DOMAINS)

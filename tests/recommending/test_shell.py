@@ -15,10 +15,10 @@ from small import random_sequences, sequences_of, write_checkout
 from typer.testing import CliRunner, Result
 
 from tapestry.cli import app
-from tapestry.data.sequences import Sequences
 from tapestry.model.storage import load_model
 from tapestry.recommending.catalogue import Catalogue
 from tapestry.recommending.top import Request, top_items
+from tapestry.sequences.reader import Sequences
 
 
 @pytest.fixture(scope="module")

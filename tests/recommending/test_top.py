@@ -13,19 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import WHOLE_MODEL, random_sequences, sequences_of
 
-from tapestry.config import ModelConfig
-from tapestry.data.batches import Batch
-from tapestry.data.sequences import TEST, Sequences
+from tapestry.core.splits import TEST
 from tapestry.evaluation.scoring import rank_by_model
 from tapestry.model.network import Recommender
+from tapestry.model.settings import ModelSettings
 from tapestry.recommending import top
 from tapestry.recommending.catalogue import Catalogue
 from tapestry.recommending.top import Request, Top, top_items
+from tapestry.sequences.batches import Batch
+from tapestry.sequences.reader import Sequences
 
 
-def small_model(sequences: Sequences, config: ModelConfig = WHOLE_MODEL) -> Recommender:
+def small_model(sequences: Sequences, settings: ModelSettings = WHOLE_MODEL) -> Recommender:
     torch.manual_seed(0)
-    return Recommender(config, sequences.items, len(sequences.domains)).double().eval()
+    return Recommender(settings, sequences.items, len(sequences.domains)).double().eval()
 
 
 def catalogue_of(sequences: Sequences) -> Catalogue:
@@ -35,7 +36,7 @@ def catalogue_of(sequences: Sequences) -> Catalogue:
 @torch.no_grad()
 def naive_scores(model: Recommender, sequences: Sequences, history: list[int], domain: int) -> list[float]:
     """Of the items of a domain in order; one history by itself, through the reference kernel."""
-    history = history[-model.config.window :]
+    history = history[-model.settings.window :]
     domains = [next(i for i, d in enumerate(sequences.domains) if d.start <= item < d.end) for item in history]
     batch = Batch(
         item_N=torch.tensor(history),
@@ -45,8 +46,8 @@ def naive_scores(model: Recommender, sequences: Sequences, history: list[int], d
         position_N=torch.arange(len(history)),
         offsets_B1=torch.tensor([0, len(history)]),
     )
-    layout = model.arrange(batch, "reference")
-    query = model(batch, layout)[layout.inverse_N[-1]]
+    segments = model.arrange(batch, "reference")
+    query = model(batch, segments)[segments.inverse_N[-1]]
     asked = sequences.domains[domain]
     return [float(score) for score in model.item_vectors(slice(asked.start, asked.end)) @ query]
 
@@ -98,12 +99,12 @@ class Tied(Recommender):
     table: torch.Tensor
 
     def item_vectors(self, items: torch.Tensor | slice) -> torch.Tensor:
-        vectors = torch.zeros(len(self.table[items]), self.config.width, dtype=torch.float64)
+        vectors = torch.zeros(len(self.table[items]), self.settings.width, dtype=torch.float64)
         vectors[:, 0] = self.table[items]
         return vectors
 
     def forward(self, batch: Batch, *_: object) -> torch.Tensor:
-        query = torch.zeros(len(batch.item_N), self.config.width, dtype=torch.float64)
+        query = torch.zeros(len(batch.item_N), self.settings.width, dtype=torch.float64)
         query[:, 0] = 1
         return query
 

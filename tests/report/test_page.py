@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tapestry.atomic import write_csv, write_json
-from tapestry.errors import TapestryError
+from tapestry.core.atomic import write_csv, write_json
+from tapestry.core.errors import TapestryError
 from tapestry.report.page import ReportInputs, read_inputs, render, write_report
 
 KS = (1, 5, 10, 20, 50, 100)

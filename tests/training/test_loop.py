@@ -13,36 +13,38 @@ import pytest
 import torch
 from small import WHOLE_MODEL, random_sequences, sequences_of
 
-from tapestry.config import Parameters, TrainConfig
-from tapestry.data.sequences import TEST, VALIDATION, Sequences
-from tapestry.errors import TapestryError
+from tapestry.core.errors import TapestryError
+from tapestry.core.splits import TEST, VALIDATION
 from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.scoring import rank_by_model
-from tapestry.model.layout import Kernel
+from tapestry.model.device import choose_device
 from tapestry.model.loss import domain_softmax_loss
 from tapestry.model.network import Recommender
+from tapestry.model.segments import Kernel
+from tapestry.parameters import Parameters
+from tapestry.sequences.reader import Sequences
 from tapestry.training import loop
-from tapestry.training.device import choose_device
 from tapestry.training.loop import DivergedError, Epoch, Training, train
+from tapestry.training.settings import TrainSettings
 
 MODEL = dataclasses.replace(WHOLE_MODEL, width=16, state_dim=16, dropout=0.0)
 
 
 @pytest.fixture
-def config(parameters: Parameters) -> TrainConfig:
+def settings(parameters: Parameters) -> TrainSettings:
     return dataclasses.replace(
         parameters.train, epochs=3, batch_users=8, negatives=None, device="cpu", threads=1, temperature=0.1
     )
 
 
-def trained(sequences: Sequences, config: TrainConfig, dropout: float = 0.0) -> Training:
-    model_config = dataclasses.replace(MODEL, dropout=dropout)
+def trained(sequences: Sequences, settings: TrainSettings, dropout: float = 0.0) -> Training:
+    model_settings = dataclasses.replace(MODEL, dropout=dropout)
     targets = sequences.targets(VALIDATION)
 
     def validate(model: Recommender) -> dict[str, float]:
         return ranking_metrics(rank_by_model(model, sequences, targets, False, 16).rank, [1, 10, 100])
 
-    return train(sequences, model_config, config, validate, lambda epoch: None)
+    return train(sequences, model_settings, settings, validate, lambda epoch: None)
 
 
 def cyclic_sequences() -> Sequences:
@@ -59,10 +61,10 @@ def cyclic_sequences() -> Sequences:
     return sequences_of(histories, [0] * 10 + [1] * 10)
 
 
-def test_training_overfits_a_planted_pattern(config: TrainConfig) -> None:
+def test_training_overfits_a_planted_pattern(settings: TrainSettings) -> None:
     sequences = cyclic_sequences()
     training = trained(
-        sequences, dataclasses.replace(config, epochs=60, patience=60, learning_rate=0.02, batch_users=16)
+        sequences, dataclasses.replace(settings, epochs=60, patience=60, learning_rate=0.02, batch_users=16)
     )
     targets = sequences.targets(TEST)
     ranks = rank_by_model(training.model, sequences, targets, False, 16)
@@ -75,17 +77,17 @@ def test_training_overfits_a_planted_pattern(config: TrainConfig) -> None:
     assert (ranks.rank[known] == 1).mean() > 0.9
 
 
-def test_two_trainings_give_the_same_bytes_and_another_seed_others(config: TrainConfig) -> None:
+def test_two_trainings_give_the_same_bytes_and_another_seed_others(settings: TrainSettings) -> None:
     sequences = random_sequences(1, users=40)
-    first, second = (trained(sequences, config, dropout=0.3) for _ in range(2))
-    other = trained(sequences, dataclasses.replace(config, seed=config.seed + 1), dropout=0.3)
+    first, second = (trained(sequences, settings, dropout=0.3) for _ in range(2))
+    other = trained(sequences, dataclasses.replace(settings, seed=settings.seed + 1), dropout=0.3)
     assert [epoch.figures() for epoch in first.epochs] == [epoch.figures() for epoch in second.epochs]
     for name, tensor in first.model.state_dict().items():
         assert tensor.numpy().tobytes() == second.model.state_dict()[name].numpy().tobytes()
     assert not torch.equal(first.model.item.weight, other.model.item.weight)
 
 
-def test_training_stops_early_and_keeps_the_best_epochs_weights(config: TrainConfig) -> None:
+def test_training_stops_early_and_keeps_the_best_epochs_weights(settings: TrainSettings) -> None:
     sequences = random_sequences(2, users=20)
     figures = iter([0.1, 0.3, 0.2, 0.2, 0.2, 0.2, 0.2])
     weights: list[torch.Tensor] = []
@@ -95,7 +97,7 @@ def test_training_stops_early_and_keeps_the_best_epochs_weights(config: TrainCon
         weights.append(model.item.weight.detach().clone())
         return {"ndcg_10": next(figures), "hr_10": 0.0, "hr_100": 0.0, "mrr": 0.0}
 
-    training = train(sequences, MODEL, dataclasses.replace(config, epochs=7, patience=3), validate, shown.append)
+    training = train(sequences, MODEL, dataclasses.replace(settings, epochs=7, patience=3), validate, shown.append)
     assert [epoch.epoch for epoch in training.epochs] == [1, 2, 3, 4, 5]
     assert shown == list(training.epochs)
     record = training.record()
@@ -107,14 +109,14 @@ def test_training_stops_early_and_keeps_the_best_epochs_weights(config: TrainCon
     assert not torch.equal(weights[1], weights[-1])
 
 
-def test_a_loss_that_is_no_number_stops_training_and_says_whose_and_how_large(config: TrainConfig) -> None:
+def test_a_loss_that_is_no_number_stops_training_and_says_whose_and_how_large(settings: TrainSettings) -> None:
     expected = r"epoch 1, step \d+: the loss is nan; users u\d+, .*TAPE's \|r\| is at most .*; largest norms: "
     with pytest.raises(DivergedError, match=expected) as failure:
-        trained(random_sequences(3), dataclasses.replace(config, learning_rate=1e30))
+        trained(random_sequences(3), dataclasses.replace(settings, learning_rate=1e30))
     assert failure.value.model is None
 
 
-def test_a_loss_that_is_no_number_later_leaves_the_best_epochs_weights(config: TrainConfig) -> None:
+def test_a_loss_that_is_no_number_later_leaves_the_best_epochs_weights(settings: TrainSettings) -> None:
     sequences = random_sequences(3, users=30)
     spoiled: list[bool] = []
 
@@ -124,20 +126,20 @@ def test_a_loss_that_is_no_number_later_leaves_the_best_epochs_weights(config: T
     def loss(*args: Any) -> torch.Tensor:
         return domain_softmax_loss(*args) * (math.nan if spoiled else 1.0)
 
-    best = train(sequences, MODEL, dataclasses.replace(config, epochs=1), validate, lambda epoch: None).model
+    best = train(sequences, MODEL, dataclasses.replace(settings, epochs=1), validate, lambda epoch: None).model
     with (
         patch.object(loop, "domain_softmax_loss", loss),
         pytest.raises(DivergedError, match="epoch 3, step 1: the loss is nan") as failure,
     ):
-        train(sequences, MODEL, config, validate, lambda epoch: spoiled.append(True) if epoch.epoch == 2 else None)
+        train(sequences, MODEL, settings, validate, lambda epoch: spoiled.append(True) if epoch.epoch == 2 else None)
     assert failure.value.model is not None
     for name, tensor in failure.value.model.state_dict().items():
         assert torch.equal(tensor, best.state_dict()[name])
 
 
-def test_an_update_that_breaks_the_weights_in_the_only_step_is_caught(config: TrainConfig) -> None:
+def test_an_update_that_breaks_the_weights_in_the_only_step_is_caught(settings: TrainSettings) -> None:
     """The loss of that step is finite, and no later one tells of the weights."""
-    overflowing = dataclasses.replace(config, epochs=1, batch_users=100, temperature=1e-36, learning_rate=1000.0)
+    overflowing = dataclasses.replace(settings, epochs=1, batch_users=100, temperature=1e-36, learning_rate=1000.0)
     with pytest.raises(
         DivergedError, match=r"epoch 1, after step 1: weights are NaN or infinite: .*item.weight"
     ) as failure:
@@ -148,11 +150,11 @@ def test_an_update_that_breaks_the_weights_in_the_only_step_is_caught(config: Tr
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("epochs", [2, 3])
 def test_a_weight_broken_by_an_epochs_last_step_leaves_the_epoch_before(
-    config: TrainConfig, epochs: int, value: float
+    settings: TrainSettings, epochs: int, value: float
 ) -> None:
     """Of one item that nobody has had in training: no loss would ever tell."""
     sequences = sequences_of([[0, 1, 0, 1, 2]] * 20, [0] * 3)
-    config = dataclasses.replace(config, epochs=epochs, negatives=1)
+    settings = dataclasses.replace(settings, epochs=epochs, negatives=1)
     broken: list[bool] = []
     kept: list[torch.Tensor] = []
     step = loop.Trainer.step
@@ -173,50 +175,49 @@ def test_a_weight_broken_by_an_epochs_last_step_leaves_the_epoch_before(
             DivergedError, match=rf"epoch {epochs}, after step 3: .* infinite: item.weight \(1 of 48\); "
         ) as failure,
     ):
-        train(sequences, MODEL, config, validate, lambda e: broken.append(True) if e.epoch == epochs - 1 else None)
+        train(sequences, MODEL, settings, validate, lambda e: broken.append(True) if e.epoch == epochs - 1 else None)
     assert failure.value.model is not None
     assert torch.equal(failure.value.model.item.weight, kept[-1])
     assert len(kept) == epochs - 1
 
 
-def test_bf16_trains_to_nearly_the_same_loss(config: TrainConfig) -> None:
+def test_bf16_trains_to_nearly_the_same_loss(settings: TrainSettings) -> None:
     """The products are rounded to 8 bits; weights, moments and the loss are not."""
     sequences = cyclic_sequences()
     exact, rounded = (
-        trained(sequences, dataclasses.replace(config, epochs=5, precision=precision)) for precision in ("fp32", "bf16")
+        trained(sequences, dataclasses.replace(settings, epochs=5, precision=precision))
+        for precision in ("fp32", "bf16")
     )
     assert exact.best.training.loss != rounded.best.training.loss
     assert exact.epochs[-1].training.loss == pytest.approx(rounded.epochs[-1].training.loss, rel=0.02)
     assert {tensor.dtype for tensor in rounded.model.state_dict().values()} == {torch.float32}
 
 
-def test_the_reference_kernel_has_the_same_losses(config: TrainConfig) -> None:
+def test_the_reference_kernel_has_the_same_losses(settings: TrainSettings) -> None:
     sequences = random_sequences(6, users=30)
     targets = sequences.targets(VALIDATION)
 
     def validate(model: Recommender) -> dict[str, float]:
         return ranking_metrics(rank_by_model(model, sequences, targets, False, 16).rank, [1, 10, 100])
 
-    kernels: list[Kernel] = ["sorted", "reference"]
+    kernels: list[Kernel] = ["tiled", "reference"]
     losses = []
     for kernel in kernels:
         model = dataclasses.replace(MODEL, kernel=kernel)
-        epochs = train(sequences, model, config, validate, lambda epoch: None).epochs
+        epochs = train(sequences, model, settings, validate, lambda epoch: None).epochs
         losses.append([epoch.training.loss for epoch in epochs])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_a_kernel_that_cannot_train_here_is_an_error_before_training(config: TrainConfig) -> None:
+def test_a_kernel_that_cannot_train_here_is_an_error_before_training(settings: TrainSettings) -> None:
     model = dataclasses.replace(MODEL, kernel="flex")
-    with pytest.raises(
-        TapestryError, match=r"model\.kernel: flex can't run here .* these can: auto, reference, sorted"
-    ):
-        train(random_sequences(3), model, config, lambda model: {}, lambda epoch: None)
+    with pytest.raises(TapestryError, match=r"model\.kernel: flex can't run here .* these can: auto, reference, tiled"):
+        train(random_sequences(3), model, settings, lambda model: {}, lambda epoch: None)
 
 
-def test_an_epoch_tells_its_speed_and_how_much_of_attention_was_padding(config: TrainConfig) -> None:
+def test_an_epoch_tells_its_speed_and_how_much_of_attention_was_padding(settings: TrainSettings) -> None:
     sequences = random_sequences(8, users=20)
-    epoch = trained(sequences, config).epochs[0]
+    epoch = trained(sequences, settings).epochs[0]
     trained_items = [int((sequences.split[a:b] == 0).sum()) for a, b in pairwise(sequences.offsets.tolist())]
     tokens = sum(items - 1 for items in trained_items if items >= 2)
     assert epoch.training.tokens == tokens <= epoch.training.computed
@@ -225,10 +226,10 @@ def test_an_epoch_tells_its_speed_and_how_much_of_attention_was_padding(config: 
     assert timings["tokens_per_second"] == tokens / timings["seconds"]
 
 
-def test_nothing_to_learn_from_is_an_error(config: TrainConfig) -> None:
+def test_nothing_to_learn_from_is_an_error(settings: TrainSettings) -> None:
     sequences = sequences_of([[0, 1, 2]], [0, 0, 0])
     with pytest.raises(TapestryError, match="no user has two training interactions"):
-        trained(sequences, config)
+        trained(sequences, settings)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -239,7 +240,7 @@ def test_cuda_without_a_device_is_an_error() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_auto_trains_on_cuda(config: TrainConfig) -> None:
-    training = trained(random_sequences(4), dataclasses.replace(config, device="auto"))
+def test_auto_trains_on_cuda(settings: TrainSettings) -> None:
+    training = trained(random_sequences(4), dataclasses.replace(settings, device="auto"))
     assert choose_device("auto").type == "cuda"
     assert training.model.item.weight.device.type == "cpu"

@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 import dataclasses
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small import WHOLE_MODEL, random_sequences
 from torch import Tensor, nn
 
-from tapestry.config import Parameters, TrainConfig
-from tapestry.data.batches import pack
 from tapestry.model.loss import domain_softmax_loss
 from tapestry.model.network import Recommender
+from tapestry.parameters import Parameters
+from tapestry.sequences.batches import pack
 from tapestry.training.optimizer import Optimizer, RowAdam
+from tapestry.training.settings import TrainSettings
 from tapestry.training.steps import Step, prepare_step
 
 SEEDS = st.integers(0, 10_000)
@@ -25,7 +27,7 @@ RATE, DECAY = 0.01, 0.2
 
 
 @pytest.fixture
-def config(parameters: Parameters) -> TrainConfig:
+def settings(parameters: Parameters) -> TrainSettings:
     return dataclasses.replace(parameters.train, learning_rate=RATE, weight_decay=DECAY)
 
 
@@ -49,7 +51,7 @@ def step_rows(rows: RowAdam, touched: Tensor, gradient: Tensor) -> None:
     rows.step(read)
 
 
-@settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25, deadline=None)
 @given(seed=SEEDS)
 def test_rows_that_are_all_touched_follow_adam(seed: int) -> None:
     generator, table, parameter = table_and_parameter(seed)
@@ -63,7 +65,7 @@ def test_rows_that_are_all_touched_follow_adam(seed: int) -> None:
         torch.testing.assert_close(table, parameter.detach(), rtol=1e-11, atol=1e-13)
 
 
-@settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25, deadline=None)
 @given(seed=SEEDS, steps=st.sampled_from([3, 40, 600]))
 def test_rows_that_are_touched_now_and_then_follow_adam_whenever_read(seed: int, steps: int) -> None:
     """Adam moves rows without a gradient by their momentum; here those moves are made when a row is read."""
@@ -84,7 +86,7 @@ def test_rows_that_are_touched_now_and_then_follow_adam_whenever_read(seed: int,
     torch.testing.assert_close(table, parameter.detach(), rtol=0, atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25, deadline=None)
 @given(seed=SEEDS)
 def test_rows_that_no_step_touches_keep_their_bytes(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -116,11 +118,11 @@ def random_model(items: int, domains: int) -> Recommender:
     return model
 
 
-def test_the_first_step_is_the_one_found_by_hand(config: TrainConfig) -> None:
+def test_the_first_step_is_the_one_found_by_hand(settings: TrainSettings) -> None:
     """Adam's first step is the learning rate times the gradient's sign; weight decay takes its share before."""
     model = random_model(items=6, domains=2)
     before = copy.deepcopy(model.state_dict())
-    optimizer = Optimizer(model, config)
+    optimizer = Optimizer(model, settings)
     touched = torch.tensor([4, 1])
     rows = optimizer.rows(touched)
     assert rows.value_UK.is_leaf
@@ -150,11 +152,11 @@ def steps_that_touch_all(model: Recommender, count: int) -> list[Step]:
         sequences = random_sequences(seed)
         batch = pack(sequences, sequences.offsets[:-1], sequences.offsets[1:] - 1)
         users = np.arange(len(sequences.user_id))
-        steps.append(prepare_step(model, "sorted", users, batch, sequences.domains, None, np.random.default_rng(seed)))
+        steps.append(prepare_step(model, "tiled", users, batch, sequences.domains, None, np.random.default_rng(seed)))
     return steps
 
 
-def test_training_steps_that_touch_all_items_follow_adamw(config: TrainConfig) -> None:
+def test_training_steps_that_touch_all_items_follow_adamw(settings: TrainSettings) -> None:
     model = random_model(items=30, domains=3)
     reference = copy.deepcopy(model)
     named = list(reference.named_parameters())
@@ -165,11 +167,11 @@ def test_training_steps_that_touch_all_items_follow_adamw(config: TrainConfig) -
         ],
         lr=RATE,
     )
-    optimizer = Optimizer(model, config)
+    optimizer = Optimizer(model, settings)
     for step in steps_that_touch_all(model, 3):
         assert step.touched_U.tolist() == list(range(30))
         rows = optimizer.rows(step.touched_U)
-        loss = domain_softmax_loss(model(step.batch, step.layout, rows.value_UK), rows.value_UK, step.targets, 0.2)
+        loss = domain_softmax_loss(model(step.batch, step.segments, rows.value_UK), rows.value_UK, step.targets, 0.2)
         loss.backward()
         assert all((p.grad is None) == (name == "item.weight") for name, p in model.named_parameters())
         optimizer.step(rows)
@@ -177,7 +179,7 @@ def test_training_steps_that_touch_all_items_follow_adamw(config: TrainConfig) -
 
         adamw.zero_grad()
         table = reference.item.weight
-        expected_loss = domain_softmax_loss(reference(step.batch, step.layout), table, step.targets, 0.2)
+        expected_loss = domain_softmax_loss(reference(step.batch, step.segments), table, step.targets, 0.2)
         expected_loss.backward()
         adamw.step()
         torch.testing.assert_close(loss, expected_loss, rtol=1e-9, atol=0)

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import WHOLE_MODEL, random_sequences
 
-from tapestry.data.batches import Batch, pack
-from tapestry.data.sequences import Sequences
 from tapestry.model.network import Recommender
+from tapestry.sequences.batches import Batch, pack
+from tapestry.sequences.reader import Sequences
 from tapestry.training.steps import Step, prefetched, prepare_step
 
 SEEDS = st.integers(0, 10_000)
@@ -31,11 +31,11 @@ def prepared(
     sequences: Sequences, negatives: int | None, generator: np.random.Generator, intra: bool = True
 ) -> tuple[Batch, Step]:
     """A batch and the step made of it."""
-    config = dataclasses.replace(WHOLE_MODEL, attention="intra" if intra else "full")
-    model = Recommender(config, sequences.items, len(sequences.domains))
+    settings = dataclasses.replace(WHOLE_MODEL, attention="intra" if intra else "full")
+    model = Recommender(settings, sequences.items, len(sequences.domains))
     batch = whole_histories(sequences)
     users = np.arange(len(sequences.user_id))
-    return batch, prepare_step(model, "sorted", users, batch, sequences.domains, negatives, generator)
+    return batch, prepare_step(model, "tiled", users, batch, sequences.domains, negatives, generator)
 
 
 @settings(max_examples=25, deadline=None)
@@ -50,7 +50,7 @@ def test_a_steps_parts_fit_together(seed: int, users: int, domains: int, negativ
     sequences = random_sequences(seed, users=users, items=8 * domains, domains=domains, longest=8)
     batch, step = prepared(sequences, negatives, np.random.default_rng(seed), intra)
     touched = step.touched_U.tolist()
-    order = step.layout.order_N.tolist()
+    order = step.segments.order_N.tolist()
     items, targets, target_domains = (x.tolist() for x in (batch.item_N, batch.target_N, batch.target_domain_N))
 
     assert touched == sorted(set(touched))

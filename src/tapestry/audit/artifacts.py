@@ -8,8 +8,8 @@ from urllib.parse import unquote, urlsplit
 from tapestry.audit.claims import Finding, failed, or_passed
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import shown_run
-from tapestry.store import store_file
 from tapestry.tracking.record import ARTIFACTS
+from tapestry.tracking.store import store_file
 
 
 def check_artifacts(evidence: Evidence) -> list[Finding]:

@@ -19,7 +19,7 @@ from tapestry.audit.packages import check_packages
 from tapestry.audit.pickles import check_pickles
 from tapestry.audit.rerun import TITLE, check_rerun, check_run_again
 from tapestry.audit.settings import check_settings
-from tapestry.errors import TapestryError, one_line
+from tapestry.core.errors import TapestryError, one_line
 
 Check = Callable[[Evidence], list[Finding]]
 

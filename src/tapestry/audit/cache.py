@@ -11,9 +11,9 @@ from typing import Any
 from tapestry.audit.claims import Finding, failed, or_passed, unknown
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import inputs_of, shown_run
-from tapestry.bounded_yaml import read_yaml
-from tapestry.dvc_files import locked
-from tapestry.provenance import dvc_md5
+from tapestry.core.yaml_file import read_yaml
+from tapestry.provenance.dvc_files import locked
+from tapestry.provenance.hashes import dvc_md5
 from tapestry.tracking.experiment import made_by
 
 _SIZES = ("size", "nfiles")  # left out of the hashes that name entries
@@ -114,12 +114,12 @@ def _entries(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _stage_of(entry: Mapping[str, Any]) -> str:
-    """`sh stages/python stages/ingest.py Books` → `ingest@Books`."""
+    """`sh stages/python stages/run.py ingest Books` → `ingest@Books`."""
     words = str(entry["cmd"]).split()
     script = next((place for place, word in enumerate(words) if word.endswith(".py")), None)
     if script is None:
         return str(entry["cmd"])
-    return "@".join([Path(words[script]).stem, *words[script + 1 :]])
+    return "@".join(words[script + 1 :])
 
 
 def _outs(entry: Mapping[str, Any]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tapestry.audit.claims import Claim, Finding, Status
 from tapestry.audit.records import Records, shown_run
-from tapestry.errors import for_terminal
+from tapestry.core.errors import for_terminal
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

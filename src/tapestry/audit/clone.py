@@ -13,11 +13,11 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from tapestry.config import load_parameters
-from tapestry.cpu import PORTABLE
-from tapestry.errors import TapestryError, one_line
-from tapestry.provenance import git
-from tapestry.store import sqlite_uri
+from tapestry.core.cpu import PORTABLE
+from tapestry.core.errors import TapestryError, one_line
+from tapestry.parameters import load_parameters
+from tapestry.provenance.git import git
+from tapestry.tracking.store import sqlite_uri
 
 _OURS = ("DVC_", "MLFLOW_", "GIT_", "PYTHONPATH")  # variables that would lead a stage elsewhere
 _RUNNING = "Running stage '"

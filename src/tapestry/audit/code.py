@@ -8,8 +8,9 @@ from pathlib import Path
 from tapestry.audit.claims import Finding, NoEvidenceError, Status, failed, or_passed, passed, unknown
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import shown_run
-from tapestry.errors import one_line
-from tapestry.provenance import CODE, git
+from tapestry.core.errors import one_line
+from tapestry.provenance.git import git
+from tapestry.provenance.hashes import CODE
 
 DECIDES = (*CODE, "params.yaml", "dvc.lock", "metrics", "requirements.lock", "pyproject.toml")
 """What must be committed for a commit to tell all of a result; other files that git doesn't know may lie about."""

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tapestry.audit.claims import Finding, failed, or_passed
 from tapestry.audit.evidence import Evidence
-from tapestry.data.sequences import TEST
+from tapestry.core.splits import TEST
 
 Sum = tuple[str, int, int]
 """What is counted, and two numbers that must be equal."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tapestry.errors import TapestryError, shown
+from tapestry.core.errors import TapestryError, shown
 
 _BLOCK = 1 << 20
 

@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from tapestry.audit.claims import NoEvidenceError
 from tapestry.audit.records import Records, open_records
-from tapestry.bounded_yaml import read_yaml
-from tapestry.checkout import require_made
-from tapestry.config import Parameters, load_parameters
-from tapestry.dvc_files import for_domain, lock_hash, read_lock
-from tapestry.errors import TapestryError
-from tapestry.provenance import code_hash, content_hash, dvc_md5
+from tapestry.core.checkout import require_made
+from tapestry.core.errors import TapestryError
+from tapestry.core.yaml_file import read_yaml
+from tapestry.parameters import Parameters, load_parameters
+from tapestry.provenance.dvc_files import for_domain, lock_hash, read_lock
+from tapestry.provenance.hashes import code_hash, content_hash, dvc_md5
 from tapestry.tracking.experiment import MODEL_STAGE
 
 if TYPE_CHECKING:

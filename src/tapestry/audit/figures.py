@@ -9,7 +9,7 @@ from tapestry.audit.claims import Finding, NoEvidenceError, failed, or_passed
 from tapestry.audit.differences import differing
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import shown_run
-from tapestry.evaluation.summary import read_results, write_figures
+from tapestry.figures.summary import read_results, write_figures
 from tapestry.tracking.record import FIGURES, row_curve, row_figures
 
 _UNDO = "restore the file with git, or run `dvc repro --force figures`"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tapestry.audit.claims import Finding, failed, or_passed, unknown
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import inputs_of, shown_run
-from tapestry.dvc_files import ALWAYS, locked
+from tapestry.provenance.dvc_files import ALWAYS, locked
 from tapestry.tracking.experiment import WITHOUT_ROW
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from pathlib import Path
 from tapestry.audit.claims import Finding, NoEvidenceError, failed, or_passed, passed, unknown
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import shown_run
-from tapestry.checkout import only_file
-from tapestry.data.checksums import digest_of, read_record, told
-from tapestry.data.releases import RELEASES
-from tapestry.data.source import describe, find_raw_file
-from tapestry.errors import TapestryError
-from tapestry.provenance import git
+from tapestry.core.checkout import only_file
+from tapestry.core.errors import TapestryError
+from tapestry.provenance.git import git
+from tapestry.source.checksums import digest_of, read_record, told
+from tapestry.source.releases import RELEASES
+from tapestry.source.source import describe, find_raw_file
 
 _AGAIN = "run `dvc repro`"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from tapestry.audit.claims import Finding, NoEvidenceError, failed, or_passed
 from tapestry.audit.evidence import Evidence
-from tapestry.config import flatten
-from tapestry.errors import shown
+from tapestry.core.errors import shown
+from tapestry.core.settings import flatten
 
 _ABSENT = object()
 _SHOWN = 3  # stages in a message

@@ -15,7 +15,7 @@ from pathlib import Path
 from tapestry.audit.certificate import CERTIFICATE
 from tapestry.audit.claims import Finding, failed, or_passed
 from tapestry.audit.evidence import Evidence
-from tapestry.store import store_file
+from tapestry.tracking.store import store_file
 
 _SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill", ".cloudpickle")
 _PACKED = (".gz", ".bz2", ".xz", ".lzma", ".z")

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapestry.audit.claims import NoEvidenceError
-from tapestry.dvc_files import locked
-from tapestry.errors import TapestryError, one_line
-from tapestry.store import EXPERIMENT, open_store, shown_uri, store_file
+from tapestry.core.errors import TapestryError, one_line
+from tapestry.provenance.dvc_files import locked
 from tapestry.tracking.delivery import explained
 from tapestry.tracking.experiment import MODEL_STAGE, PARENT, md5_tags, stage_name
 from tapestry.tracking.journal import left_journals
 from tapestry.tracking.rows import find_runs
+from tapestry.tracking.store import EXPERIMENT, open_store, shown_uri, store_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -14,10 +14,11 @@ from tapestry.audit.clone import cloned, provide_raw, reproduce
 from tapestry.audit.differences import first_difference
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import shown_run
-from tapestry.bounded_yaml import read_yaml
-from tapestry.cpu import describe_cpu
-from tapestry.dvc_files import locked
-from tapestry.provenance import dvc_md5, git
+from tapestry.core.cpu import describe_cpu
+from tapestry.core.yaml_file import read_yaml
+from tapestry.provenance.dvc_files import locked
+from tapestry.provenance.git import git
+from tapestry.provenance.hashes import dvc_md5
 from tapestry.tracking.experiment import MODEL_STAGE
 from tapestry.tracking.packages import PACKAGES, installed_packages, read_packages
 

@@ -10,16 +10,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tapestry.atomic import atomic_file
 from tapestry.audit.audit import audit_checkout, audit_run, worst
 from tapestry.audit.certificate import as_json, as_markdown, as_text, keep
 from tapestry.audit.claims import Claim, NoEvidenceError, Status
 from tapestry.audit.clone import cloned, provide_raw
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import Records, open_records, shown_run
-from tapestry.checkout import enter_checkout
-from tapestry.errors import TapestryError, for_terminal, shown
-from tapestry.provenance import git
+from tapestry.core.atomic import atomic_file
+from tapestry.core.checkout import enter_checkout
+from tapestry.core.errors import TapestryError, for_terminal, shown
+from tapestry.provenance.git import git
 from tapestry.tracking.delivery import explained
 from tapestry.tracking.experiment import MODEL_STAGE, PARENT
 

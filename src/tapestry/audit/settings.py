@@ -5,7 +5,7 @@ from __future__ import annotations
 from tapestry.audit.claims import Finding, failed, or_passed, unknown
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import shown_run
-from tapestry.config import flatten
+from tapestry.core.settings import flatten
 from tapestry.tracking.experiment import MODEL_STAGE
 
 _PARAMS = (

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tapestry.provenance import git
+from tapestry.provenance.git import git
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ import psutil
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from tapestry.atomic import atomic_file, own_folder, path_of, try_lock
+from tapestry.core.atomic import atomic_file, own_folder, path_of, try_lock
+from tapestry.core.errors import one_line
 from tapestry.doctor.finding import Finding, try_git
-from tapestry.errors import one_line
 
 _PARTIAL = re.compile(r"\..+\.[a-z0-9_]{8}\.partial")
 _MOVED = re.compile(r"checkout: moving from \S+ to [0-9a-f]{40}")
@@ -196,7 +196,7 @@ def _remove_experiment(root: Path, folder: Path, files: list[Path], queued: str 
 
 
 def partial_folders(root: Path) -> Iterator[Finding]:
-    """What killed writers left (see tapestry.atomic)."""
+    """What killed writers left (see tapestry.core.atomic)."""
     for parent, folders, _ in os.walk(root):
         left = [name for name in folders if _PARTIAL.fullmatch(name)]
         folders[:] = [name for name in folders if name not in _NOT_OURS and name not in left]

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from tapestry.config import load_parameters
+from tapestry.core.errors import TapestryError, one_line
 from tapestry.doctor.finding import Finding, try_git
-from tapestry.errors import TapestryError, one_line
+from tapestry.parameters import load_parameters
 
 _PACKAGES = ("dvc", "duckdb", "mlflow", "ruamel.yaml", "torch")  # one of each kind of stage
 

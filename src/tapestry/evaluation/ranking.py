@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tapestry.data.sequences import Domain, Sequences
+from tapestry.sequences.reader import Domain, Sequences
 
 Integers = npt.NDArray[np.int64]
 Score = Callable[[Integers, slice], Tensor]

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tapestry.atomic import atomic_file
-from tapestry.errors import TapestryError, one_line, shown
+from tapestry.core.atomic import atomic_file
+from tapestry.core.errors import TapestryError, one_line, shown
 
 if TYPE_CHECKING:  # torch, which only those who rank need
-    from tapestry.data.sequences import Sequences
     from tapestry.evaluation.ranking import Integers, Ranks
+    from tapestry.sequences.reader import Sequences
 
 
 def ranks_table(sequences: Sequences, targets: Integers, ranks: Ranks) -> pa.Table:

@@ -1,7 +1,7 @@
 """Causal self-attention with ALiBi over packed histories, within each domain or over all of them.
 
 One interface, `attend`, over four kernels that give equal results; `choose_kernel` says which can run where.
-Whether attention is within domains is the layout's matter: a token attends to its own segment.
+Whether attention is within domains is the segments's matter: a token attends to its own segment.
 
 Suffixes: N tokens of a batch, B histories, S longest history, H heads, E width of a head, G segments.
 """
@@ -14,36 +14,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tapestry.errors import TapestryError
-from tapestry.model.cuda_attention import attend_flex, attend_varlen
-from tapestry.model.layout import Kernel, Layout
-from tapestry.model.sorted_attention import attend_sorted
+from tapestry.core.errors import TapestryError
+from tapestry.model.kernels.cuda import attend_flex, attend_varlen
+from tapestry.model.kernels.tiled import attend_tiled
+from tapestry.model.segments import Kernel, Segments
 
-_BY_SPEED: tuple[Kernel, ...] = ("sorted", "varlen", "flex")
+_BY_SPEED: tuple[Kernel, ...] = ("tiled", "varlen", "flex")
 
 
-def attend(qkv_N3HE: Tensor, layout: Layout, slopes_H: Tensor) -> Tensor:
+def attend(qkv_N3HE: Tensor, segments: Segments, slopes_H: Tensor) -> Tensor:
     """softmax over { j ≤ i of i's segment } of q·k/√E − m_h (i − j), applied to v. (N, H, E)
 
-    Tokens come in the layout's order. i and j are positions in the whole history, also within one domain
+    Tokens come in the segments's order. i and j are positions in the whole history, also within one domain
     (arXiv 2508.20945, section 3).
     """
-    match layout.kernel:
-        case "sorted":
-            return attend_sorted(qkv_N3HE, slopes_H, layout.tiles)
+    match segments.kernel:
+        case "tiled":
+            return attend_tiled(qkv_N3HE, slopes_H, segments.tiles)
         case "flex":
-            return attend_flex(qkv_N3HE, slopes_H, layout)
+            return attend_flex(qkv_N3HE, slopes_H, segments)
         case "varlen":
-            return attend_varlen(qkv_N3HE, slopes_H, layout)
+            return attend_varlen(qkv_N3HE, slopes_H, segments)
         case _:
-            return attend_reference(qkv_N3HE, slopes_H, layout)
+            return attend_reference(qkv_N3HE, slopes_H, segments)
 
 
-def attend_reference(qkv_N3HE: Tensor, slopes_H: Tensor, layout: Layout) -> Tensor:
+def attend_reference(qkv_N3HE: Tensor, slopes_H: Tensor, segments: Segments) -> Tensor:
     """`attend` by a dense mask over histories padded to the longest: the paper's form, and slow."""
-    batch, longest = int(layout.history_N.max()) + 1, int(layout.position_N.max()) + 1
-    slot_N = layout.history_N * longest + layout.position_N
-    segment_BS = slot_N.new_full((batch * longest,), -1).index_copy(0, slot_N, layout.segments()).view(batch, longest)
+    batch, longest = int(segments.history_N.max()) + 1, int(segments.position_N.max()) + 1
+    slot_N = segments.history_N * longest + segments.position_N
+    segment_BS = (
+        slot_N.new_full((batch * longest,), -1).index_copy(0, slot_N, segments.segment_of_token()).view(batch, longest)
+    )
     qkv_BS3HE = qkv_N3HE.new_zeros(batch * longest, *qkv_N3HE.shape[1:]).index_copy(0, slot_N, qkv_N3HE)
     q, k, v = qkv_BS3HE.unflatten(0, (batch, longest)).permute(2, 0, 3, 1, 4)
     position_S = torch.arange(longest, device=slot_N.device)
@@ -64,7 +66,7 @@ def alibi_slopes(heads: int) -> Tensor:
 def choose_kernel(
     name: Literal["auto"] | Kernel, device: torch.device, dtype: torch.dtype, heads: int, head_width: int, train: bool
 ) -> Kernel:
-    """The kernel that `model.kernel` means here. `auto`: sorted on the CPU, on CUDA varlen if it can, else flex.
+    """The kernel that `model.kernel` means here. `auto`: tiled on the CPU, on CUDA varlen if it can, else flex.
 
     Raises:
         TapestryError: that kernel can't run here; the message names those that can.
@@ -72,7 +74,7 @@ def choose_kernel(
     cuda = device.type == "cuda"
     refusals: dict[Kernel, str | None] = {
         "reference": None,
-        "sorted": "it is the CPU's" if cuda else None,
+        "tiled": "it is the CPU's" if cuda else None,
         "flex": None if cuda or not train else "FlexAttention has no backward on the CPU",
         "varlen": _varlen_refusal(cuda, dtype, heads, head_width),
     }

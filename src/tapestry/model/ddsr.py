@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tapestry.model.states import States
+from tapestry.model.kernels.domain_states import States
 
 _ROWS = 4096  # tokens whose products are computed at a time, in cache
 

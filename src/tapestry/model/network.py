@@ -1,7 +1,7 @@
 """The whole network: embeddings and TAPE, then gated layers of self-attention and DDSR.
 
 With `attention: full`, `tape: false` and `ddsr: false` it is the HSTU + ALiBi baseline (arXiv 2402.17152).
-All of it computes packed tokens, none padded, in the order of a layout.
+All of it computes packed tokens, none padded, in the order of a segments.
 
 Suffixes: N tokens, K width, H heads, E width of a head, D domains, I items, U rows of a table of items.
 """
@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tapestry.config import ModelConfig
-from tapestry.data.batches import Batch
 from tapestry.model.attention import alibi_slopes, attend, choose_kernel
 from tapestry.model.ddsr import DomainStateAttention
 from tapestry.model.dropout import Dropout
-from tapestry.model.layout import Kernel, Layout, arrange
+from tapestry.model.segments import Kernel, Segments, arrange
+from tapestry.model.settings import ModelSettings
 from tapestry.model.tape import TransitionEncoding
+from tapestry.sequences.batches import Batch
 
 _EMBEDDING_STD = 0.02
 
@@ -28,27 +28,27 @@ class Layer(nn.Module):
 
     slopes_H: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
-        self.heads = config.heads
-        self.norm_in = nn.LayerNorm(config.width)
-        self.project = nn.Linear(config.width, 4 * config.width)
-        self.norm_out = nn.LayerNorm(config.width)
-        self.output = nn.Linear(config.width, config.width)
-        self.dropout = Dropout(config.dropout)
-        self.ddsr = DomainStateAttention(config.width, config.state_dim, config.heads) if config.ddsr else None
-        self.gate = nn.Linear(config.width, config.heads) if config.ddsr and config.fusion == "gate" else None
-        self.register_buffer("slopes_H", alibi_slopes(config.heads), persistent=False)
+        self.heads = settings.heads
+        self.norm_in = nn.LayerNorm(settings.width)
+        self.project = nn.Linear(settings.width, 4 * settings.width)
+        self.norm_out = nn.LayerNorm(settings.width)
+        self.output = nn.Linear(settings.width, settings.width)
+        self.dropout = Dropout(settings.dropout)
+        self.ddsr = DomainStateAttention(settings.width, settings.state_dim, settings.heads) if settings.ddsr else None
+        self.gate = nn.Linear(settings.width, settings.heads) if settings.ddsr and settings.fusion == "gate" else None
+        self.register_buffer("slopes_H", alibi_slopes(settings.heads), persistent=False)
 
-    def forward(self, hidden_NK: Tensor, layout: Layout) -> Tensor:
+    def forward(self, hidden_NK: Tensor, segments: Segments) -> Tensor:
         normed_NK = self.norm_in(hidden_NK)
         # Two products of one matrix: queries, keys and values come out as attention reads them, uncopied.
         inner = 3 * hidden_NK.shape[1]
         qkv_NK = F.linear(normed_NK, self.project.weight[:inner], self.project.bias[:inner])
         u_NK = F.linear(normed_NK, self.project.weight[inner:], self.project.bias[inner:])
-        mixed_NK = attend(qkv_NK.unflatten(-1, (3, self.heads, -1)), layout, self.slopes_H).flatten(1)
-        if self.ddsr is not None and layout.states is not None:
-            states_NK = self.ddsr(normed_NK, layout.states)
+        mixed_NK = attend(qkv_NK.unflatten(-1, (3, self.heads, -1)), segments, self.slopes_H).flatten(1)
+        if self.ddsr is not None and segments.states is not None:
+            states_NK = self.ddsr(normed_NK, segments.states)
             if self.gate is not None:
                 gate_NH1 = torch.sigmoid(self.gate(normed_NK))[..., None]
                 states_NK = (gate_NH1 * states_NK.unflatten(-1, (self.heads, -1))).flatten(1)
@@ -60,16 +60,16 @@ class Layer(nn.Module):
 class Recommender(nn.Module):
     """Packed histories → L2-normalised queries; an item's score is its cosine with the query."""
 
-    def __init__(self, config: ModelConfig, items: int, domains: int) -> None:
+    def __init__(self, settings: ModelSettings, items: int, domains: int) -> None:
         super().__init__()
-        self.config = config
+        self.settings = settings
         self.domains = domains
-        self.item = nn.Embedding(items, config.width)
-        self.domain = nn.Embedding(domains, config.width)
-        self.tape = TransitionEncoding(config.width) if config.tape else None
-        self.tape_domain = nn.Embedding(domains, config.width) if config.tape and not config.tape_tied else None
-        self.dropout = Dropout(config.dropout)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.item = nn.Embedding(items, settings.width)
+        self.domain = nn.Embedding(domains, settings.width)
+        self.tape = TransitionEncoding(settings.width) if settings.tape else None
+        self.tape_domain = nn.Embedding(domains, settings.width) if settings.tape and not settings.tape_tied else None
+        self.dropout = Dropout(settings.dropout)
+        self.layers = nn.ModuleList(Layer(settings) for _ in range(settings.layers))
         for embedding in (self.item, self.domain, self.tape_domain):
             if embedding is not None:
                 nn.init.normal_(embedding.weight, std=_EMBEDDING_STD)
@@ -80,23 +80,23 @@ class Recommender(nn.Module):
         Raises:
             TapestryError: `model.kernel` can't run there.
         """
-        config = self.config
-        wanted = config.kernel if train else "auto"
-        return choose_kernel(wanted, device, dtype, config.heads, config.width // config.heads, train)
+        settings = self.settings
+        wanted = settings.kernel if train else "auto"
+        return choose_kernel(wanted, device, dtype, settings.heads, settings.width // settings.heads, train)
 
-    def arrange(self, batch: Batch, kernel: Kernel) -> Layout:
-        """The layout in which this network computes `batch`, which is on the CPU."""
-        config = self.config
-        return arrange(batch, kernel, config.heads, self.domains, config.attention == "intra", config.ddsr)
+    def arrange(self, batch: Batch, kernel: Kernel) -> Segments:
+        """The segments in which this network computes `batch`, which is on the CPU."""
+        settings = self.settings
+        return arrange(batch, kernel, settings.heads, self.domains, settings.attention == "intra", settings.ddsr)
 
-    def forward(self, batch: Batch, layout: Layout, table_UK: Tensor | None = None) -> Tensor:
-        """Query of each token for its given target domain, (N, K), of unit length, in the layout's order.
+    def forward(self, batch: Batch, segments: Segments, table_UK: Tensor | None = None) -> Tensor:
+        """Query of each token for its given target domain, (N, K), of unit length, in the segments's order.
 
         `batch` is in its own order; its `item_N` are rows of `table_UK`, by default the whole item embedding.
         """
-        hidden_NK = self.dropout(self.embed(batch, layout.order_N, table_UK))
+        hidden_NK = self.dropout(self.embed(batch, segments.order_N, table_UK))
         for layer in self.layers:
-            hidden_NK = layer(hidden_NK, layout)
+            hidden_NK = layer(hidden_NK, segments)
         return F.normalize(hidden_NK, dim=-1)
 
     def embed(self, batch: Batch, order_N: Tensor, table_UK: Tensor | None = None) -> Tensor:
@@ -107,7 +107,7 @@ class Recommender(nn.Module):
         if self.tape is not None:
             pairs_DDK = pairs_DDK + self.transitions()
         pair_N = (batch.domain_N * self.domains + batch.target_domain_N)[order_N]
-        hidden_NK: Tensor = item_NK * self.config.width**0.5 + F.embedding(pair_N, pairs_DDK.flatten(0, 1))
+        hidden_NK: Tensor = item_NK * self.settings.width**0.5 + F.embedding(pair_N, pairs_DDK.flatten(0, 1))
         return hidden_NK
 
     def transitions(self) -> Tensor:

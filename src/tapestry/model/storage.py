@@ -1,4 +1,4 @@
-"""A trained model on disk: weights in safetensors, the resolved config beside them in JSON. No pickle."""
+"""A trained model on disk: weights in safetensors, the resolved settings beside them in JSON. No pickle."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from tapestry.atomic import atomic_folder, write_json
-from tapestry.config import ModelConfig, TrainConfig, parse
-from tapestry.data.sequences import Domain
-from tapestry.errors import TapestryError, one_line
+from tapestry.core.atomic import atomic_folder, write_json
+from tapestry.core.errors import TapestryError, one_line
+from tapestry.core.settings import parse
 from tapestry.model.network import Recommender
-from tapestry.tensors import not_finite
+from tapestry.model.settings import ModelSettings
+from tapestry.model.tensors import not_finite
+from tapestry.sequences.reader import Domain
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -29,10 +30,9 @@ _SHOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class _Saved:
-    """The contents of config.json."""
+    """What a model is built from, of config.json."""
 
-    model: ModelConfig
-    train: TrainConfig
+    model: ModelSettings
     domains: tuple[Domain, ...]
 
 
@@ -40,34 +40,26 @@ def save_model(
     folder: Path,
     model: Recommender,
     domains: Sequence[Domain],
-    train: TrainConfig,
+    train: Mapping[str, Any],
     training: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write weights and resolved config to `folder`, atomically. The model must be on the CPU.
+    """Write weights and resolved settings to `folder`, atomically. The model must be on the CPU.
 
     Args:
+        train: the training parameters, which config.json is to hold.
         training: what training.json is to hold, if the training came to its end: see `Training.record`.
     """
-    config = {
-        "model": dataclasses.asdict(model.config),
-        "train": dataclasses.asdict(train),
+    settings = {
+        "model": dataclasses.asdict(model.settings),
+        "train": train,
         "domains": [dataclasses.asdict(domain) for domain in domains],
     }
     with atomic_folder(folder) as temporary:
-        write_json(temporary / CONFIG, config)
+        write_json(temporary / CONFIG, settings)
         save_file(dict(sorted(model.state_dict().items())), temporary / WEIGHTS)
         if training is not None:
             write_json(temporary / TRAINING, training)
         shutil.copymode(temporary / CONFIG, temporary / WEIGHTS)  # safetensors gives nobody else the right to read
-
-
-def load_train_config(folder: Path) -> TrainConfig:
-    """The training parameters that a saved model came from.
-
-    Raises:
-        TapestryError: as `load_model`'s about config.json.
-    """
-    return _read_config(folder).train
 
 
 def load_model(folder: Path, data: Sequence[Domain] | None = None) -> tuple[Recommender, tuple[Domain, ...]]:
@@ -109,7 +101,10 @@ def load_model(folder: Path, data: Sequence[Domain] | None = None) -> tuple[Reco
 
 def _read_config(folder: Path) -> _Saved:
     try:
-        saved = parse(_Saved, json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if isinstance(content, dict):  # other sections are of those who made the model
+            content = {key: value for key, value in content.items() if key in ("model", "domains")}
+        saved = parse(_Saved, content)
         ends = [0, *(domain.end for domain in saved.domains)]
         if not saved.domains or any(
             not start == d.start < d.end for d, start in zip(saved.domains, ends, strict=False)

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tapestry.bounded_yaml import read_yaml
-from tapestry.config import Parameters, load_parameters, parse
-from tapestry.errors import TapestryError, one_line, shown
+from tapestry.core.errors import TapestryError, one_line, shown
+from tapestry.core.settings import parse
+from tapestry.core.yaml_file import read_yaml
+from tapestry.parameters import Parameters, load_parameters
 
 FILE = "params.yaml"
 

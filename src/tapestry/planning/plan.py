@@ -18,11 +18,11 @@ from dvc.fs import LocalFileSystem
 from dvc.repo import Repo
 from dvc.scm import SCMError
 
-from tapestry.data.source import describe
-from tapestry.errors import TapestryError, one_line
+from tapestry.core.errors import TapestryError, one_line
 from tapestry.planning.overrides import FILE, with_overrides
 from tapestry.planning.planner import Planner
 from tapestry.planning.stage_plan import StagePlan
+from tapestry.source.source import describe
 
 _SOURCE = Path("data/source")
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tapestry.dvc_files import flat
 from tapestry.planning.overrides import parameter_names
 from tapestry.planning.stage_plan import Action, Reason, StagePlan
+from tapestry.provenance.dvc_files import flat
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from tapestry.errors import one_line
+from tapestry.core.errors import one_line
 
 Action = Literal["unchanged", "always", "run", "restore", "maybe", "gone"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tapestry.data.sequences import Domain
-from tapestry.errors import TapestryError, one_line, shown
+from tapestry.core.errors import TapestryError, one_line, shown
+from tapestry.sequences.reader import Domain
 
 Integers = npt.NDArray[np.int64]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tapestry.errors import TapestryError, one_line, shown
+from tapestry.core.errors import TapestryError, one_line, shown
 
 _ITEM = 'expected text, a whole number, or {"item_id": …, "domain": …}'
 _LINE = '{"history": [item ids in time order], "user_id": text} (user_id may be left out), or the list alone'

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tapestry.atomic import atomic_file
-from tapestry.errors import one_line
+from tapestry.core.atomic import atomic_file
+from tapestry.core.errors import one_line
 from tapestry.recommending.recommendations import Recommendation
 
 _SCHEMA = pa.schema(

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tapestry.data.sequences import Sequences
-from tapestry.errors import TapestryError, shown
+from tapestry.core.errors import TapestryError, shown
 from tapestry.model.network import Recommender
 from tapestry.recommending.catalogue import Catalogue
 from tapestry.recommending.histories import History
 from tapestry.recommending.top import Request, top_items
+from tapestry.sequences.reader import Sequences
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tapestry.config import load_parameters
-from tapestry.data.sequences import read_sequences
-from tapestry.errors import TapestryError, one_line
+from tapestry.core.errors import TapestryError, one_line
+from tapestry.core.settings import load_section
+from tapestry.evaluation.settings import EvaluateSettings
+from tapestry.model.device import choose_device, make_deterministic
 from tapestry.model.network import Recommender
 from tapestry.model.storage import load_model
 from tapestry.recommending.catalogue import Catalogue, read_catalogue
@@ -24,7 +25,7 @@ from tapestry.recommending.recommendations import (
     requests_of_users,
 )
 from tapestry.recommending.top import Request
-from tapestry.training.device import choose_device, make_deterministic
+from tapestry.sequences.reader import read_sequences
 
 MODEL, SEQUENCES = Path("models"), Path("data/sequences")
 _SHOWN = 5
@@ -52,13 +53,13 @@ def run(order: Order) -> None:
             the model or the data are missing or damaged.
     """
     _check(order)
-    config = load_parameters().evaluate
-    make_deterministic(0, config.threads)
+    settings = load_section(EvaluateSettings, "evaluate")
+    make_deterministic(0, settings.threads)
     histories = None if order.histories is None else _read(order.histories)
     model, catalogue, requests, count = _for_users(order) if histories is None else _for_histories(order, histories)
-    model = model.to(choose_device(config.device))
+    model = model.to(choose_device(settings.device))
     bar = tqdm(requests, "recommend", count, unit="list", leave=False, disable=None if order.everybody else True)
-    found = recommend(model, catalogue, bar, order.k, order.exclude_seen, config.batch_users)
+    found = recommend(model, catalogue, bar, order.k, order.exclude_seen, settings.batch_users)
     if order.out is None:
         for line in as_json(found) if order.json else as_text(found):
             print(line)

@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tapestry.data.batches import Batch
-from tapestry.data.sequences import Domain
 from tapestry.evaluation.scoring import item_scores, last_queries
 from tapestry.model.network import Recommender
 from tapestry.recommending.catalogue import Catalogue
+from tapestry.sequences.batches import Batch
+from tapestry.sequences.reader import Domain
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -80,7 +80,7 @@ def _tops(
 ) -> list[Top]:
     if not requests:
         return []
-    query_BK = last_queries(model, _pack(catalogue, requests, model.config.window))
+    query_BK = last_queries(model, _pack(catalogue, requests, model.settings.window))
     tops = [_NOTHING] * len(requests)
     wanted = np.array([request.domain for request in requests])
     for index in np.unique(wanted):

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tapestry.atomic import atomic_file
-from tapestry.errors import TapestryError
-from tapestry.report.figures import M, cutoff_curve, group_dots, metric_label, training_curve
+from tapestry.core.atomic import atomic_file
+from tapestry.core.errors import TapestryError
+from tapestry.report.plots import M, cutoff_curve, group_dots, metric_label, training_curve
 
 MODEL = "Tapestry"
 NOTHING = "–"

@@ -17,11 +17,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tapestry.errors import TapestryError, for_terminal, one_line
-from tapestry.store import open_store, shown_uri
+from tapestry.core.errors import TapestryError, for_terminal, one_line
 from tapestry.tracking.experiment import complete
 from tapestry.tracking.journal import EVENTS, FILES, Journal, left_journals, now_ms, owned, read_events
 from tapestry.tracking.rows import find_runs, log, log_file, log_input
+from tapestry.tracking.store import open_store, shown_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

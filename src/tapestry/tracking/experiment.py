@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tapestry.registry import register
 from tapestry.tracking.journal import FILES
+from tapestry.tracking.registry import register
 from tapestry.tracking.rows import find_runs, log, log_file, log_input
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ _MB = 1e6
 
 
 def describe_machine() -> dict[str, str]:
-    """Tags of a row; the processor's name and arithmetic come from `tapestry.cpu`, where torch is at work."""
+    """Tags of a row; the processor's name and arithmetic come from `tapestry.core.cpu`, where torch is at work."""
     return {
         "host": platform.node(),
         "platform": platform.platform(),

@@ -9,10 +9,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from tapestry.bounded_yaml import read_yaml
-from tapestry.dvc_files import for_domain
-from tapestry.errors import TapestryError
-from tapestry.provenance import dvc_md5, tracked_names
+from tapestry.core.errors import TapestryError
+from tapestry.core.yaml_file import read_yaml
+from tapestry.provenance.dvc_files import for_domain
+from tapestry.provenance.hashes import dvc_md5, tracked_names
 
 _DVC_YAML = Path("dvc.yaml")
 Signature = tuple[tuple[str, int, int], ...]

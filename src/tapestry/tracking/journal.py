@@ -19,9 +19,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tapestry.atomic import try_lock
-from tapestry.checkout import checkout_root
-from tapestry.errors import one_line
+from tapestry.core.atomic import try_lock
+from tapestry.core.checkout import checkout_root
+from tapestry.core.errors import one_line
 
 EVENTS = "events.jsonl"
 FILES = "files"

@@ -8,8 +8,6 @@ import platform
 
 import psutil
 
-from tapestry.provenance import dvc_experiment
-
 _SHORT = 7  # characters of a commit in a name
 
 
@@ -26,6 +24,11 @@ def experiment_name(git_commit: str) -> str:
     """NAME in `ingest@Books · NAME`: the experiment's, or else the commit's, with a + where code differs from it."""
     commit, _, dirty = git_commit.partition("-")
     return dvc_experiment() or commit[:_SHORT] + ("+" if dirty else "")
+
+
+def dvc_experiment() -> str:
+    """The DVC experiment that this process runs in; empty outside `dvc exp run`."""
+    return os.environ.get("DVC_EXP_NAME", "")
 
 
 def _dvc_process() -> psutil.Process:

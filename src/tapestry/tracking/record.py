@@ -9,16 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tapestry.checkout import require_made
-from tapestry.config import Parameters, flatten
-from tapestry.dvc_files import lock_hash, read_lock
-from tapestry.errors import TapestryError
-from tapestry.provenance import code_hash, content_hash, dvc_experiment, git_commit
-from tapestry.store import shown_uri
+from tapestry.core.checkout import require_made
+from tapestry.core.errors import TapestryError
+from tapestry.core.settings import flatten
+from tapestry.parameters import Parameters
+from tapestry.provenance.dvc_files import lock_hash, read_lock
+from tapestry.provenance.git import git_commit
+from tapestry.provenance.hashes import code_hash, content_hash
 from tapestry.tracking.delivery import sent
 from tapestry.tracking.journal import Journal, now_ms
 from tapestry.tracking.names import OF_TRAINING, curve_metrics, flatten_metrics
-from tapestry.tracking.pipeline import experiment_name, pipeline_id
+from tapestry.tracking.pipeline import dvc_experiment, experiment_name, pipeline_id
+from tapestry.tracking.store import shown_uri
 
 STOPPING_METRIC = "ndcg_10"
 FIGURES = ("summary.json", "test.json", "train.json", "data.json", "curve.csv", "cutoffs.csv")

@@ -10,17 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tapestry.errors import TapestryError, for_terminal
-from tapestry.failures import explain
-from tapestry.provenance import code_hash, content_hash, dvc_experiment, git_commit
-from tapestry.store import shown_uri, store_file, store_uri
+from tapestry.provenance.git import git_commit
+from tapestry.provenance.hashes import code_hash, content_hash
 from tapestry.tracking.delivery import sent
 from tapestry.tracking.hardware import Sampler, describe_machine, peak_memory, used_device
 from tapestry.tracking.inputs import stage_inputs
 from tapestry.tracking.journal import Journal, now_ms
 from tapestry.tracking.names import flatten_metrics
 from tapestry.tracking.packages import PACKAGES, installed_packages, packages_text
-from tapestry.tracking.pipeline import experiment_name, pipeline_id
+from tapestry.tracking.pipeline import dvc_experiment, experiment_name, pipeline_id
+from tapestry.tracking.store import shown_uri
 
 
 class Run:
@@ -62,39 +61,38 @@ class Run:
 
 @contextmanager
 def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
-    """A new row of a stage, finished, or failed if the body raises. A TapestryError ends the process.
+    """A new row of a stage, finished, or failed if the body raises.
 
     Args:
         stage: the stage's name in dvc.yaml, such as `ingest@Books`.
         params: what the stage reads, as {"ingest.threads": 2, …}.
     """
-    with reported_errors(stage):
-        journal = Journal(shown_uri())
-        run = Run(journal)
-        started = now_ms()
-        inputs = stage_inputs(stage)
-        packages = packages_text(installed_packages())
-        name, _, domain = stage.partition("@")
-        commit = git_commit()
-        tags = {
-            "stage": name,
-            "git_commit": commit,
-            "code_hash": code_hash(),
-            "dvc_exp": dvc_experiment(),
-            "pipeline": pipeline_id(),
-            "dvc_inputs": inputs.as_json(),
-            "packages": hashlib.sha256(packages.encode()).hexdigest(),
-            **({"domain": domain} if domain else {}),
-            **describe_machine(),
-        }
-        journal.write("run", {"name": f"{stage} · {experiment_name(commit)}", "start": started, "tags": tags})
-        journal.keep_text(packages, PACKAGES)
-        run.log_params(params)
-        with sent(journal), _measured(journal, run, started):
-            try:
-                yield run
-            finally:
-                _tell_changed(stage, inputs.changed(), run)
+    journal = Journal(shown_uri())
+    run = Run(journal)
+    started = now_ms()
+    inputs = stage_inputs(stage)
+    packages = packages_text(installed_packages())
+    name, _, domain = stage.partition("@")
+    commit = git_commit()
+    tags = {
+        "stage": name,
+        "git_commit": commit,
+        "code_hash": code_hash(),
+        "dvc_exp": dvc_experiment(),
+        "pipeline": pipeline_id(),
+        "dvc_inputs": inputs.as_json(),
+        "packages": hashlib.sha256(packages.encode()).hexdigest(),
+        **({"domain": domain} if domain else {}),
+        **describe_machine(),
+    }
+    journal.write("run", {"name": f"{stage} · {experiment_name(commit)}", "start": started, "tags": tags})
+    journal.keep_text(packages, PACKAGES)
+    run.log_params(params)
+    with sent(journal), _measured(journal, run, started):
+        try:
+            yield run
+        finally:
+            _tell_changed(stage, inputs.changed(), run)
 
 
 @contextmanager
@@ -129,20 +127,3 @@ def _tell_changed(stage: str, changed: list[str], run: Run) -> None:
             f"old one; run `dvc repro --single-item --force {stage}`",
             file=sys.stderr,
         )
-
-
-@contextmanager
-def reported_errors(stage: str) -> Iterator[None]:
-    """Print a TapestryError, or an error of the operating system that a user can mend, in place of a traceback.
-
-    Raises:
-        SystemExit: with 1, after such an error.
-    """
-    try:
-        yield
-    except Exception as error:
-        message = str(error) if isinstance(error, TapestryError) else explain(error, str(store_file() or store_uri()))
-        if message is None:
-            raise
-        print(f"{stage}: error: {for_terminal(message)}", file=sys.stderr)
-        raise SystemExit(1) from None

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tapestry.config import ModelConfig, TrainConfig
-from tapestry.data.batches import trained_users, training_batches
-from tapestry.data.sequences import Sequences
-from tapestry.errors import TapestryError
+from tapestry.core.errors import TapestryError
+from tapestry.model.device import choose_device, make_deterministic
 from tapestry.model.loss import domain_softmax_loss
 from tapestry.model.network import Recommender
-from tapestry.tensors import not_finite, pinned, to_device
-from tapestry.training.device import choose_device, make_deterministic
+from tapestry.model.settings import ModelSettings
+from tapestry.model.tensors import not_finite, pinned, to_device
+from tapestry.sequences.batches import trained_users, training_batches
+from tapestry.sequences.reader import Sequences
 from tapestry.training.optimizer import Optimizer
+from tapestry.training.settings import TrainSettings
 from tapestry.training.steps import Step, prefetched, prepare_step
 
 STOPPING_METRIC = "ndcg_10"
@@ -113,8 +114,8 @@ class DivergedError(TapestryError):
 
 def train(
     sequences: Sequences,
-    model_config: ModelConfig,
-    config: TrainConfig,
+    model_settings: ModelSettings,
+    settings: TrainSettings,
     validate: Callable[[Recommender], dict[str, float]],
     on_epoch: Callable[[Epoch], None],
 ) -> Training:
@@ -129,18 +130,18 @@ def train(
             train on.
         DivergedError: the loss, or a weight at the end of an epoch, is no number or infinite.
     """
-    device = choose_device(config.device)
-    make_deterministic(config.seed, config.threads)
-    model = Recommender(model_config, sequences.items, len(sequences.domains)).to(device)
+    device = choose_device(settings.device)
+    make_deterministic(settings.seed, settings.threads)
+    model = Recommender(model_settings, sequences.items, len(sequences.domains)).to(device)
     if len(trained_users(sequences)) == 0:
         raise TapestryError("train: no user has two training interactions; there is nothing to learn from")
-    trainer = Trainer(model, sequences, config)
+    trainer = Trainer(model, sequences, settings)
     epochs: list[Epoch] = []
     best_weights: dict[str, Tensor] = {}
     best: Epoch | None = None
-    for number in range(1, config.epochs + 1):
+    for number in range(1, settings.epochs + 1):
         try:
-            epoch = Epoch(number, trainer.run(f"epoch {number}/{config.epochs}"), validate(model))
+            epoch = Epoch(number, trainer.run(f"epoch {number}/{settings.epochs}"), validate(model))
         except _NotFiniteError as error:
             if best is not None:
                 model.load_state_dict(best_weights)
@@ -153,7 +154,7 @@ def train(
         if best is None or epoch.validation[STOPPING_METRIC] > best.validation[STOPPING_METRIC]:
             best = epoch
             best_weights = copy.deepcopy(model.state_dict())
-        elif epoch.epoch - best.epoch >= config.patience:
+        elif epoch.epoch - best.epoch >= settings.patience:
             break
     assert best is not None
     model.load_state_dict(best_weights)
@@ -163,15 +164,15 @@ def train(
 class Trainer:
     """Trains a model in place, a pass over the training tokens at a time."""
 
-    def __init__(self, model: Recommender, sequences: Sequences, config: TrainConfig) -> None:
-        self._model, self._sequences, self._config = model, sequences, config
+    def __init__(self, model: Recommender, sequences: Sequences, settings: TrainSettings) -> None:
+        self._model, self._sequences, self._settings = model, sequences, settings
         self._device = model.item.weight.device
-        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+        self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=settings.precision == "bf16")
         self._kernel = model.kernel(self._device, dtype, train=True)
-        self._optimizer = Optimizer(model, config)
-        self._shuffle = np.random.default_rng(config.seed)
-        self._negatives = np.random.default_rng([config.seed, 1])
+        self._optimizer = Optimizer(model, settings)
+        self._shuffle = np.random.default_rng(settings.seed)
+        self._negatives = np.random.default_rng([settings.seed, 1])
 
     def run(self, name: str) -> Pass:
         """One pass over the training tokens, with a progress bar of that name."""
@@ -179,7 +180,7 @@ class Trainer:
         tokens = computed = 0
         self._model.train()
         started = time.perf_counter()
-        total = -(-len(trained_users(self._sequences)) // self._config.batch_users)
+        total = -(-len(trained_users(self._sequences)) // self._settings.batch_users)
         steps = prefetched(self.steps())
         with tqdm(steps, total=total, desc=name, unit="step", leave=False, disable=None) as bar:
             for number, ready in enumerate(bar, start=1):
@@ -191,7 +192,7 @@ class Trainer:
                 loss_sum += loss * count
                 tape_sum += float(self._model.tape_norm(step.batch).sum())
                 tokens += count
-                computed += step.layout.computed
+                computed += step.segments.computed
                 bar.set_postfix(loss=f"{loss_sum / tokens:.4f}")
         self._optimizer.settle()
         # The loss tells of the weights before a step; a pass may end with weights that no later loss tells of.
@@ -204,8 +205,8 @@ class Trainer:
         """One update; its loss. A loss that isn't finite leaves the weights as they were."""
         rows = self._optimizer.rows(step.touched_U)
         with self._autocast:
-            query_NK = self._model(step.batch, step.layout, rows.value_UK)
-        loss = domain_softmax_loss(query_NK, rows.value_UK, step.targets, self._config.temperature)
+            query_NK = self._model(step.batch, step.segments, rows.value_UK)
+        loss = domain_softmax_loss(query_NK, rows.value_UK, step.targets, self._settings.temperature)
         value = loss.item()
         if math.isfinite(value):
             loss.backward()
@@ -214,10 +215,10 @@ class Trainer:
 
     def steps(self) -> Iterator[Step]:
         """The steps of one pass, on the CPU."""
-        config, domains = self._config, self._sequences.domains
-        window = self._model.config.window
-        for users, batch in training_batches(self._sequences, window, config.batch_users, self._shuffle):
-            step = prepare_step(self._model, self._kernel, users, batch, domains, config.negatives, self._negatives)
+        settings, domains = self._settings, self._sequences.domains
+        window = self._model.settings.window
+        for users, batch in training_batches(self._sequences, window, settings.batch_users, self._shuffle):
+            step = prepare_step(self._model, self._kernel, users, batch, domains, settings.negatives, self._negatives)
             yield pinned(step) if self._device.type == "cuda" else step
 
     def _describe(self, step: Step) -> str:

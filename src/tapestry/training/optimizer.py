@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tapestry.config import TrainConfig
 from tapestry.model.network import Recommender
+from tapestry.training.settings import TrainSettings
 
 _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8
@@ -27,20 +27,20 @@ class Optimizer:
     Weight decay is on the matrices of linear layers alone.
     """
 
-    def __init__(self, model: Recommender, config: TrainConfig) -> None:
+    def __init__(self, model: Recommender, settings: TrainSettings) -> None:
         decayed = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
         others = [parameter for name, parameter in model.named_parameters() if name != "item.weight"]
         self._network = torch.optim.AdamW(
             [
-                {"params": [p for p in others if id(p) in decayed], "weight_decay": config.weight_decay},
+                {"params": [p for p in others if id(p) in decayed], "weight_decay": settings.weight_decay},
                 {"params": [p for p in others if id(p) not in decayed], "weight_decay": 0.0},
             ],
-            lr=config.learning_rate,
+            lr=settings.learning_rate,
             betas=_BETAS,
             eps=_EPSILON,
             fused=True,
         )
-        self._items = RowAdam(model.item.weight.detach(), config.learning_rate)
+        self._items = RowAdam(model.item.weight.detach(), settings.learning_rate)
 
     def rows(self, touched_U: Tensor) -> Rows:
         """The embeddings of the touched items, for a forward pass to read."""

@@ -15,11 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tapestry.data.batches import Batch
-from tapestry.data.sequences import Domain
-from tapestry.model.layout import Kernel, Layout
 from tapestry.model.loss import DomainTargets
 from tapestry.model.network import Recommender
+from tapestry.model.segments import Kernel, Segments
+from tapestry.sequences.batches import Batch
+from tapestry.sequences.reader import Domain
 
 Integers = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class Step:
 
     users: Integers
     batch: Batch
-    layout: Layout
+    segments: Segments
     touched_U: Tensor
     targets: tuple[DomainTargets, ...]
 
@@ -49,8 +49,8 @@ def prepare_step(
 
     With `negatives` None, or no fewer than a domain has items, the candidates are the whole domain.
     """
-    layout = model.arrange(batch, kernel)
-    order_N = layout.order_N.numpy()
+    segments = model.arrange(batch, kernel)
+    order_N = segments.order_N.numpy()
     target_N, target_domain_N = batch.target_N.numpy()[order_N], batch.target_domain_N.numpy()[order_N]
     present = np.unique(target_domain_N)
     drawn = [_draw(domains[index], negatives, generator) for index in present]
@@ -66,7 +66,7 @@ def prepare_step(
         targets.append(DomainTargets(*(torch.from_numpy(array) for array in arrays)))
         start += len(items)
     local_batch = replace(batch, item_N=torch.from_numpy(item_N))
-    return Step(users, local_batch, layout, torch.from_numpy(touched_U), tuple(targets))
+    return Step(users, local_batch, segments, torch.from_numpy(touched_U), tuple(targets))
 
 
 def _draw(domain: Domain, negatives: int | None, generator: np.random.Generator) -> Integers:

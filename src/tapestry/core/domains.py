@@ -1,0 +1,70 @@
+"""The names of a run's domains, in the order of their numbers. Most stages need nothing else of section `source`."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from tapestry.core.bounds import require
+from tapestry.core.errors import TapestryError, one_line, shown
+from tapestry.core.settings import PARAMETERS, load_section
+
+_LONGEST = 200  # bytes; files and temporary files have longer names, of at most 255
+
+
+def load_domains(path: Path = PARAMETERS) -> tuple[str, ...]:
+    """`source.domains` of params.yaml.
+
+    Raises:
+        TapestryError: see `load_section` and `check_domains`.
+    """
+    domains = load_section(tuple[str, ...], "source.domains", path)
+    try:
+        check_domains(domains)
+    except TapestryError as error:
+        raise TapestryError(f"{path}: {error}") from error
+    return domains
+
+
+def check_domains(domains: Sequence[str]) -> None:
+    """Check that there are 2 to 63 domains, and that each name can be the name of a file and of no other domain.
+
+    Raises:
+        TapestryError: the message names the domain.
+    """
+    require(len(domains) >= 2, "source.domains: at least 2 domains are needed, cross-domain as this is")
+    require(len(domains) <= 63, "source.domains: at most 63 domains, which a number's bits can tell apart")
+    require(len(set(domains)) == len(domains), "source.domains: a domain is named twice")
+    for domain in domains:
+        require(
+            domain != "" and all(c.isalnum() or c in "_-" for c in unicodedata.normalize("NFC", domain)),
+            f"source.domains: {shown(domain)} may hold only letters, digits, _ and -",
+        )
+        require(
+            len(domain.encode()) <= _LONGEST,
+            f"source.domains: {shown(domain)} is longer than {_LONGEST} bytes, too long for file names",
+        )
+    names: dict[str, str] = {}
+    for domain in domains:
+        other = names.setdefault(unicodedata.normalize("NFC", domain).casefold(), domain)
+        require(
+            other == domain,
+            f"source.domains: {other!r} and {domain!r} would be one name on a file system that ignores case or "
+            "how letters are composed; rename one",
+        )
+
+
+def chosen_domain(arguments: Sequence[str], domains: Sequence[str]) -> str:
+    """The domain that the one argument of a stage's script names.
+
+    Raises:
+        TapestryError: there is none, or more than one, or it is none of `domains`.
+    """
+    accepted = f"source.domains: {', '.join(domains)}"
+    if len(arguments) != 1:
+        found = one_line(" ".join(arguments)) or "none"
+        raise TapestryError(f"one argument is needed, found {found}; accepted is one of {accepted}")
+    if arguments[0] not in domains:
+        raise TapestryError(f"{shown(arguments[0])} is not one of {accepted}")
+    return arguments[0]

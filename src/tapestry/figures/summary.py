@@ -1,0 +1,101 @@
+"""The text files of metrics/, from what the stages before keep in DVC's cache.
+
+They are small and in git, so that each commit and experiment has its figures. summary.json alone is a metric of
+DVC's; the others have too many figures for its tables.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tapestry.core.atomic import write_csv, write_json
+from tapestry.core.errors import TapestryError, one_line
+from tapestry.evaluation.metrics import ranking_metrics
+from tapestry.evaluation.ranks import read_baselines, read_ranks
+from tapestry.figures.breakdowns import compare, hr_by_cutoff
+
+_OF_TEST = ("hr_10", "hr_100", "ndcg_10", "ndcg_100", "mrr")
+_OF_DATA = ("users", "items", "interactions", "delta")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the figures are made of.
+
+    `statistics`: what sessionize returns. `training`: see `Training.record`. `ranks`, `baselines`: see `ranks_table`.
+    """
+
+    statistics: Mapping[str, Any]
+    training: Mapping[str, Any]
+    ranks: pa.Table
+    baselines: Mapping[str, pa.Table]
+
+
+def read_results(statistics: Path, models: Path, ranks: Path, baselines: Path) -> Results:
+    """Read them from files; `models` and `baselines` are folders.
+
+    Raises:
+        TapestryError: a file is missing or damaged, or the baselines are of other targets than the ranks.
+    """
+    table = read_ranks(ranks)
+    return Results(
+        statistics=_read(statistics, ("all", "domain"), "sessionize"),
+        training=_read(models / "training.json", ("summary", "curve"), "train"),
+        ranks=table,
+        baselines=read_baselines(baselines, table),
+    )
+
+
+def write_figures(results: Results, ks: Sequence[int], folder: Path) -> dict[str, Any]:
+    """Write data.json, train.json, curve.csv, test.json, cutoffs.csv and summary.json to `folder`.
+
+    Args:
+        ks: the cut-offs of HR@K and NDCG@K in test.json and cutoffs.csv.
+
+    Returns:
+        The contents of test.json.
+    """
+    test = compare(results.ranks, results.baselines, ks, list(results.statistics["domain"]))
+    write_json(folder / "data.json", results.statistics)
+    write_json(folder / "train.json", results.training["summary"])
+    write_csv(folder / "curve.csv", results.training["curve"])
+    write_csv(folder / "cutoffs.csv", hr_by_cutoff(test, ks))
+    write_json(folder / "test.json", test)
+    write_json(folder / "summary.json", summary(results))
+    return test
+
+
+def summary(results: Results) -> dict[str, float | None]:
+    """The contents of summary.json: the same few figures whatever the cut-offs of test.json.
+
+    `gain_hr_100` is HR@100 over that of the best baseline, less 1; None if no baseline ever hits.
+    """
+    ks = (10, 100)
+    test = ranking_metrics(results.ranks["rank"].to_numpy(), ks)
+    best = max(ranking_metrics(ranked["rank"].to_numpy(), ks)["hr_100"] for ranked in results.baselines.values())
+    return {
+        **{name: test[name] for name in _OF_TEST},
+        "gain_hr_100": test["hr_100"] / best - 1 if best else None,
+        "best_epoch": results.training["summary"]["best"]["epoch"],
+        **{name: results.statistics["all"][name] for name in _OF_DATA},
+    }
+
+
+def _read(path: Path, keys: Sequence[str], stage: str) -> dict[str, Any]:
+    """A JSON object with these keys, which `stage` makes."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise TapestryError(f"{path}: not there; run `dvc repro {stage}`") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise TapestryError(f"{path}: damaged ({one_line(str(error))}); run `dvc repro --force {stage}`") from error
+    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
+    if missing:
+        raise TapestryError(f"{path}: damaged (without {', '.join(missing)}); run `dvc repro --force {stage}`")
+    return dict(value)

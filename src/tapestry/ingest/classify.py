@@ -1,0 +1,283 @@
+"""Each row of a raw file judged: an interaction's fields, or the reason why it can't be one.
+
+Rows are judged in groups of batches, each larger than the one before, so that a file that can't pass any more is given
+up early, whatever its size.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from tapestry.core.errors import TapestryError, one_line
+from tapestry.ingest.csv_rows import CsvRows
+from tapestry.ingest.json_rows import JsonRows
+from tapestry.ingest.layouts import LAYOUTS, Layout, layout_of
+from tapestry.ingest.parquet_rows import ParquetRows
+from tapestry.ingest.raw import RawFile
+from tapestry.ingest.rows import Query, Reader, RowStream, plain_id, trimmed
+from tapestry.ingest.settings import IngestSettings
+
+QUARANTINED_CHARACTERS = 500
+BLANK_LINE = "blank line"
+_GROWTH = 8  # of a group of batches over the one before; each group costs some 50 ms
+_SHOWN_COLUMNS = 30
+_SHOWN_ROWS = 3
+_SHOWN_CHARACTERS = 200
+_UNITS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}  # nanoseconds
+_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+_MENDS = {
+    "timestamp out of range": "ingest.first_year and ingest.last_year say which times are plausible",
+    "timestamp is not a whole number": "Write times as whole numbers since 1970 UTC, or as Parquet timestamps",
+    "rating is not a number": "Write ratings as numbers, with a point before decimals",
+    "in scientific notation": "Save the column with all its digits (in a spreadsheet: as a number without decimals)",
+    "timestamp in ": "Convert the timestamps to the unit that is expected",
+    "float": "Save the column as whole numbers or as text",
+    "invalid UTF-8": "Save the file as UTF-8 (iconv -f LATIN1 -t UTF-8)",
+    "quote": 'Write a quote inside a field as two, in a field in quotes: "12"" disc"',
+}
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Rows so far: in all, unusable ones, and those of them that are blank lines."""
+
+    rows: int
+    unusable: int
+    blank: int
+
+    def beyond(self, allowed: float, to_come: int = 0) -> bool:
+        """Whether unusable rows are more than the share `allowed`, even if `to_come` more rows were all usable.
+
+        Blank lines count only where they outnumber the other rows: nothing is lost with them.
+        """
+        others = self.rows - self.blank + to_come
+        counted = self.unusable - self.blank + max(0, self.blank - others)
+        return counted > allowed * (self.rows + to_come)
+
+
+def open_reader(path: Path) -> tuple[Reader, Layout]:
+    """A reader of a raw file, and the release whose column names the file has.
+
+    Raises:
+        TapestryError: no raw file that can be read, or a needed column is missing; lists what was found and what is
+            accepted.
+    """
+    file = RawFile.open(path)
+    reader: Reader
+    match file.format:
+        case "json":
+            reader = JsonRows(file)
+        case "csv":
+            reader = CsvRows(file)
+        case "parquet":
+            reader = ParquetRows(file)
+    layout = layout_of(reader.columns)
+    if layout is None:
+        found = [one_line(name) for name in reader.columns]
+        more = f" and {len(found) - _SHOWN_COLUMNS} more" if len(found) > _SHOWN_COLUMNS else ""
+        accepted = "\n  ".join(map(str, LAYOUTS))
+        raise TapestryError(
+            f"{path}: no known set of columns. Found: {', '.join(found[:_SHOWN_COLUMNS]) or 'none'}{more}. "
+            f"Accepted:\n  {accepted}\nor, in CSV without a header, Amazon's user, item, rating, timestamp "
+            f"(2014) or item, user, rating, timestamp (2018){_other_content(file)}"
+        )
+    return reader, layout
+
+
+def classify(
+    connection: duckdb.DuckDBPyConnection, path: Path, reader: Reader, layout: Layout, settings: IngestSettings
+) -> None:
+    """Make table `classified`: row, user_id, item_id, timestamp (ms), rating, and the reason and text of a row that
+    can't be used.
+
+    Raises:
+        TapestryError: an unreadable file, or too large a share of unusable rows: as soon as that is certain.
+    """
+    connection.execute(
+        """CREATE TABLE classified
+        (row BIGINT, user_id VARCHAR, item_id VARCHAR, timestamp BIGINT, rating FLOAT, reason VARCHAR, text VARCHAR)"""
+    )
+    judge = f"INSERT INTO classified {_judge(reader.query(layout), settings)}"
+    batches = reader.batches(layout)
+    size = 1
+    while (first := next(batches, None)) is not None:
+        stream = RowStream(reader.schema, itertools.chain([first], itertools.islice(batches, size - 1)))
+        connection.register("raw_rows", stream.reader)
+        try:
+            connection.execute(judge)
+        except duckdb.Error as error:
+            if stream.error is None:
+                raise
+            raise stream.error from error
+        tally = _count(connection)
+        left = reader.rows_left()
+        if tally.beyond(settings.max_quarantine_share, left):
+            raise _too_many(connection, path, tally, settings, is_whole=left == 0)
+        size *= _GROWTH
+    tally = _count(connection)
+    if tally.rows == 0:
+        raise TapestryError(f"{path}: the file holds no rows; fetch or copy it again")
+    if tally.beyond(settings.max_quarantine_share) or tally.unusable == tally.rows:
+        raise _too_many(connection, path, tally, settings, is_whole=True)
+
+
+def _judge(query: Query, settings: IngestSettings) -> str:
+    first, last = settings.time_range()
+    scale = _UNITS[query.unit] // _UNITS["ms"]
+    others = " ".join(
+        f"WHEN time * {size / _UNITS['ms']} >= {first} AND time * {size / _UNITS['ms']} < {last} "
+        f"THEN 'timestamp in {_NAMES[unit]}, {_NAMES[query.unit]} expected'"
+        for unit, size in _UNITS.items()
+        if unit != query.unit
+    )
+    # One level for each step: a column that is named again in its own level is computed, and planned, again.
+    return f"""
+        WITH fields AS ({query.select}),
+        texts AS (
+            SELECT *, {query.problem} AS problem,
+                {plain_id("user")} AS user_plain, {plain_id("item")} AS item_plain,
+                regexp_full_match("timestamp", '[0-9]+') AS timestamp_plain
+            FROM fields),
+        trimmed AS (
+            SELECT *,
+                CASE WHEN user_plain THEN "user" ELSE {trimmed('"user"')} END AS user_text,
+                CASE WHEN item_plain THEN item ELSE {trimmed("item")} END AS item_text,
+                CASE WHEN timestamp_plain THEN "timestamp" ELSE {trimmed('"timestamp"')} END AS timestamp_text,
+                {trimmed("rating")} AS rating_text
+            FROM texts),
+        typed AS (
+            SELECT *, {query.kinds.get("user", "NULL")} AS user_kind, {query.kinds.get("item", "NULL")} AS item_kind,
+                TRY_CAST(timestamp_text AS DOUBLE) AS time,
+                coalesce(
+                    {query.kinds.get("timestamp", "NULL")},
+                    CASE
+                        WHEN timestamp_plain OR regexp_full_match(timestamp_text, '[-+]?[0-9]+(\\.0*)?') THEN NULL
+                        ELSE 'ROUNDED'
+                    END
+                ) AS timestamp_kind,
+                CASE WHEN NOT contains(rating_text, '_') THEN TRY_CAST(rating_text AS FLOAT) END AS rating_value
+            FROM trimmed),
+        numbered AS (SELECT *, {_id_number("user")}, {_id_number("item")} FROM typed),
+        checked AS (SELECT *, {_id_problem("user")}, {_id_problem("item")} FROM numbered),
+        judged AS (
+            SELECT *,
+                CASE
+                    WHEN problem IS NOT NULL THEN problem
+                    WHEN user_problem IS NOT NULL THEN user_problem
+                    WHEN item_problem IS NOT NULL THEN item_problem
+                    WHEN timestamp_text IS NULL OR timestamp_text = '' THEN 'missing timestamp'
+                    WHEN time IS NULL OR NOT isfinite(time) OR time <> floor(time) OR contains(timestamp_text, '_')
+                        THEN 'timestamp is not a whole number'
+                    WHEN time * {scale} >= {first} AND time * {scale} < {last} THEN
+                        CASE
+                            WHEN timestamp_kind = 'ROUNDED' THEN 'timestamp in scientific notation, which rounds it'
+                            WHEN timestamp_kind = 'FLOAT' THEN 'timestamp is a 32-bit float, which rounds it'
+                            WHEN rating_text IS NULL OR rating_text = '' THEN NULL
+                            WHEN rating_value IS NULL OR isnan(rating_value) THEN 'rating is not a number'
+                            WHEN rating_value < {settings.min_rating} OR rating_value > {settings.max_rating}
+                                THEN 'rating out of range'
+                        END
+                    {others}
+                    ELSE 'timestamp out of range'
+                END AS reason
+            FROM checked)
+        SELECT row, {_id_value("user")}, {_id_value("item")},
+            CASE WHEN reason IS NULL THEN CAST(time * {scale} AS BIGINT) END, rating_value, reason,
+            CASE WHEN reason IS NOT NULL THEN ({query.text})[:{QUARANTINED_CHARACTERS}] END
+        FROM judged"""
+
+
+def _id_number(key: str) -> str:
+    """SQL for the number that a float is, and the bits that it has for whole numbers."""
+    return f"""
+        CASE WHEN {key}_kind IN ('DOUBLE', 'FLOAT') THEN TRY_CAST({key}_text AS DOUBLE) END AS {key}_number,
+        CASE {key}_kind WHEN 'FLOAT' THEN 24 ELSE 53 END AS {key}_bits"""
+
+
+def _id_problem(key: str) -> str:
+    """SQL for why a value can't be an id."""
+    others = {"BOOLEAN": "true or false", "ARRAY": "a list", "OBJECT": "an object", "TIME": "a time"}
+    no_scalar = " ".join(f"WHEN '{kind}' THEN '{key} is {what}, not text or a number'" for kind, what in others.items())
+    return f"""
+        CASE
+            WHEN {key}_plain AND {key}_kind IS NULL THEN NULL
+            WHEN {key}_text IS NULL OR {key}_text = '' THEN 'missing {key}'
+            WHEN {key}_number IS NOT NULL THEN
+                CASE
+                    WHEN isnan({key}_number) THEN 'missing {key} (NaN)'
+                    WHEN NOT isfinite({key}_number) OR {key}_number <> floor({key}_number)
+                        THEN '{key} is not a whole number'
+                    WHEN abs({key}_number) > 2 ** {key}_bits
+                        THEN '{key} is a float above 2^' || {key}_bits || ', which rounds it'
+                END
+            ELSE
+                CASE {key}_kind
+                    WHEN 'NAN' THEN 'missing {key} (NaN)'
+                    WHEN 'ROUNDED' THEN '{key} is a number in scientific notation, which rounds it'
+                    {no_scalar}
+                END
+        END AS {key}_problem"""
+
+
+def _id_value(key: str) -> str:
+    """SQL for the id: a float's text is a whole number's, so that 1.0 of one file is the 1 of another."""
+    return f"""CASE
+        WHEN reason IS NULL AND {key}_number IS NOT NULL THEN CAST(CAST({key}_number AS BIGINT) AS VARCHAR)
+        ELSE {key}_text
+    END"""
+
+
+def _count(connection: duckdb.DuckDBPyConnection) -> Tally:
+    counts = connection.execute(
+        f"SELECT count(*), count(reason), count(*) FILTER (WHERE reason = '{BLANK_LINE}') FROM classified"
+    ).fetchone()
+    assert counts is not None
+    return Tally(*counts)
+
+
+def _too_many(
+    connection: duckdb.DuckDBPyConnection, path: Path, tally: Tally, settings: IngestSettings, is_whole: bool
+) -> TapestryError:
+    """The error for more unusable rows than allowed: the first of them, and the mend of the most common reason."""
+    shown = connection.execute(
+        f"SELECT row, reason, text FROM classified WHERE reason IS NOT NULL ORDER BY row LIMIT {_SHOWN_ROWS}"
+    ).fetchall()
+    (reason, low, high) = connection.execute(
+        """SELECT reason, min(rating), max(rating) FROM classified WHERE reason IS NOT NULL
+        GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 1"""
+    ).fetchall()[0]
+    mend = next((mend for part, mend in _MENDS.items() if part in reason), "Mend the file")
+    if reason == "rating out of range":
+        mend = (
+            f"Ratings from {low:g} to {high:g} are beyond ingest.min_rating and ingest.max_rating "
+            f"({settings.min_rating:g} to {settings.max_rating:g}): set these to the file's scale (min_rating to 0 "
+            "where 0 means not rated), which keeps the rows"
+        )
+    rows = f"{tally.rows} rows" if is_whole else f"the first {tally.rows} rows"
+    allowed = f"allows {settings.max_quarantine_share:.1%}" + (
+        "" if is_whole else " of the file, which can't be met any more"
+    )
+    first = "\n".join(f"  row {row}: {why}: {one_line(text, _SHOWN_CHARACTERS)}" for row, why, text in shown)
+    return TapestryError(
+        f"{path}: {tally.unusable} of {rows} can't be used ({tally.unusable / tally.rows:.1%}; "
+        f"ingest.max_quarantine_share {allowed}). The first:\n{first}\n{mend}, or raise ingest.max_quarantine_share, "
+        "which drops them."
+    )
+
+
+def _other_content(file: RawFile) -> str:
+    """What the file looks like instead, if that is plain."""
+    head = file.head.lstrip() if file.format != "parquet" else b""
+    if head[:1] == b"<":
+        return ". This looks like a web page or XML"
+    if file.format == "csv" and head[:1] == b"{":
+        return ". This looks like JSON lines: name it .jsonl"
+    if file.format == "json" and head.partition(b"\n")[0].rstrip().endswith(b"},"):
+        return ". Its lines end in a comma, which JSON lines don't: remove these"
+    if file.format == "json" and head[:1] not in b"{":
+        return ". This doesn't look like JSON; a file of columns is named .csv or .tsv"
+    return ""

@@ -1,0 +1,57 @@
+"""What interactions must be, as a Pandera schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import ibis
+import ibis.expr.datatypes as dt
+import pandera.ibis as pa
+
+from tapestry.ingest.settings import IngestSettings
+from tapestry.tables.database import quote
+from tapestry.tables.schema import compares, holds, validate
+
+
+def check_interactions(
+    connection: duckdb.DuckDBPyConnection, written: Path, domain: str, settings: IngestSettings
+) -> None:
+    """Check the Parquet file of one domain's interactions, in the order in which they are written.
+
+    That each row comes after the one before it says both that they are in order and that none is there twice.
+
+    Raises:
+        TapestryError: a rule is broken; lists each broken rule with some of the values that break it.
+    """
+    keys = ("user_id", "timestamp", "item_id")
+    connection.execute(
+        f"""CREATE OR REPLACE TEMP VIEW interactions AS
+        SELECT * EXCLUDE (file_row_number), {", ".join(f'lag("{key}") OVER () AS "previous_{key}"' for key in keys)}
+        FROM read_parquet('{quote(written)}', file_row_number = true)"""
+    )
+    first, last = settings.time_range()
+    schema = pa.DataFrameSchema(
+        {
+            "user_id": pa.Column(dt.String, holds("not blank", lambda column: column.re_search(r"\S"))),
+            "item_id": pa.Column(dt.String, holds("not blank", lambda column: column.re_search(r"\S"))),
+            "timestamp": pa.Column(dt.Int64, pa.Check.in_range(first, last, include_max=False)),
+            "rating": pa.Column(dt.Float32, pa.Check.in_range(settings.min_rating, settings.max_rating), nullable=True),
+            "domain": pa.Column(dt.String, pa.Check.equal_to(domain)),
+            "row": pa.Column(dt.Int64, pa.Check.ge(1)),
+            **{f"previous_{key}": pa.Column(nullable=True) for key in keys},
+        },
+        checks=[compares("each after the one before", _after_the_one_before)],
+        strict=True,
+    )
+    validate(connection, {"interactions": schema})
+
+
+def _after_the_one_before(table: ibis.Table) -> ibis.expr.types.BooleanValue:
+    user, time = table.user_id == table.previous_user_id, table.timestamp == table.previous_timestamp
+    return (
+        table.previous_user_id.isnull()
+        | (table.user_id > table.previous_user_id)
+        | (user & (table.timestamp > table.previous_timestamp))
+        | (user & time & (table.item_id > table.previous_item_id))
+    )

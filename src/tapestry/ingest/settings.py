@@ -1,0 +1,40 @@
+"""Section `ingest` of params.yaml: which rows of a raw file are usable."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from typing import Annotated
+
+from tapestry.core.bounds import Fraction, MemorySize, Threads, between, require
+
+
+@dataclass(frozen=True)
+class IngestSettings:
+    """Which rows of a raw file are usable, and what the stage may take of the machine."""
+
+    max_quarantine_share: Fraction
+    """The stage stops if more than this share of a file's rows is unusable."""
+    first_year: Annotated[int, between(1970, 9998)]
+    """First year (UTC) of a plausible timestamp."""
+    last_year: Annotated[int, between(1970, 9998)]
+    """Last year (UTC) of a plausible timestamp, included."""
+    min_rating: Annotated[float, between(-1e9, 1e9)]
+    """Least plausible rating, on the file's own scale; Amazon's is 1 to 5."""
+    max_rating: Annotated[float, between(-1e9, 1e9)]
+    """Greatest plausible rating."""
+    memory_limit: MemorySize
+    """Memory of the process, about, such as 2GB. Larger work spills to a temporary folder."""
+    threads: Threads
+    """CPU threads. The result is the same for any number."""
+
+    def __post_init__(self) -> None:
+        require(self.first_year <= self.last_year, "ingest.first_year: must not be after ingest.last_year")
+        require(self.min_rating <= self.max_rating, "ingest.min_rating: must not be above ingest.max_rating")
+
+    def time_range(self) -> tuple[int, int]:
+        """Plausible timestamps as [first, last) in milliseconds since 1970 UTC."""
+        first, last = (
+            datetime.datetime(year, 1, 1, tzinfo=datetime.UTC) for year in (self.first_year, self.last_year + 1)
+        )
+        return int(first.timestamp()) * 1000, int(last.timestamp()) * 1000

@@ -1,0 +1,46 @@
+"""Section `model` of params.yaml: the network. docs/model.md has its equations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tapestry.core.bounds import between, require
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The network (arXiv 2508.20945). HSTU + ALiBi is `attention: full`, `tape: false`, `ddsr: false`."""
+
+    width: Annotated[int, between(1, 65_536)]
+    """K, the width of embeddings and hidden states; divisible by `heads`."""
+    layers: Annotated[int, between(1, 1_000)]
+    """Layers, each of gated self-attention and, with `ddsr`, cross-domain attention."""
+    heads: Annotated[int, between(1, 1_024)]
+    """H, heads of self-attention and of cross-domain attention."""
+    window: Annotated[int, between(1, 10**6)]
+    """Most recent positions of a history that the model reads."""
+    attention: Literal["intra", "full"]
+    """`intra`: a position attends to earlier ones of its own domain. `full`: to all earlier ones."""
+    kernel: Literal["auto", "reference", "tiled", "flex", "varlen"]
+    """What computes self-attention in training (`tapestry.model.attention.choose_kernel`). Results are equal."""
+    tape: bool
+    """Whether inputs have TAPE, the transition-aware positional encoding (section 3 of the paper)."""
+    tape_tied: bool
+    """Whether TAPE uses the domain embedding of the input. Otherwise it has an embedding of its own."""
+    ddsr: bool
+    """Whether layers have cross-domain attention over the last state of each domain (DDSR)."""
+    state_dim: Annotated[int, between(1, 65_536)]
+    """C, the width of a domain's state in DDSR; divisible by `heads`."""
+    fusion: Literal["sum", "gate"]
+    """How a layer adds DDSR's output to self-attention's: as it is, or times a learned gate of each head."""
+    dropout: float
+    """Dropout rate of the input and of each layer's update, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.dropout < 1, f"model.dropout: {self.dropout} is not in [0, 1)")
+        for name in ("width", "state_dim"):
+            require(
+                getattr(self, name) % self.heads == 0,
+                f"model.{name}: {getattr(self, name)} is not divisible by model.heads = {self.heads}",
+            )

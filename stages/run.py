@@ -1,0 +1,54 @@
+"""Run one stage with the code beside this file: `python stages/run.py ingest Books`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src"
+INSTALL = f"run `make install` in {ROOT} once, then `source {ROOT}/.venv/bin/activate` in each shell"
+
+
+def run(stage: str, *arguments: str) -> None:
+    """Call `main` of the module `stage` of this folder. Errors that a user can mend are printed in one line."""
+    sys.excepthook = report
+    sys.path.insert(0, str(SOURCE))
+    # So that a process which the stage starts runs the same code.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(SOURCE), os.environ.get("PYTHONPATH"))))
+    tapestry = importlib.import_module("tapestry")
+    if Path(str(tapestry.__file__)).resolve().parents[1] != SOURCE:  # an installed one, where there is none here
+        sys.exit(f"{stage}: error: {absent('tapestry')}")
+    from tapestry.core.errors import one_line
+    from tapestry.core.failures import reported_errors
+
+    with reported_errors(one_line("@".join((stage, *arguments)))):
+        importlib.import_module(stage).main(*arguments)
+
+
+def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a missing package, or a missing module of Tapestry, in one line; anything else as Python does."""
+    name = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    if name.startswith("tapestry."):
+        print(f"{sys.argv[1]}: error: {absent(name)}", file=sys.stderr)
+    elif isinstance(error, ModuleNotFoundError):
+        print(f"{sys.argv[1]}: error: {sys.executable} has no package {name}; {INSTALL}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def absent(name: str) -> str:
+    """That a module of Tapestry isn't in this checkout, and the likely reason."""
+    file = f"src/{name.replace('.', '/')}"
+    return f"{ROOT} has no {file}; `dvc exp run --temp` and `--queue` see the files that git knows alone: `git add` it"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("python stages/run.py STAGE [DOMAIN]")
+    if sys.version_info < (3, 11):  # noqa: UP036
+        sys.exit(f"{sys.argv[1]}: error: Python 3.11 or newer is needed, {sys.executable} is older; {INSTALL}")
+    run(*sys.argv[1:])

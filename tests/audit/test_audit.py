@@ -1,0 +1,471 @@
+"""The audit: a clean checkout passes, and each way to break the promise fails the claim that is about it."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import pickle
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from checkouts import commit, set_parameters
+from safetensors.torch import save_file
+from tiny_checkout import read_yaml, repro, rows_of
+from typer.testing import CliRunner
+
+from tapestry.audit.audit import CLAIMS, audit_checkout
+from tapestry.audit.cache import run_key
+from tapestry.audit.claims import Claim, Status
+from tapestry.audit.clone import cloned, provide_raw, reproduce
+from tapestry.audit.differences import differing
+from tapestry.audit.evidence import Evidence
+from tapestry.audit.pickles import what_pickle
+from tapestry.audit.rerun import compare, here
+from tapestry.cli import app
+from tapestry.provenance.git import git
+
+
+def relocate(folder: Path) -> None:
+    """Let MLflow find the artifacts of a copied checkout in the copy."""
+    own = (folder / "mlartifacts").as_uri()
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store, store:
+        store.execute("UPDATE experiments SET artifact_location = ? WHERE name = 'tapestry'", [own])
+        store.execute("UPDATE runs SET artifact_uri = ? || '/' || run_uuid || '/artifacts'", [own])
+
+
+@pytest.fixture(scope="module")
+def committed(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkout, reproduced and committed; to copy, not to change."""
+    folder = shutil.copytree(reproduced, tmp_path_factory.mktemp("audit") / "checkout")
+    commit(folder)
+    relocate(folder)
+    return folder
+
+
+@pytest.fixture
+def checkout(committed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = shutil.copytree(committed, tmp_path / "checkout")
+    relocate(folder)
+    for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def audited(folder: Path) -> dict[str, Claim]:
+    return {claim.name: claim for claim in audit_checkout(Evidence(folder), False)}
+
+
+def failing(claims: dict[str, Claim]) -> set[str]:
+    return {name for name, claim in claims.items() if claim.status is Status.FAIL}
+
+
+def told(claim: Claim) -> str:
+    """What speaks against a claim, with its mend."""
+    return "\n".join(f"{f.text} | {f.mend}" for f in claim.findings if f.status is Status.FAIL)
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) >= 1
+    path.write_text(text.replace(old, new))
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+
+
+def test_a_clean_checkout_passes_and_mlflow_keeps_the_certificate(checkout: Path) -> None:
+    done = CliRunner().invoke(app, ["audit", "--json", "--certificate", "audit.md"])
+    found = json.loads(done.stdout)
+    assert done.exit_code == 0, done.output
+    assert {claim["name"]: claim["status"] for claim in found["claims"]} == dict.fromkeys(CLAIMS, "PASS")
+    (row,) = rows_of(checkout, "train")
+    assert found["run_id"] == row.info.run_id
+    certificate = (checkout / "audit.md").read_text()
+    kept = checkout / "mlartifacts" / row.info.run_id / "artifacts" / "audit.md"
+    assert kept.read_text() == certificate
+    assert "11 PASS, 0 UNKNOWN, 0 FAIL" in certificate
+    assert row.data.tags["model_hash"] in certificate
+    (checkout / "audit.md").unlink()
+    again = CliRunner().invoke(app, ["audit", "--certificate", "audit.md"])
+    assert again.exit_code == 0
+    assert again.stdout.splitlines()[-1] == "11 PASS, 0 UNKNOWN, 0 FAIL"
+    dateless = [re.sub(r"(?m)^\| Date .*$", "", text) for text in (certificate, (checkout / "audit.md").read_text())]
+    assert dateless[0] == dateless[1]
+
+
+def test_code_that_no_stage_declares_may_change_and_a_stages_may_not(checkout: Path) -> None:
+    edit_code(checkout)
+    commit(checkout)
+    claims = audited(checkout)
+    assert failing(claims) == set()
+    assert "other code has changed since, at commit" in claims["code"].findings[-1].text
+    with (checkout / "src/tapestry/model/network.py").open("a") as file:
+        file.write("# edited\n")
+    commit(checkout)
+    assert failing(audited(checkout)) == {"lock"}
+
+
+def edit_metrics(folder: Path) -> None:
+    mrr = json.loads((folder / "metrics/test.json").read_text())["all"]["mrr"]
+    replace(folder / "metrics/test.json", str(mrr), str(mrr + 0.1))
+    commit(folder)
+
+
+def edit_curve(folder: Path) -> None:
+    lines = (folder / "metrics/curve.csv").read_text().splitlines()
+    lines[-1] = re.sub(r"\d$", lambda digit: str((int(digit[0]) + 5) % 10), lines[-1])
+    (folder / "metrics/curve.csv").write_text("\n".join(lines) + "\n")
+
+
+def edit_lock(folder: Path) -> None:
+    (out,) = read_yaml(folder / "dvc.lock")["stages"]["baselines"]["outs"]
+    replace(folder / "dvc.lock", out["md5"], f"{'0' * 32}.dir")
+    commit(folder)
+
+
+def drop_dependency(folder: Path) -> None:
+    deps = read_yaml(folder / "dvc.lock")["stages"]["train"]["deps"]
+    (size,) = (dep["size"] for dep in deps if dep["path"] == "stages/train.py")
+    md5 = next(dep["md5"] for dep in deps if dep["path"] == "stages/train.py")
+    replace(
+        folder / "dvc.lock", f"    - path: stages/train.py\n      hash: md5\n      md5: {md5}\n      size: {size}\n", ""
+    )
+
+
+def change_parameter(folder: Path) -> None:
+    set_parameters(folder, {"train.epochs": 3})
+    commit(folder)
+
+
+def edit_code(folder: Path) -> None:
+    with (folder / "src/tapestry/cli.py").open("a") as file:
+        file.write("# edited\n")
+
+
+def add_code(folder: Path) -> None:
+    (folder / "src/tapestry/new.py").touch()
+
+
+def swap_raw(folder: Path) -> None:
+    shutil.copy(folder / "raw/Books.json.gz", folder / "raw/Toys.json.gz")
+    commit(folder)
+
+
+def swap_fetched(folder: Path) -> None:
+    flip(folder / "data/raw/Toys/Toys.json.gz", 9)
+
+
+def alter(folder: Path, statement: str, *values: Any) -> None:
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store, store:
+        assert store.execute(statement, values).rowcount == 1
+
+
+def alter_shown(folder: Path) -> None:
+    alter(folder, "UPDATE latest_metrics SET value = 0.99 WHERE key = 'test/all/hr_10'")
+
+
+def alter_logged(folder: Path) -> None:
+    alter(folder, "UPDATE metrics SET value = 0.99 WHERE key = 'val/ndcg_10' AND step = 1")
+
+
+def write_twice(folder: Path) -> None:
+    alter(
+        folder,
+        "INSERT INTO metrics SELECT key, 0.5, timestamp + 1, run_uuid, step, is_nan FROM metrics "
+        "WHERE key = 'test/all/hr_100'",
+    )
+
+
+def alter_seed(folder: Path) -> None:
+    alter(folder, "UPDATE params SET value = '8' WHERE key = 'train.seed'")
+
+
+def lose_device(folder: Path) -> None:
+    own = "SELECT run_uuid FROM tags WHERE key = 'stage' AND value = 'evaluate'"
+    alter(folder, f"DELETE FROM tags WHERE key = 'device' AND run_uuid IN ({own})")
+
+
+def alter_data_hash(folder: Path) -> None:
+    own = "SELECT run_uuid FROM tags WHERE key = 'stage' AND value = 'sessionize'"
+    alter(folder, f"UPDATE tags SET value = 'x' WHERE key = 'input_hash' AND run_uuid IN ({own})")
+
+
+def alter_inputs(folder: Path) -> None:
+    own = "SELECT run_uuid FROM tags WHERE key = 'stage' AND value = 'sessionize'"
+    old = read_yaml(folder / "dvc.lock")["stages"]["sessionize"]["deps"][0]["md5"]
+    alter(
+        folder,
+        f"UPDATE tags SET value = replace(value, ?, 'x') WHERE key = 'dvc_inputs' AND run_uuid IN ({own})",
+        old,
+    )
+
+
+def quarantine(folder: Path) -> None:
+    path = folder / "data/quarantine/Toys.parquet"
+    row = {"file": "Toys.json.gz", "row": 1, "reason": "no rating", "text": "{}"}
+    schema = pq.read_schema(path)
+    pq.write_table(pa.Table.from_pylist([row], schema=schema), path)
+
+
+def add_pickle(folder: Path) -> None:
+    (row,) = rows_of(folder, "train")
+    with zipfile.ZipFile(folder / "mlartifacts" / row.info.run_id / "artifacts" / "model.bin", "w") as archive:
+        archive.writestr("model/data", pickle.dumps({"weights": [1.0, 2.0]}))
+
+
+def entry_of(folder: Path, stage: str) -> tuple[Path, dict[str, Any]]:
+    """A stage's entry in the run cache."""
+    entry = read_yaml(folder / "dvc.lock")["stages"][stage]
+    key = run_key(entry)
+    (path,) = (folder / ".dvc/cache/runs" / key[:2] / key).iterdir()
+    return path, entry
+
+
+def put_entry(path: Path, entry: dict[str, Any]) -> None:
+    """Put a whole entry, named as DVC names it, in the place of another."""
+    from dvc.stage.cache import _get_cache_hash
+    from dvc.utils.serialize import dump_yaml
+
+    path.chmod(0o644)
+    path.unlink()
+    dump_yaml(str(path.with_name(_get_cache_hash(entry))), entry)
+
+
+def poison(folder: Path) -> None:
+    """As a worker that ran other code did: other outputs under the key of this code."""
+    path, entry = entry_of(folder, "train")
+    entry["outs"][0]["md5"] = read_yaml(folder / "dvc.lock")["stages"]["sessionize"]["outs"][0]["md5"]
+    put_entry(path, entry)
+
+
+def edit_entry(folder: Path) -> None:
+    path, entry = entry_of(folder, "train")
+    path.chmod(0o644)
+    replace(path, entry["outs"][0]["md5"], f"{'0' * 32}.dir")
+
+
+def damage_cached(folder: Path) -> None:
+    (out,) = read_yaml(folder / "dvc.lock")["stages"]["train"]["outs"]
+    listed = json.loads((folder / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:]).read_text())
+    md5 = next(item["md5"] for item in listed if item["relpath"] == "model.safetensors")
+    flip(folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:], -1)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "claim", "message", "also"),
+    [
+        (edit_metrics, "figures", r"metrics/test\.json: line \d+ is '\"mrr\": .* recomputed, .* in the file", {"lock"}),
+        (edit_curve, "figures", r"metrics/curve\.csv: line 3 .* in the file, .* in MLflow", {"lock", "code"}),
+        (
+            edit_lock,
+            "lock",
+            r"data/baselines: its MD5 is \w+\.dir, dvc\.lock has 0{32}\.dir \(baselines, ",
+            {"cache"},
+        ),
+        (drop_dependency, "lock", r"train: deps of dvc\.lock and dvc\.yaml differ by stages/train\.py", {"code"}),
+        (lambda f: flip(f / "models/model.safetensors", -1), "lock", r"models: its MD5 is .* \(train, ", {"figures"}),
+        (change_parameter, "lock", r"train\.epochs is 3 in params\.yaml, 2 in dvc\.lock \(train\)", set()),
+        (edit_code, "code", r"uncommitted changes: src/tapestry/cli\.py", set()),
+        (add_code, "code", r"not in git: src/tapestry/new\.py", set()),
+        (swap_raw, "data", r"the raw data of Toys in raw: bytes is \d+, data/source has \d+", set()),
+        (swap_fetched, "data", r"data/raw/Toys/Toys\.json\.gz is .*, data/source has sha256 \w+", {"lock"}),
+        (alter_shown, "figures", r"test/all/hr_10 in MLflow's lists is 0\.99, metrics/ has 0\.\d+", set()),
+        (alter_logged, "figures", r"val/ndcg_10 in MLflow: step 1 is 0\.99, metrics/ has 0\.\d+", set()),
+        (write_twice, "figures", r"test/all/hr_100 in MLflow: ", set()),
+        (alter_seed, "settings", r"train\.seed is 8 in train · \w+ \(\w+\), 7 in params\.yaml", set()),
+        (lose_device, "settings", r"evaluate · \w+ \(\w+\) doesn't say its device", set()),
+        (alter_data_hash, "data", r"data/interactions has the hash \w+, sessionize · .* has x as input_hash", set()),
+        (alter_inputs, "inputs", r"sessionize: data/counts had the MD5 x when it began, dvc\.lock has \w+", set()),
+        (quarantine, "rows", r"rows_quarantined, and rows of data/quarantine/Toys\.parquet: 0 and 1", {"lock"}),
+        (add_pickle, "pickles", r"mlartifacts/\w+/artifacts/model\.bin: an archive with the pickle model/data", set()),
+        (poison, "cache", r"\(train\): would restore models as \w+\.dir, not \w+\.dir", set()),
+        (edit_entry, "cache", r"\(train\): its content isn't what its name is the hash of", set()),
+        (damage_cached, "cache", r"its content isn't what its name is the MD5 of", set()),
+    ],
+)
+def test_what_was_tampered_with_fails_its_claim(
+    checkout: Path, tamper: Callable[[Path], None], claim: str, message: str, also: set[str]
+) -> None:
+    tamper(checkout)
+    claims = audited(checkout)
+    assert re.search(message, told(claims[claim])), told(claims[claim])
+    assert {claim} <= failing(claims) <= {claim, *also}
+    assert all(finding.mend for found in claims.values() for finding in found.findings if finding.status)
+
+
+def test_an_upgraded_package_fails(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site" / "numpy-99.0.dist-info").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    claims = audited(checkout)
+    assert failing(claims) == {"packages"}
+    assert "numpy 99.0 is installed, requirements.lock has" in told(claims["packages"])
+    assert re.search(r"numpy 99\.0 is installed, train · \w+ \(\w+\) was made with ", told(claims["packages"]))
+
+
+def test_a_moved_checkout_is_told_how_to_find_its_artifacts(checkout: Path, tmp_path: Path) -> None:
+    os.rename(checkout / "mlartifacts", tmp_path / "mlartifacts")
+    (checkout / "mlartifacts").mkdir()
+    with closing(sqlite3.connect(checkout / "mlflow.db")) as store, store:
+        store.execute("UPDATE runs SET artifact_uri = '/elsewhere/mlartifacts/' || run_uuid || '/artifacts'")
+    claims = audited(checkout)
+    assert failing(claims) == {"artifacts"}
+    assert "8 runs have their files in /elsewhere/mlartifacts" in told(claims["artifacts"])
+    assert "tapestry relocate" in told(claims["artifacts"])
+
+
+def test_without_a_store_what_it_would_prove_is_unknown(checkout: Path) -> None:
+    (checkout / "mlflow.db").unlink()
+    done = CliRunner().invoke(app, ["audit", "--json"])
+    status = {claim["name"]: claim["status"] for claim in json.loads(done.stdout)["claims"]}
+    assert done.exit_code == 0
+    assert {name for name, found in status.items() if found == "PASS"} == {"lock", "rows", "pickles"}
+    assert set(status.values()) == {"PASS", "UNKNOWN"}
+    assert not (checkout / "mlflow.db").exists()
+
+
+def test_an_input_edited_while_a_stage_ran_fails(checkout: Path) -> None:
+    set_parameters(checkout, {"model.state_dim": 4})
+    command = [sys.executable, "-m", "dvc", "repro"]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:
+        while not any('"stage": "train"' in p.read_text() for p in checkout.glob("mlflow.pending/*/events.jsonl")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        with (checkout / "src/tapestry/model/tensors.py").open("a") as file:
+            file.write("# edited meanwhile\n")
+    assert process.returncode == 0
+    commit(checkout)
+    claims = audited(checkout)
+    assert re.search(r"train: src/tapestry/model/tensors\.py changed while it ran \(train · ", told(claims["inputs"]))
+    assert failing(claims) == {"inputs"}
+
+
+def test_a_rerun_passes_and_names_the_first_number_that_differs(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evidence = Evidence(checkout)
+    with cloned(checkout, git(checkout, "rev-parse", "HEAD").strip()) as clone:
+        provide_raw(checkout, clone)
+        assert reproduce(clone, "", len(evidence.lock)) is None
+        (found,) = compare(evidence, clone, lambda path: here(evidence, path))
+        assert found.status is Status.PASS
+        assert "21 outputs of 12 stages" in found.text
+        flip(checkout / "models/model.safetensors", -1)
+        table = pq.read_table(checkout / "metrics/ranks.parquet")
+        pq.write_table(table.slice(1), checkout / "metrics/ranks.parquet")
+        changed = Evidence(checkout)
+        first, *others = compare(changed, clone, lambda path: here(changed, path))
+        assert first.status is Status.FAIL
+        assert re.match(
+            r"train is the first stage that differs: models/model\.safetensors: tensor \S+: 1 of \d+ numbers differ, "
+            r"number \d+ is \S+ here, \S+ in the rerun$",
+            first.text,
+        )
+        assert [other.text for other in others] == ["after it differ: evaluate"]
+        changed.lock["train"]["params"]["params.yaml"]["train"]["epochs"] = 3
+        (tmp_path / "site" / "numpy-99.0.dist-info").mkdir(parents=True)
+        monkeypatch.syspath_prepend(tmp_path / "site")
+        _, *causes, _ = compare(changed, clone, lambda path: here(changed, path))
+        assert causes[0].text == "the rerun of train had the parameter train.epochs 2 in place of 3"
+        assert re.match(r"the rerun of train had the package numpy 99\.0 in place of \S+ \(train · ", causes[1].text)
+        assert len(causes) == 2
+
+
+def test_an_old_run_is_reproduced_from_its_row_and_a_poisoned_entry_of_it_found(checkout: Path) -> None:
+    (old,) = rows_of(checkout, "train")
+    set_parameters(checkout, {"model.state_dim": 4})
+    repro(checkout)
+    path, entry = entry_of(checkout, "train")
+    set_parameters(checkout, {"model.state_dim": 8})
+    repro(checkout)
+    entry["outs"][0]["md5"] = read_yaml(checkout / "dvc.lock")["stages"]["train"]["outs"][0]["md5"]
+    put_entry(path, entry)
+    claims = audited(checkout)
+    assert failing(claims) == {"cache"}
+    assert re.search(r"which train · .* made from the same inputs", told(claims["cache"]))
+    # Of the row alone, and of its artifacts: nothing of the checkout's files.
+    shutil.rmtree(checkout / "data")
+    shutil.rmtree(checkout / "models")
+    done = CliRunner().invoke(app, ["audit", "--json", "--run", old.info.run_id])
+    claims_of_run = json.loads(done.stdout[done.stdout.index("{") :])["claims"]
+    assert {claim["name"]: claim["status"] for claim in claims_of_run} == dict.fromkeys(
+        ["code", "rerun", *sorted(set(CLAIMS) - {"code", "lock", "cache"})], "PASS"
+    )
+    assert done.exit_code == 0
+
+
+@pytest.mark.usefixtures("checkout")
+def test_an_unknown_run_is_told_with_the_known() -> None:
+    done = CliRunner().invoke(app, ["audit", "--run", "nothing"])
+    assert done.exit_code == 1
+    assert re.search(
+        r"audit: error: --run: MLflow has no run 'nothing' of a model; the newest are train · ", done.stderr
+    )
+
+
+class Runs:
+    """What a pickle could call."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.getcwd, ()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_are_told_by_content(tmp_path: Path, protocol: int) -> None:
+    content = pickle.dumps(Runs(), protocol)
+    packers: list[Callable[[bytes], bytes]] = [bytes, gzip.compress, zlib.compress, bz2.compress, lzma.compress]
+    for number, pack in enumerate(packers):
+        (path := tmp_path / f"{number}.bin").write_bytes(pack(content))
+        assert what_pickle(path) == ("a packed pickle" if number else "a pickle"), number
+    torch.save({"w": torch.zeros(2)}, tmp_path / "model.bin")
+    assert "an archive with the pickle" in str(what_pickle(tmp_path / "model.bin"))
+
+
+def test_what_only_begins_like_a_pickle_is_none(tmp_path: Path) -> None:
+    lengths = set()
+    for width in range(500, 1000, 8):  # the first bytes of a safetensors file are the length of its header
+        path = tmp_path / "model.safetensors"
+        save_file({"w": torch.zeros(1)}, path, {"note": "x" * width})
+        lengths.add(path.read_bytes()[:2])
+        assert what_pickle(path) is None
+    assert {b"\x80\x02", b"\x80\x03"} <= lengths
+    (tmp_path / "t").write_text("(a list, of words)\n")
+    assert what_pickle(tmp_path / "t") is None
+
+
+def test_the_first_difference_is_named_by_the_kind_of_file(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    table = pa.table({"user": ["a", "b", "c"], "rank": [1.0, float("nan"), 3.0]})
+    pq.write_table(table, one)
+    pq.write_table(table.set_column(1, "rank", pa.array([1.0, float("nan"), 4.0])), other)
+    assert differing("x.parquet", one, other, "here", "there") == "row 3, rank is 3.0 here, 4.0 there"
+    pq.write_table(table.slice(0, 2), other)
+    assert differing("x.parquet", one, other, "here", "there") == "3 rows here, 2 there"
+    pq.write_table(table, other, compression="zstd")
+    assert differing("x.parquet", one, other, "here", "there").startswith("the same rows, written by")
+    one.write_text("a\nb\n")
+    other.write_text("a\nc\n")
+    assert differing("x.json", one, other, "here", "there") == "line 2 is 'b' here, 'c' there"
+    assert differing("x.bin", one, other, "here", "there") == "byte 3 is 98 here, 99 there"

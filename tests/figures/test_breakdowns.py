@@ -1,0 +1,64 @@
+"""Every figure of metrics/test.json can be recomputed from the ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from small import random_sequences
+
+from tapestry.core.splits import TEST
+from tapestry.evaluation.ranking import Ranks
+from tapestry.evaluation.ranks import ranks_table, read_ranks, write_ranks
+from tapestry.figures.breakdowns import compare, hr_by_cutoff, summarise
+
+
+def test_groups_are_recomputed_from_the_table_alone(tmp_path: Path) -> None:
+    sequences = random_sequences(3, users=60)
+    targets = sequences.targets(TEST)
+    generator = np.random.default_rng(0)
+    ranks = Ranks(generator.integers(1, 11, len(targets)), np.full(len(targets), 10))
+    write_ranks(ranks_table(sequences, targets, ranks), tmp_path / "ranks.parquet")
+    table = read_ranks(tmp_path / "ranks.parquet")
+    metrics = summarise(table, [1, 5], ["D0", "D1", "D2", "D3"])
+    rows = table.to_pylist()
+
+    def hr_5(chosen: list[dict[str, object]]) -> float:
+        return sum(row["rank"] <= 5 for row in chosen) / len(chosen)  # type: ignore[operator]
+
+    assert metrics["all"]["hr_5"] == pytest.approx(hr_5(rows))
+    for name in ("D0", "D1", "D2"):
+        assert metrics["domain"][name]["hr_5"] == pytest.approx(hr_5([r for r in rows if r["domain"] == name]))
+    assert metrics["domain"]["D3"] == {"n": 0}
+    for group, key in (("transition", "switch"), ("tied", "tied")):
+        assert metrics[group][key]["hr_5"] == pytest.approx(hr_5([r for r in rows if r[key]]))
+        assert sum(m["n"] for m in metrics[group].values()) == len(rows)
+    bands = metrics["popularity"]
+    assert sum(band["n"] for band in bands.values()) == len(rows)
+    ordered = sorted(rows, key=lambda row: row["popularity"])
+    assert bands["tail"]["n"] <= len(rows) * 2 / 3
+    tail = [row for row in ordered if row["popularity"] <= ordered[bands["tail"]["n"] - 1]["popularity"]]
+    assert bands["tail"]["hr_5"] == pytest.approx(hr_5(tail))
+
+
+def test_baselines_stand_beside_the_model_over_all_targets() -> None:
+    sequences = random_sequences(3, users=4)
+    targets = sequences.targets(TEST)
+
+    def table(ranks: list[int]) -> pa.Table:
+        return ranks_table(sequences, targets, Ranks(np.array(ranks), np.full(4, 10)))
+
+    model = table([1, 1, 2, 9])
+    baselines = {"item_knn": table([1, 2, 2, 9]), "popularity": table([9, 9, 9, 9])}
+    metrics = compare(model, baselines, [1, 2], ["D0", "D1", "D2"])
+    assert {name: value for name, value in metrics.items() if name != "baselines"} == summarise(
+        model, [1, 2], ["D0", "D1", "D2"]
+    )
+    assert metrics["baselines"]["item_knn"]["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 2 + 1 / 9) / 4)
+    assert metrics["baselines"]["popularity"]["n"] == 4
+    assert hr_by_cutoff(metrics, [1, 2]) == [
+        {"k": 1, "tapestry": 0.5, "item_knn": 0.25, "popularity": 0},
+        {"k": 2, "tapestry": 0.75, "item_knn": 0.75, "popularity": 0},
+    ]

@@ -1,0 +1,117 @@
+"""Each rule names the row that breaks it: sound tables pass, and flaws planted in them are all found.
+
+A check reports every broken rule of a table, so the flaws of one table are planted together, a row each.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tapestry.core.errors import TapestryError
+from tapestry.ingest.schema import check_interactions
+from tapestry.ingest.settings import IngestSettings
+from tapestry.parameters import Parameters
+
+INTERACTIONS = """
+CREATE TABLE interactions AS
+SELECT 'A' || (10 + i // 2) AS user_id, 'B' || (10 + i) AS item_id, 1378252800000::BIGINT AS timestamp,
+    CASE WHEN i > 1 THEN 5.0 END::FLOAT AS rating, 'Books' AS domain, i AS row
+FROM range(1, 21) numbers(i)
+"""
+INTERACTION_FLAWS = {
+    "UPDATE interactions SET user_id = NULL WHERE row = 2": "non-nullable column 'user_id' contains null",
+    "UPDATE interactions SET item_id = NULL WHERE row = 3": "non-nullable column 'item_id' contains null",
+    "UPDATE interactions SET timestamp = NULL WHERE row = 4": "non-nullable column 'timestamp' contains null",
+    "UPDATE interactions SET domain = NULL WHERE row = 5": "non-nullable column 'domain' contains null",
+    "UPDATE interactions SET user_id = ' ' WHERE row = 6": "failure cases: {'user_id': ' '}",
+    "UPDATE interactions SET item_id = '' WHERE row = 7": "failure cases: {'item_id': ''}",
+    "UPDATE interactions SET domain = 'Toys' WHERE row = 8": "failure cases: {'domain': 'Toys'}",
+    "UPDATE interactions SET timestamp = 788918399999 WHERE row = 9": "{'timestamp': 788918399999}",
+    "UPDATE interactions SET timestamp = 1893456000000 WHERE row = 10": "{'timestamp': 1893456000000}",
+    "UPDATE interactions SET rating = 5.5 WHERE row = 11": "{'rating': 5.5}",
+    "UPDATE interactions SET rating = 0 WHERE row = 12": "{'rating': 0.0}",
+    "UPDATE interactions SET rating = 'nan' WHERE row = 13": "{'rating': nan}",
+    "UPDATE interactions SET row = 0 WHERE row = 14": "failure cases: {'row': 0}",
+    "INSERT INTO interactions SELECT * FROM interactions WHERE row = 15": "each after the one before",
+}
+
+
+@pytest.fixture(scope="session")
+def settings(parameters: Parameters) -> IngestSettings:
+    return parameters.ingest
+
+
+@pytest.fixture
+def connection() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as connection:
+        connection.execute(INTERACTIONS)
+        yield connection
+
+
+def check_written(connection: duckdb.DuckDBPyConnection, settings: IngestSettings) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        connection.execute(f"COPY (FROM interactions ORDER BY row) TO '{folder}/i.parquet' (FORMAT parquet)")
+        check_interactions(connection, Path(folder, "i.parquet"), "Books", settings)
+
+
+def test_sound_interactions_pass(connection: duckdb.DuckDBPyConnection, settings: IngestSettings) -> None:
+    check_written(connection, settings)
+
+
+@pytest.mark.parametrize(
+    "flaw",
+    [
+        "SET user_id = 'A09' WHERE row = 3",
+        "SET timestamp = timestamp - 1 WHERE row = 3",
+        "SET item_id = 'B11' WHERE row = 3",
+        "SET item_id = 'B12' WHERE row = 3",
+    ],
+)
+def test_interactions_not_in_order_are_found(
+    connection: duckdb.DuckDBPyConnection, settings: IngestSettings, flaw: str
+) -> None:
+    connection.execute(f"UPDATE interactions {flaw}")
+    with pytest.raises(TapestryError, match="each after the one before"):
+        check_written(connection, settings)
+
+
+def test_every_flaw_of_interactions_is_found(connection: duckdb.DuckDBPyConnection, settings: IngestSettings) -> None:
+    for flaw in INTERACTION_FLAWS:
+        connection.execute(flaw)
+    with pytest.raises(TapestryError, match="table interactions breaks its schema") as caught:
+        check_written(connection, settings)
+    assert [complaint for complaint in INTERACTION_FLAWS.values() if complaint not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("flaw", "complaint"),
+    [
+        ("ALTER TABLE interactions ALTER rating TYPE DOUBLE", "expected column 'rating' to have type float32"),
+        ("ALTER TABLE interactions ALTER item_id TYPE BLOB", "expected column 'item_id' to have type string"),
+        ("ALTER TABLE interactions DROP rating", "column 'rating' not found"),
+        ("ALTER TABLE interactions ADD review VARCHAR", "column 'review' not in"),
+    ],
+)
+def test_a_flaw_of_the_whole_table_of_interactions_is_found(
+    connection: duckdb.DuckDBPyConnection, settings: IngestSettings, flaw: str, complaint: str
+) -> None:
+    connection.execute(flaw)
+    with pytest.raises(TapestryError, match="breaks its schema") as caught:
+        check_written(connection, settings)
+    assert complaint in str(caught.value)
+
+
+def test_of_many_bad_values_some_are_shown(connection: duckdb.DuckDBPyConnection, settings: IngestSettings) -> None:
+    connection.execute(
+        """INSERT INTO interactions
+        SELECT 'C' || (1000 + i), 'B' || i, 1378252800000, 9, 'Toys', i FROM range(100, 1100) numbers(i)"""
+    )
+    with pytest.raises(TapestryError) as caught:
+        check_written(connection, settings)
+    assert str(caught.value).count("'Toys'") == 5
+    assert str(caught.value).count("9.0") == 5

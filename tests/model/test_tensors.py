@@ -1,0 +1,101 @@
+"""What is moved to a device keeps its structure. The device is torch's `meta`, which every machine has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from small import WHOLE_MODEL, random_sequences
+from torch import Tensor
+
+from tapestry.model.network import Recommender
+from tapestry.model.tensors import to_device
+from tapestry.sequences.batches import pack
+from tapestry.training.steps import Step, prepare_step
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+
+
+@dataclass(frozen=True)
+class Inner:
+    row: Tensor
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Outer:
+    inner: Inner
+    inners: tuple[Inner, ...]
+    pair: tuple[Tensor, int]
+    array: Any
+    nothing: Inner | None
+
+
+def outer() -> Outer:
+    first, second = Inner(torch.arange(3), "first"), Inner(torch.ones(2, 2, dtype=torch.bool), "second")
+    return Outer(first, (second, first), (torch.rand(4), 5), np.arange(3), None)
+
+
+def test_all_tensors_move_and_nothing_else_changes() -> None:
+    value = outer()
+    moved = to_device(value, META)
+    pairs = [
+        (value.inner.row, moved.inner.row),
+        (value.inners[0].row, moved.inners[0].row),
+        (value.inners[1].row, moved.inners[1].row),
+        (value.pair[0], moved.pair[0]),
+    ]
+    for before, after in pairs:
+        assert (before.device, after.device) == (CPU, META)
+        assert (before.shape, before.dtype) == (after.shape, after.dtype)
+    assert isinstance(moved, Outer)
+    assert isinstance(moved.inners, tuple)
+    assert isinstance(moved.pair, tuple)
+    assert [type(inner) for inner in (moved.inner, *moved.inners)] == [Inner] * 3
+    assert [inner.name for inner in (moved.inner, *moved.inners)] == ["first", "second", "first"]
+    assert moved.pair[1] == 5
+    assert moved.array is value.array
+    assert moved.nothing is None
+
+
+def test_values_stay_the_same_on_the_cpu() -> None:
+    value = outer()
+    moved = to_device(value, CPU)
+    assert torch.equal(moved.inner.row, value.inner.row)
+    assert torch.equal(moved.inners[0].row, value.inners[0].row)
+    assert torch.equal(moved.pair[0], value.pair[0])
+
+
+def test_what_holds_no_tensor_is_returned_as_it_is() -> None:
+    array, words = np.arange(3), ["a", "b"]
+    for value in (array, words, "word", 3, None):
+        assert to_device(value, META) is value
+    assert to_device((), META) == ()
+    assert to_device(torch.arange(3), META).device == META
+
+
+def tensors_of(value: object) -> list[Tensor]:
+    """All tensors in the attributes of an object, found without knowing its class."""
+    if isinstance(value, Tensor):
+        return [value]
+    parts = value if isinstance(value, tuple) else getattr(value, "__dict__", {}).values()
+    return [tensor for part in parts for tensor in tensors_of(part)]
+
+
+def test_a_training_step_moves_whole() -> None:
+    sequences = random_sequences(0)
+    model = Recommender(WHOLE_MODEL, sequences.items, len(sequences.domains))
+    batch = pack(sequences, sequences.offsets[:-1], sequences.offsets[1:] - 1)
+    users = np.arange(len(sequences.user_id))
+    step = prepare_step(model, "tiled", users, batch, sequences.domains, 4, np.random.default_rng(0))
+    moved: Step = to_device(step, META)
+    before, after = tensors_of(step), tensors_of(moved)
+    assert len(before) >= 6 + 4 + 7 + 5 * len(step.segments.tiles) + 1 + 5 * len(step.targets)
+    assert [(tensor.shape, tensor.dtype) for tensor in before] == [(tensor.shape, tensor.dtype) for tensor in after]
+    assert {tensor.device for tensor in before} == {CPU}
+    assert {tensor.device for tensor in after} == {META}
+    assert moved.users is step.users
+    assert moved.segments.lengths_G is step.segments.lengths_G
+    assert moved.segments.kernel == "tiled"

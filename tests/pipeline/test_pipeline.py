@@ -1,0 +1,342 @@
+"""The pipeline through DVC itself: what reruns when what changes, and what MLflow has of it."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from checkouts import ROOT, set_parameters
+from tiny_checkout import DOMAINS, read_yaml, repro, rows_of, run, run_for_output, stage_names
+
+from tapestry.core.settings import flatten
+from tapestry.parameters import Parameters
+from tapestry.provenance.hashes import content_hash
+
+# What starts, identifies and logs a stage. No output depends on it.
+LOGGING = ("src/tapestry/tracking/", "src/tapestry/provenance/")
+LAYERS = [  # a package imports from those before it alone
+    "core",
+    "tables",
+    "source",
+    "ingest",
+    "sessionize",
+    "sequences",
+    "model",
+    "training",
+    "evaluation",
+    "baselines",
+    "figures",
+    "recommending",
+    "report",
+]
+
+READS = {  # stage → the parameters and whole sections that it reads
+    "fetch": set(),  # what determines raw data reaches it through the fingerprints of the stage `source`
+    "ingest": {"ingest"},
+    "sessionize": {"sessionize", "source.domains"},
+    "baselines": {f"evaluate.{key}" for key in ("exclude_seen", "batch_users", "neighbours", "threads")},
+    "train": {"model", "train", "evaluate.exclude_seen"},
+    "evaluate": {f"evaluate.{key}" for key in ("exclude_seen", "batch_users", "device", "threads")},
+    "figures": {"evaluate.ks"},
+    "report": set(),
+}
+
+
+def imported_files(script: Path) -> set[str]:
+    """The package's modules that a script imports, directly or not, as paths from the root."""
+    found: set[str] = set()
+    pending = [script]
+    while pending:
+        for node in ast.walk(ast.parse(pending.pop().read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tapestry."):
+                path = ROOT / "src" / (str(node.module).replace(".", "/") + ".py")
+                name = path.relative_to(ROOT).as_posix()
+                assert path.is_file(), f"{script}: import the module that defines the name, not {node.module}"
+                if name not in found and not name.startswith(LOGGING):
+                    found.add(name)
+                    pending.append(path)
+    return found
+
+
+@pytest.mark.parametrize("stage", read_yaml(ROOT / "dvc.yaml")["stages"])
+def test_a_stage_declares_exactly_the_packages_it_imports(stage: str) -> None:
+    spec = read_yaml(ROOT / "dvc.yaml")["stages"][stage]
+    if spec.get("always_changed"):
+        return
+    code = [name for name in spec["deps"] if name.startswith(("src/", "stages/"))]
+    imported = {str(Path(name).parent) for name in imported_files(ROOT / f"stages/{stage}.py")}
+    tops = {"/".join(Path(name).parts[:3]) for name in imported}
+    assert code == [f"stages/{stage}.py", *sorted(tops)]
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_imports_run_one_way(package: str) -> None:
+    files = list((ROOT / "src/tapestry" / package).rglob("*.py"))
+    assert files
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tapestry."):
+                target = str(node.module).split(".")[1]
+                assert target in LAYERS[: LAYERS.index(package) + 1], f"{file} imports {node.module}"
+
+
+@pytest.fixture(scope="module")
+def checkout(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(reproduced, tmp_path_factory.mktemp("pipeline") / "checkout")
+
+
+@pytest.fixture
+def original(checkout: Path) -> Iterator[Path]:
+    """The checkout, its parameters put back afterwards."""
+    before = (checkout / "params.yaml").read_text()
+    yield checkout
+    (checkout / "params.yaml").write_text(before)
+
+
+def other_value(value: Any) -> Any:
+    """Another value of the same kind; whether it makes sense doesn't matter to `dvc status`."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, tuple):
+        return [*value, 1000]
+    return f"{value}-other"
+
+
+def test_dvc_sees_each_parameter_change_for_exactly_the_stages_that_read_it(
+    original: Path, parameters: Parameters
+) -> None:
+    from dvc.repo import Repo
+
+    for name, value in flatten(parameters).items():
+        if name != "source.domains":  # it decides which stages there are
+            set_parameters(original, {name: other_value(value)})
+    with Repo(str(original)) as repo:
+        status = repo.status()
+    seen: dict[str, set[str]] = {}
+    for stage, changes in status.items():
+        for change in changes:
+            if isinstance(change, dict):
+                seen[stage.rpartition(":")[2]] = set(change.get("changed deps", {}).get("params.yaml", {}))
+    expected = {
+        full: reads - {"source.domains"} for stage, reads in READS.items() if reads for full in stage_names(stage)
+    }
+    assert seen == expected
+
+
+def test_nothing_changed_nothing_reruns(original: Path) -> None:
+    assert repro(original) == set()
+
+
+def test_the_state_width_reruns_training_and_what_reads_the_model_and_only_once(original: Path) -> None:
+    before = content_hash(original / "metrics")
+    set_parameters(original, {"model.state_dim": 4})
+    assert repro(original) == {"train", "evaluate", "figures", "report"}
+    assert content_hash(original / "metrics") != before
+    set_parameters(original, {"model.state_dim": 8})
+    assert repro(original) == {"figures"}  # the others come from DVC's run cache
+    assert content_hash(original / "metrics") == before
+
+
+def test_the_filters_of_sequences_come_from_the_run_cache_when_set_back(original: Path) -> None:
+    before = content_hash(original / "metrics")
+    after = {"sessionize", "baselines", "train", "evaluate", "figures", "report"}
+    set_parameters(original, {"sessionize.max_length": 20})
+    assert repro(original) == after
+    set_parameters(original, {"sessionize.max_length": 512})
+    assert repro(original) == {"figures"}
+    assert content_hash(original / "metrics") == before
+
+
+def test_the_cutoffs_rerun_the_figures_alone(original: Path) -> None:
+    set_parameters(original, {"evaluate.ks": [1, 3, 10, 100]})
+    assert repro(original) == {"figures", "report"}
+    assert "hr_3" in json.loads((original / "metrics/test.json").read_text())["all"]
+
+
+def test_one_domains_new_file_reruns_that_domain_and_what_follows(original: Path) -> None:
+    raw = original / "raw" / "Toys.json.gz"
+    rows = gzip.decompress(raw.read_bytes()).splitlines(keepends=True)
+    raw.write_bytes(gzip.compress(b"".join(rows[1:]), mtime=0))
+    after = {"sessionize", "baselines", "train", "evaluate", "figures", "report"}
+    assert repro(original) == {"fetch@Toys", "ingest@Toys"} | after
+
+
+def test_the_rows_of_each_domain_add_up(checkout: Path) -> None:
+    metrics = json.loads((checkout / "metrics/data.json").read_text())
+    for rows in [metrics["all"], *metrics["domain"].values()]:
+        assert rows["rows_in"] == rows["rows_kept"] + rows["rows_quarantined"] + rows["rows_filtered"] > 0
+
+
+def test_the_summary_is_all_that_dvc_compares(checkout: Path) -> None:
+    shown = json.loads(run_for_output(["dvc", "metrics", "show", "--json"], checkout))
+    (files,) = (revision["data"] for revision in shown.values())
+    summary = json.loads((checkout / "metrics/summary.json").read_text())
+    assert {name: figures["data"] for name, figures in files.items()} == {"metrics/summary.json": summary}
+    test = json.loads((checkout / "metrics/test.json").read_text())
+    assert summary["hr_100"] == test["all"]["hr_100"]
+    best = max(figures["hr_100"] for figures in test["baselines"].values())
+    assert summary["gain_hr_100"] == pytest.approx(test["all"]["hr_100"] / best - 1)
+
+
+def test_dvc_draws_a_coloured_line_a_method_and_the_validation_curve(checkout: Path) -> None:
+    shown = json.loads(run_for_output(["dvc", "plots", "show", "--json"], checkout))
+    assert list(shown) == ["data"]  # no errors
+    drawn = {name: plot["content"] for name, (plot,) in shown["data"].items()}
+    assert set(drawn) == {"HR@K on the test targets", "Validation NDCG@10 by epoch"}
+    test = json.loads((checkout / "metrics/test.json").read_text())
+    methods = {"tapestry": test["all"], **test["baselines"]}
+    ks = [int(name.removeprefix("hr_")) for name in test["all"] if name.startswith("hr_")]
+    expected = {(name, k): metrics[f"hr_{k}"] for name, metrics in methods.items() for k in ks}
+    plot = drawn["HR@K on the test targets"]
+    points = plot["data"]["values"]
+    assert {(p["field"], int(p["k"])): float(p["dvc_inferred_y_value"]) for p in points} == expected
+    assert plot["encoding"]["color"]["field"] == "field"
+    epochs = drawn["Validation NDCG@10 by epoch"]["data"]["values"]
+    assert [point["epoch"] for point in epochs] == ["1", "2"]
+    assert all(float(point["ndcg_10"]) > 0 for point in epochs)
+
+
+OUTPUTS = {
+    "source": "data/source",
+    "fetch": "data/raw/Books",
+    "ingest": "data/interactions/Books.parquet",
+    "sessionize": "data/sequences",
+    "baselines": "data/baselines",
+    "train": "models",
+    "evaluate": "metrics/ranks.parquet",
+    "figures": "metrics/data.json",
+    "report": "reports/index.html",
+}
+
+
+def test_a_full_disk_ends_each_stage_with_one_line_and_changes_nothing(
+    checkout: Path, tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    folder = small_disk(64 << 20)
+    ignored = shutil.ignore_patterns(".dvc", ".git", "mlflow.db*", "__pycache__")  # the store is on another disk
+    shutil.copytree(checkout, folder, ignore=ignored, dirs_exist_ok=True)
+    (folder / "mlflow.db.lock").touch()
+    with suppress(OSError), (folder / "filler").open("ab", 0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    before = content_hash(folder)
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
+        "DVC_ROOT": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    for stage, output in OUTPUTS.items():
+        arguments = ["Books"] if stage in ("fetch", "ingest") else []
+        done = subprocess.run(
+            [sys.executable, f"stages/{stage}.py", *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1, stage
+        line = done.stderr.splitlines()[-1]
+        name = f"{stage}@Books" if arguments else stage
+        assert re.match(rf"{name}: error: {output}: No space left on device: [\d,]+ bytes are free in {folder}", line)
+        assert "Traceback" not in done.stderr
+        assert content_hash(folder) == before, stage
+
+
+def swap_domains(folder: Path) -> None:
+    settings = json.loads((folder / "models/config.json").read_text())
+    for domain, name in zip(settings["domains"], reversed(DOMAINS), strict=True):
+        domain["name"] = name
+    (folder / "models/config.json").write_text(json.dumps(settings))
+
+
+def drop_targets(folder: Path) -> None:
+    path = folder / "data/baselines/item_knn.parquet"
+    pq.write_table(pq.read_table(path).slice(1), path)
+
+
+@pytest.mark.parametrize(
+    ("stage", "output", "spoil", "message"),
+    [
+        ("evaluate", "ranks.parquet", swap_domains, "models: a model of other data: domain 1 is Toys with"),
+        ("figures", "test.json", drop_targets, "data/baselines/item_knn.parquet: not of the same targets as the model"),
+    ],
+)
+def test_a_stage_refuses_what_is_of_other_data(
+    checkout: Path, tmp_path: Path, stage: str, output: str, spoil: Callable[[Path], None], message: str
+) -> None:
+    folder = shutil.copytree(checkout, tmp_path / "copy", ignore=shutil.ignore_patterns(".dvc", ".git"))
+    before = (folder / "metrics" / output).read_bytes()
+    run([sys.executable, f"stages/{stage}.py"], folder)
+    assert (folder / "metrics" / output).read_bytes() == before
+    spoil(folder)
+    (folder / "metrics" / output).unlink()
+    with pytest.raises(AssertionError, match=re.escape(f"{stage}: error: {message}")) as failure:
+        run([sys.executable, f"stages/{stage}.py"], folder)
+    assert "Traceback" not in str(failure.value)
+    assert not (folder / "metrics" / output).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("model.state_dim", 7, "model.state_dim: 7 is not divisible by model.heads = 2"),
+        ("model.dim", 7, "model.dim: unknown parameter"),
+        ("source.path", "nowhere", "nowhere"),
+    ],
+)
+def test_a_bad_parameter_stops_the_pipeline_with_one_clear_line(
+    original: Path, name: str, value: Any, message: str
+) -> None:
+    set_parameters(original, {name: value})
+    with pytest.raises(AssertionError, match=re.escape(message)) as failure:
+        repro(original)
+    assert "Traceback" not in str(failure.value)
+
+
+ARITHMETIC = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA")
+LESSER = {  # what the libraries would choose on a processor without AVX-512
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR AVX512F AVX512_SKX AVX512_CLX AVX512_CNL",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these settings are of x86-64 processors")
+def test_stages_give_the_same_bytes_at_each_level_of_the_processor(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ARITHMETIC:
+        monkeypatch.delenv(name, raising=False)
+    levels = {"own": {}, "lesser": LESSER, "unpinned": {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "AUTO"}}
+    made: dict[str, dict[str, str]] = {}
+    for level, environment in levels.items():
+        ignored = shutil.ignore_patterns(".dvc", ".git", "__pycache__", "raw", "models", "baselines")
+        folder = shutil.copytree(checkout, tmp_path / level, ignore=ignored)
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            for stage in ("baselines", "train", "evaluate", "figures"):
+                run([sys.executable, f"stages/{stage}.py"], folder)
+        made[level] = {name: content_hash(folder / name) for name in ("data/baselines", "models", "metrics")}
+        row = rows_of(folder, "train")[-1]
+        level_name = "DEFAULT" if level == "unpinned" else "AVX2"
+        assert row.data.tags["cpu_arithmetic"].startswith(f"{level_name} ATEN_CPU_CAPABILITY={level_name.lower()} ")
+        assert row.data.tags["cpu"]
+    assert made["own"] == made["lesser"]
+    assert made["own"]["data/baselines"] == made["unpinned"]["data/baselines"]
+    assert made["own"]["models"] != made["unpinned"]["models"]  # so the settings are what made them equal

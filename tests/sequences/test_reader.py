@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tapestry.core.errors import TapestryError
+from tapestry.core.splits import TEST, TRAIN, VALIDATION
+from tapestry.parameters import Parameters
+from tapestry.sequences.reader import Domain, read_sequences
+from tapestry.sessionize.sessionize import DomainInput, sessionize
+
+HISTORIES = {
+    "u": [("a", "Toys", 1), ("b", "Books", 2), ("c", "Toys", 3), ("b", "Books", 4)],
+    "v": [("c", "Toys", 5), ("a", "Toys", 6), ("b", "Books", 7)],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(parameters: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What sessionize makes of HISTORIES."""
+    tmp_path = tmp_path_factory.mktemp("histories")
+    inputs = {}
+    for domain in ("Toys", "Books"):
+        rows = [
+            {"user_id": user, "item_id": item, "timestamp": time, "row": row}
+            for user, steps in HISTORIES.items()
+            for row, (item, of_domain, time) in enumerate(steps)
+            if of_domain == domain
+        ]
+        inputs[domain] = DomainInput(tmp_path / f"{domain}.parquet", tmp_path / f"{domain}.json")
+        pq.write_table(pa.Table.from_pylist(rows), inputs[domain].interactions)
+        inputs[domain].counts.write_text(
+            f'{{"rows_in": {len(rows)}, "rows_quarantined": 0, "rows_duplicate": 0, "reasons": {{}}}}'
+        )
+    settings = replace(parameters.sessionize, min_user_interactions=3, min_item_interactions=1, split="leave_one_out")
+    sessionize(inputs, settings, tmp_path / "sequences")
+    return tmp_path / "sequences"
+
+
+def test_sequences_come_back_as_the_histories_that_went_in(folder: Path) -> None:
+    sequences = read_sequences(folder)
+    assert sequences.domains == (Domain("Toys", 0, 2), Domain("Books", 2, 3))
+    assert sequences.items == 3
+    found = {
+        user_id: [
+            (sequences.item_id[sequences.item[k]], sequences.domains[sequences.domain[k]].name, sequences.timestamp[k])
+            for k in range(sequences.offsets[user], sequences.offsets[user + 1])
+        ]
+        for user, user_id in enumerate(sequences.user_id)
+    }
+    assert found == HISTORIES
+    assert sequences.owner.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert sequences.split.tolist() == [TRAIN, TRAIN, VALIDATION, TEST, TRAIN, VALIDATION, TEST]
+    assert dict(zip(sequences.item_id, sequences.train_count, strict=True)) == {"a": 1, "b": 1, "c": 1}
+
+
+def test_targets_are_the_interactions_of_a_split_with_a_history(folder: Path) -> None:
+    sequences = read_sequences(folder)
+    assert sequences.targets(TEST).tolist() == [3, 6]
+    assert sequences.targets(VALIDATION).tolist() == [2, 5]
+    assert sequences.targets(TRAIN).tolist() == [1]
+
+
+@pytest.mark.parametrize("name", ["sequences.parquet", "users.parquet", "items.parquet", "domains.json"])
+def test_a_missing_file_says_which_stage_makes_it(folder: Path, tmp_path: Path, name: str) -> None:
+    copy = shutil.copytree(folder, tmp_path / "sequences")
+    (copy / name).unlink()
+    with pytest.raises(TapestryError, match=r"no sequences; run `dvc repro sessionize`"):
+        read_sequences(copy)
+
+
+def rewrite(path: Path, change: Callable[[dict[str, list[object]]], None]) -> None:
+    """Change columns of a Parquet file, their types kept."""
+    table = pq.read_table(path)
+    columns = table.to_pydict()
+    change(columns)
+    pq.write_table(pa.table(columns, schema=table.schema), path)
+
+
+def dropped_user(columns: dict[str, list[object]]) -> None:
+    for values in columns.values():
+        del values[0]
+
+
+CONTRADICTIONS: dict[str, tuple[str, Callable[[dict[str, list[object]]], None], str]] = {
+    "users of other data": ("users", dropped_user, "users.parquet's offsets"),
+    "users in another order": ("users", lambda c: c["offset"].reverse(), "users.parquet's offsets"),
+    "a shifted offset": ("users", lambda c: c["offset"].__setitem__(1, 3), "users.parquet's offsets"),
+    "fewer items": ("items", dropped_user, "domains.json is of 3 items, items.parquet has 2"),
+    "items of other domains": ("items", lambda c: c["domain"].reverse(), "domains.json and items.parquet"),
+    "other counts": ("items", lambda c: c["train_count"].__setitem__(0, 9), "train_count"),
+    "unknown item": ("sequences", lambda c: c["item"].__setitem__(0, 3), "outside the 3 of items.parquet"),
+    "negative item": ("sequences", lambda c: c["item"].__setitem__(0, -1), "outside the 3 of items.parquet"),
+    "other domain": ("sequences", lambda c: c["domain"].__setitem__(0, 1), "sequences.parquet and items.parquet"),
+    "other split": ("sequences", lambda c: c["split"].__setitem__(0, 1), "train_count"),
+}
+
+
+@pytest.mark.parametrize(("name", "change", "complaint"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_files_that_are_not_of_one_run_are_refused_by_what_differs(
+    folder: Path, tmp_path: Path, name: str, change: Callable[[dict[str, list[object]]], None], complaint: str
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "sequences")
+    rewrite(copy / f"{name}.parquet", change)
+    with pytest.raises(TapestryError, match=f"not of one run: .*{complaint}.*; remove the folder and run"):
+        read_sequences(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("domains.json", b'[{"name": "Toys", "start": 0, "end": 1}, {"name": "Books", "start": 1, "end": 3}]'),
+        ("domains.json", b'[{"name": "Toys", "start": 0, "end": 3}, {"name": "Books", "start": 2, "end": 3}]'),
+        ("domains.json", b'[{"name": "Toys", "start": 0, "end": 2}, {"name": "Toys", "start": 2, "end": 3}]'),
+        ("domains.json", b'[{"name": "Toys", "start": 0, "end": 2}]'),
+        ("domains.json", b"[]"),
+        ("domains.json", b'[{"name": "Toys", "start": 0, "end": Infinity}]'),
+        ("domains.json", b'[{"name": "Toys", "start": 0}]'),
+        ("domains.json", b'{"name": "Toys"}'),
+        ("domains.json", b"[" * 100_000),
+        ("domains.json", b"\xff\xfe"),
+        ("domains.json", b""),
+        ("users.parquet", b""),
+        ("items.parquet", b"PAR1 and no more"),
+    ],
+)
+def test_a_damaged_file_is_refused(folder: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    copy = shutil.copytree(folder, tmp_path / "sequences")
+    (copy / name).write_bytes(content)
+    with pytest.raises(TapestryError, match=r"(damaged|not of one run).*run `dvc repro sessionize`"):
+        read_sequences(copy)
+
+
+@pytest.mark.parametrize("change", ["null", "float", "dropped"])
+def test_a_column_of_another_type_is_refused(folder: Path, tmp_path: Path, change: str) -> None:
+    copy = shutil.copytree(folder, tmp_path / "sequences")
+    table = pq.read_table(copy / "sequences.parquet")
+    if change == "null":
+        table = table.set_column(2, "item", pa.array([None] * len(table), pa.int32()))
+    elif change == "float":
+        table = table.set_column(2, "item", table["item"].cast(pa.float64()))
+    else:
+        table = table.drop(["item"])
+    pq.write_table(table, copy / "sequences.parquet")
+    with pytest.raises(TapestryError, match=r"damaged or not of this version \(.*item.*run `dvc repro sessionize`"):
+        read_sequences(copy)

@@ -1,0 +1,116 @@
+"""Each rule names the row that breaks it: sound tables pass, and flaws planted in them are all found.
+
+A check reports every broken rule of a table, so the flaws of one table are planted together, a row each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import duckdb
+import pytest
+
+from tapestry.core.errors import TapestryError
+from tapestry.sessionize.schema import check_sequences
+
+# 12 users of 2 training, 1 validation and 1 test interaction; items a0 and a1 of one domain, b0 of the other.
+SEQUENCES = """
+CREATE TABLE items AS SELECT * FROM (VALUES
+    (0::INTEGER, 'a0', 0::SMALLINT, 12::BIGINT), (1, 'a1', 0, 12), (2, 'b0', 1, 0)
+) t(item, item_id, domain, train_count);
+CREATE TABLE users AS
+SELECT u::INTEGER AS "user", 'u' || u AS user_id, 4 * u AS "offset", 4::INTEGER AS length FROM range(12) numbers(u);
+CREATE TABLE sequences AS
+SELECT u::INTEGER AS "user", position, item, domain, timestamp, split FROM range(12) numbers(u), (VALUES
+    (0::INTEGER, 0::INTEGER, 0::SMALLINT, 10::BIGINT, 0::TINYINT), (1, 1, 0, 20, 0), (2, 2, 1, 20, 1), (3, 2, 1, 30, 2)
+) t(position, item, domain, timestamp, split) ORDER BY u, position;
+"""
+SEQUENCE_FLAWS = {
+    'UPDATE sequences SET timestamp = 9 WHERE "user" = 0 AND position = 1': "sorted by time",
+    'UPDATE sequences SET timestamp = NULL WHERE "user" = 1 AND position = 0': "column 'timestamp' contains null",
+    'UPDATE sequences SET split = 0 WHERE "user" = 2 AND position = 3': "test after training",
+    'UPDATE sequences SET split = 3 WHERE "user" = 3 AND position = 3': "failure cases: {'split': 3}",
+    'UPDATE sequences SET domain = 1 WHERE "user" = 4 AND position = 0': "item of its domain",
+    'UPDATE sequences SET domain = 2 WHERE "user" = 5 AND position = 0': "failure cases: {'domain': 2}",
+    'UPDATE sequences SET item = 3 WHERE "user" = 6 AND position = 0': "column 'item_id' contains null",
+    'UPDATE sequences SET item = -1 WHERE "user" = 7 AND position = 0': "failure cases: {'item': -1}",
+    'UPDATE sequences SET position = 4 WHERE "user" = 8 AND position = 3': "positions count up",
+    'UPDATE sequences SET position = -1 WHERE "user" = 9 AND position = 0': "failure cases: {'position': -1}",
+    'UPDATE sequences SET position = 2 WHERE "user" = 10 AND position = 3': "positions count up",
+    'UPDATE sequences SET "user" = 12 WHERE "user" = 11 AND position = 3': "column 'length' contains null",
+}
+USER_FLAWS = {
+    'UPDATE users SET length = 5 WHERE "user" = 0': "length counted",
+    "UPDATE users SET user_id = 'u2' WHERE \"user\" = 1": "'('user_id',)' not unique",
+    'UPDATE users SET user_id = NULL WHERE "user" = 3': "column 'user_id' contains null",
+    "INSERT INTO users VALUES (12, 'u12', 48, 1)": "column 'interactions' contains null",
+    'UPDATE users SET "user" = 20 WHERE "user" = 11; UPDATE sequences SET "user" = 20 WHERE "user" = 11': (
+        "user ids contiguous"
+    ),
+}
+ITEM_FLAWS = {
+    "UPDATE items SET item_id = 'a0' WHERE item = 1": "'('item_id',)' not unique",
+    "UPDATE items SET train_count = 11 WHERE item = 1": "training interactions counted",
+    "UPDATE items SET domain = 1 WHERE item = 0; UPDATE sequences SET domain = 1 WHERE item = 0": (
+        "contiguous by domain"
+    ),
+    "INSERT INTO items VALUES (4, 'b1', 1, 0)": "item ids contiguous",
+    "INSERT INTO items VALUES (5, 'b2', 2, 0)": "failure cases: {'domain': 2}",
+    "INSERT INTO items VALUES (6, 'b3', 1, -1)": "failure cases: {'train_count': -1}",
+    "INSERT INTO items VALUES (7, NULL, 1, 0)": "column 'item_id' contains null",
+    "INSERT INTO items VALUES (8, 'b4', 1, 0)": "column 'trained' contains null",
+}
+
+
+@pytest.fixture
+def connection() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as connection:
+        connection.execute(SEQUENCES)
+        yield connection
+
+
+def test_sound_sequences_pass(connection: duckdb.DuckDBPyConnection) -> None:
+    check_sequences(connection, domains=2, item_identity="global")
+
+
+def test_two_items_of_one_id_pass_only_where_their_domains_tell_them_apart(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    connection.execute("UPDATE items SET item_id = 'a0' WHERE item = 2")
+    check_sequences(connection, domains=2, item_identity="domain")
+    with pytest.raises(TapestryError, match=r"'\('item_id',\)' not unique"):
+        check_sequences(connection, domains=2, item_identity="global")
+    connection.execute("UPDATE items SET item_id = 'a0' WHERE item = 1")
+    with pytest.raises(TapestryError, match=r"'\('domain', 'item_id'\)' not unique"):
+        check_sequences(connection, domains=2, item_identity="domain")
+
+
+@pytest.mark.parametrize("flaws", [SEQUENCE_FLAWS, USER_FLAWS, ITEM_FLAWS], ids=["sequences", "users", "items"])
+def test_every_flaw_of_sequences_users_and_items_is_found(
+    connection: duckdb.DuckDBPyConnection, flaws: Mapping[str, str]
+) -> None:
+    for flaw in flaws:
+        connection.execute(flaw)
+    with pytest.raises(TapestryError, match="breaks its schema") as caught:
+        check_sequences(connection, domains=2, item_identity="global")
+    assert [complaint for complaint in flaws.values() if complaint not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("flaw", "complaint"),
+    [
+        ('UPDATE users SET "offset" = 5 WHERE "user" = 1', "offsets consistent"),
+        ('DELETE FROM sequences WHERE "user" = 1 AND position = 1', "offsets consistent"),
+        ('DELETE FROM sequences WHERE "user" = 11 AND position = 3', "length counted"),
+        ("ALTER TABLE sequences ALTER item TYPE BIGINT", "expected column 'item' to have type int32"),
+        ('ALTER TABLE users ALTER "offset" TYPE INTEGER', "expected column 'offset' to have type int64"),
+        ("ALTER TABLE items ALTER domain TYPE INTEGER", "expected column 'domain' to have type int16"),
+    ],
+)
+def test_a_flaw_of_a_whole_table_of_sequences_is_found(
+    connection: duckdb.DuckDBPyConnection, flaw: str, complaint: str
+) -> None:
+    connection.execute(flaw)
+    with pytest.raises(TapestryError, match="breaks its schema") as caught:
+        check_sequences(connection, domains=2, item_identity="global")
+    assert complaint in str(caught.value)
