@@ -108,7 +108,7 @@ def classify(
         stream = RowStream(reader.schema, itertools.chain([first], itertools.islice(batches, size - 1)))
         connection.register("raw_rows", stream.reader)
         try:
-            connection.execute(judge)
+            connection.execute(judge).fetchall()  # DuckDB registers nothing while a result waits to be read
         except duckdb.Error as error:
             if stream.error is None:
                 raise
@@ -232,10 +232,9 @@ def _id_value(key: str) -> str:
 
 
 def _count(connection: duckdb.DuckDBPyConnection) -> Tally:
-    counts = connection.execute(
+    (counts,) = connection.execute(
         f"SELECT count(*), count(reason), count(*) FILTER (WHERE reason = '{BLANK_LINE}') FROM classified"
-    ).fetchone()
-    assert counts is not None
+    ).fetchall()
     return Tally(*counts)
 
 
