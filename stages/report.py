@@ -1,4 +1,4 @@
-"""One page of figures and plots from the metrics and the model's resolved config."""
+"""One page of figures and plots from the metrics, the model's resolved config and the parameters it names."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tapestry.tracking.runs import reported_errors
 
 def main() -> None:
     require_root()
-    write_report(read_inputs(Path("metrics"), Path("models")), Path("reports/index.html"))
+    write_report(read_inputs(Path("metrics"), Path("models"), Path("params.yaml")), Path("reports/index.html"))
 
 
 if __name__ == "__main__":
