@@ -18,7 +18,7 @@ RUN case "$ACCELERATOR" in cpu) compiler= ;; cuda) compiler="gcc libc6-dev" ;; \
 WORKDIR /tapestry
 # The packages first, so that a change of code doesn't install them again.
 COPY LICENSE Makefile README.md pyproject.toml requirements*.lock ./
-RUN mkdir -p src/tapestry \
+RUN mkdir -p src/tapestry && touch src/tapestry/__init__.py \
     && if [ "$ACCELERATOR" = cpu ]; then export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu; fi \
     && PIP_NO_CACHE_DIR=1 make install
 
