@@ -70,4 +70,5 @@ $(PEERS)/.venv/.installed: $(PEERS)/requirements.txt
 	touch $@
 
 clean:  ## Remove what the pipeline made (DVC's cache stays)
-	rm -rf data models metrics/*.parquet reports
+	find data -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	rm -rf models metrics/*.parquet reports

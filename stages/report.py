@@ -1,4 +1,4 @@
-"""One page of figures and plots from the metrics and the model's resolved settings."""
+"""One page of figures and plots, from the metrics, the resolved settings of the model, and parameters."""
 
 from pathlib import Path
 
@@ -8,4 +8,4 @@ from tapestry.report.page import read_inputs, write_report
 
 def main() -> None:
     require_root()
-    write_report(read_inputs(Path("metrics"), Path("models")), Path("reports/index.html"))
+    write_report(read_inputs(Path("metrics"), Path("models"), Path("params.yaml")), Path("reports/index.html"))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from browser import find_browser
 from filelock import FileLock
 from tiny_checkout import make_checkout
 
@@ -69,6 +70,17 @@ def reproduced(parameters: Parameters, tmp_path_factory: pytest.TempPathFactory)
             make_checkout(folder / "checkout", parameters)
             made.touch()
     return folder / "checkout"
+
+
+@pytest.fixture
+def browser() -> str:
+    """The path of a Chromium; the test is skipped where there is none."""
+    found = find_browser()
+    if found is None:
+        if os.environ.get("TAPESTRY_REQUIRE_BROWSER"):
+            pytest.fail("a Chromium is required here and not there")
+        pytest.skip("no Chromium is installed")
+    return found
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ READS = {  # stage → the parameters and whole sections that it reads
     "train": {"model", "train", "evaluate.exclude_seen"},
     "evaluate": {f"evaluate.{key}" for key in ("exclude_seen", "batch_users", "device", "threads")},
     "figures": {"evaluate.ks"},
-    "report": set(),
+    "report": {"source.release", "sessionize.split", "sessionize.seed", "train.seed", "synthetic.seed"},
 }
 
 

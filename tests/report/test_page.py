@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import dataclasses
+import html
+import json
 import re
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import opened_page
 
 from tapestry.core.atomic import write_csv, write_json
 from tapestry.core.errors import TapestryError
-from tapestry.report.page import ReportInputs, read_inputs, render, write_report
+from tapestry.report.origin import PLACE, with_origin
+from tapestry.report.page import MADE, ReportInputs, read_inputs, render, write_report
 
 KS = (1, 5, 10, 20, 50, 100)
 ODD = '<b>"A" & $x_1$ #000001</b>'
@@ -77,6 +82,13 @@ def inputs(
             "model": {"width": 64, "tape": True, "attention": "intra", "dropout": 0.5},
             "train": {"negatives": None, "learning_rate": 1e-05},
             "domains": [{"name": name, "start": 0, "end": 1} for name in names],
+        },
+        parameters={
+            "source.release": "synthetic",
+            "sessionize.split": "leave_one_out",
+            "train.seed": 1,
+            "sessionize.seed": 2,
+            "synthetic.seed": 3,
         },
     )
 
@@ -271,6 +283,72 @@ def test_figures_take_their_colours_from_the_page(default: str) -> None:
     assert re.findall(r"#[0-9a-f]{6}\b", drawn) == []
 
 
+def test_how_it_was_made_has_release_split_and_seeds(default: str) -> None:
+    made = named(Page(default).tables["How this was made"])
+    assert made == {
+        "Release": ["synthetic"],
+        "Split": ["leave_one_out"],
+        "Seed of training": ["1"],
+        "Seed of the order of ties": ["2"],
+        "Seed of the simulator": ["3"],
+    }
+    downloaded = inputs()
+    downloaded = dataclasses.replace(downloaded, parameters={**downloaded.parameters, "source.release": "amazon-2018"})
+    made = named(Page(render(downloaded)).tables["How this was made"])
+    assert made["Release"] == ["amazon-2018"]
+    assert "Seed of the simulator" not in made
+
+
+def test_the_origin_is_further_rows_as_text_and_changes_nothing_else(default: str) -> None:
+    origin = {"Commit": "0123abcd", "Hardware": ODD}
+    page = with_origin(default, origin)
+    made = Page(default).tables["How this was made"]
+    assert Page(page).tables["How this was made"] == [*made, *([name, value] for name, value in origin.items())]
+    before, after = default.split(PLACE)
+    assert page.startswith(before)
+    assert page.endswith(after)
+    assert "<b>" not in page
+
+
+@pytest.mark.parametrize("given", ["", "<p>no report</p>", PLACE * 2])
+def test_an_origin_has_no_place_but_in_a_report(given: str) -> None:
+    with pytest.raises(TapestryError, match="no place for its origin"):
+        with_origin(given, {"Commit": "0123abcd"})
+
+
+def test_an_origin_is_added_once(default: str) -> None:
+    with pytest.raises(TapestryError, match="no place for its origin"):
+        with_origin(with_origin(default, {"Commit": "0123abcd"}), {"Commit": "0123abcd"})
+
+
+WHOLE = """
+[...document.querySelectorAll('iframe')].map(frame => {
+    const page = frame.contentDocument, table = page.querySelector('.headline').parentElement;
+    const {width, height} = page.querySelector('.headline').getBoundingClientRect();
+    const body = page.documentElement;
+    return [table.scrollWidth - table.clientWidth, body.scrollWidth - body.clientWidth, width > 200 && height > 60];
+})
+"""
+"""JavaScript: by frame, how many pixels of the headline table and of the page are out of sight; is the table drawn?"""
+
+
+def test_a_phone_shows_the_headline_table_whole(browser: str, tmp_path: Path) -> None:
+    widest = inputs()
+    for row in [widest.test["all"], *widest.test["baselines"].values()]:
+        row |= {key: 1.0 if key == "hr_100" else 0.9999 for key in row if key != "n"}  # all of them bold
+    page = with_origin(render(widest), {"Commit": "0123456789" * 4, "Hardware": "a processor with a long name " * 4})
+    frames = [
+        f'<iframe style="border: 0; height: 900px; width: {width}px" srcdoc="{html.escape(page)}"></iframe>'
+        for width in (320, 360, 390)
+    ]
+    (tmp_path / "frames.html").write_text(f'<!doctype html><meta charset="utf-8">{"".join(frames)}', encoding="utf-8")
+    with opened_page(browser, tmp_path / "profile") as tab:
+        tab.open((tmp_path / "frames.html").as_uri())
+        tab.wait_for("document.readyState === 'complete' && document.querySelectorAll('iframe').length === 3")
+        seen = json.loads(tab.wait_for(f"JSON.stringify({WHOLE})"))
+    assert seen == [[0, 0, True]] * 3
+
+
 def test_rows_that_do_not_add_up_are_an_error() -> None:
     broken = inputs()
     broken.data["domain"]["Books"]["rows_kept"] += 1
@@ -294,11 +372,32 @@ def files(tmp_path: Path) -> Path:
         write_json(tmp_path / "metrics" / f"{name}.json", getattr(given, name))
     write_csv(tmp_path / "metrics" / "curve.csv", given.curve)
     write_json(tmp_path / "models" / "config.json", given.config)
+    write_parameters(tmp_path, given.parameters)
     return tmp_path
 
 
+def write_parameters(folder: Path, parameters: Mapping[str, Any]) -> None:
+    """Write params.yaml with these, and one that the report doesn't read in each section."""
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in parameters.items():
+        section, key = name.split(".")
+        sections.setdefault(section, {"other": None})[key] = value
+    write_json(folder / "params.yaml", sections)  # JSON is YAML
+
+
+def read(files: Path) -> ReportInputs:
+    return read_inputs(files / "metrics", files / "models", files / "params.yaml")
+
+
 def test_inputs_are_read_as_the_stages_write_them(files: Path) -> None:
-    assert read_inputs(files / "metrics", files / "models") == inputs()
+    assert read(files) == inputs()
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_missing_parameter_is_named(files: Path, name: str) -> None:
+    write_parameters(files, {key: value for key, value in inputs().parameters.items() if key != name})
+    with pytest.raises(TapestryError, match=rf"params\.yaml: {re.escape(name)} is missing"):
+        read(files)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +406,7 @@ def test_inputs_are_read_as_the_stages_write_them(files: Path) -> None:
 def test_a_missing_file_is_named_with_what_to_do(files: Path, name: str) -> None:
     (files / name).unlink()
     with pytest.raises(TapestryError, match=rf"{re.escape(name)}: not there; run `dvc repro`"):
-        read_inputs(files / "metrics", files / "models")
+        read(files)
 
 
 @pytest.mark.parametrize(
@@ -318,4 +417,4 @@ def test_a_missing_file_is_named_with_what_to_do(files: Path, name: str) -> None
 def test_a_damaged_file_is_an_error(files: Path, name: str, content: str) -> None:
     (files / "metrics" / name).write_text(content, encoding="utf-8")
     with pytest.raises(TapestryError, match="run `dvc repro`"):
-        read_inputs(files / "metrics", files / "models")
+        read(files)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from browser import find_browser, opened_page
+from browser import opened_page
 from checkouts import environment
 from test_ui import UI, free_port
 from tiny_checkout import rows_of, run
@@ -37,16 +36,6 @@ def served(folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.communicate()
-
-
-@pytest.fixture
-def browser() -> str:
-    found = find_browser()
-    if found is None:
-        if os.environ.get("TAPESTRY_REQUIRE_BROWSER"):
-            pytest.fail("a Chromium is required here and not there")
-        pytest.skip("no Chromium is installed")
-    return found
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tapestry.core.atomic import atomic_file
 from tapestry.core.errors import TapestryError
+from tapestry.core.yaml_file import read_yaml
+from tapestry.report.origin import PLACE
 from tapestry.report.plots import M, cutoff_curve, group_dots, metric_label, training_curve
 
 MODEL = "Tapestry"
@@ -24,13 +26,21 @@ GROUPS = {
     "popularity": "Popularity of the target",
 }
 PARTS = ("rows_kept", "rows_quarantined", "rows_filtered")
+MADE = {
+    "source.release": "Release",
+    "sessionize.split": "Split",
+    "train.seed": "Seed of training",
+    "sessionize.seed": "Seed of the order of ties",
+    "synthetic.seed": "Seed of the simulator",
+}
+"""Parameters under "How this was made", and what they are called there; the stage `report` lists the same ones."""
 
 
 @dataclass(frozen=True)
 class ReportInputs:
     """What the report is made of, as read from the files of the same names.
 
-    `config` is models/config.json; `curve` has one mapping an epoch.
+    `config` is models/config.json; `curve` has one mapping an epoch; `parameters` has those of `MADE` by dotted name.
     """
 
     data: Mapping[str, Any]
@@ -38,6 +48,7 @@ class ReportInputs:
     test: Mapping[str, Any]
     curve: Sequence[M]
     config: Mapping[str, Any]
+    parameters: Mapping[str, Any]
 
 
 class Cell(NamedTuple):
@@ -58,25 +69,39 @@ class Table(NamedTuple):
     sections: list[Section]
 
 
-def read_inputs(metrics: Path, model: Path) -> ReportInputs:
-    """Read data.json, train.json, test.json and curve.csv of `metrics`, and config.json of `model`.
+def read_inputs(metrics: Path, model: Path, parameters: Path) -> ReportInputs:
+    """Read data.json, train.json, test.json and curve.csv of `metrics`, config.json of `model`, and params.yaml.
 
     Raises:
-        TapestryError: a file is missing or damaged.
+        TapestryError: a file is missing or damaged, or a parameter is missing.
     """
 
     def read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
 
+    chosen = _parameters_shown(parameters)
     try:
         with (metrics / "curve.csv").open(encoding="utf-8", newline="") as file:
             curve = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
         figures = {name: read(metrics / f"{name}.json") for name in ("data", "train", "test")}
-        return ReportInputs(curve=curve, config=read(model / "config.json"), **figures)
+        return ReportInputs(curve=curve, config=read(model / "config.json"), parameters=chosen, **figures)
     except FileNotFoundError as error:
         raise TapestryError(f"{error.filename}: not there; run `dvc repro`") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise TapestryError(f"a file of {metrics} or {model} is damaged ({error}); run `dvc repro`") from error
+
+
+def _parameters_shown(path: Path) -> dict[str, Any]:
+    """The parameters of `MADE`. The file isn't checked as a whole, or the report would depend on every setting."""
+    values = read_yaml(path)
+    found = {}
+    for name in MADE:
+        section, key = name.split(".")
+        try:
+            found[name] = values[section][key]
+        except (KeyError, TypeError) as error:
+            raise TapestryError(f"{path}: {name} is missing") from error
+    return found
 
 
 def write_report(inputs: ReportInputs, path: Path) -> None:
@@ -122,6 +147,8 @@ def render(inputs: ReportInputs) -> str:
         reasons=_reasons(domains),
         sequences=_sequences(whole, domains),
         epochs=_epochs(inputs.train),
+        made=_made(inputs.parameters),
+        origin=PLACE,
         parameters=[_parameters(key, values) for key, values in inputs.config.items() if isinstance(values, dict)],
         groups=_groups(test["all"], groups, shown),
         training_curve=training_curve(
@@ -214,6 +241,11 @@ def _epochs(train: Mapping[str, Any]) -> Table:
         for name, row in (("Best epoch", train["best"]), ("Last epoch", train["final"]))
     ]
     return Table("Validation figures", ["", "Epoch", "Loss", *map(metric_label, keys)], [Section("", rows)])
+
+
+def _made(parameters: Mapping[str, Any]) -> dict[str, str]:
+    simulated = parameters["source.release"] == "synthetic"
+    return {MADE[key]: str(value) for key, value in parameters.items() if simulated or key != "synthetic.seed"}
 
 
 def _parameters(name: str, values: Mapping[str, Any]) -> Table:
