@@ -37,7 +37,7 @@ def contender(
     qkv = torch.randn(tokens, 3, HEADS, WIDTH, device=device, dtype=dtype, requires_grad=True)
     grad = torch.randn(tokens, HEADS, WIDTH, device=device, dtype=dtype)
     slopes = alibi_slopes(HEADS).to(device)
-    return lambda: torch.autograd.grad(attend(qkv, segments, slopes), qkv, grad)
+    return lambda: torch.autograd.grad(attend(qkv, slopes, segments), qkv, grad)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tapestry.core.errors import TapestryError
 from tapestry.model.attention import alibi_slopes, attend, choose_kernel
 from tapestry.model.kernels import tiles
+from tapestry.model.kernels.tiled import attend_tiled, attend_tiled_reference
 from tapestry.model.segments import Kernel, Segments, arrange
 from tapestry.model.tensors import to_device
 from tapestry.sequences.batches import Batch
@@ -42,7 +43,7 @@ def both_ways(
     """Attention in the batch's order, and the gradient of its weighted sum by queries, keys and values."""
     segments, leaf = to_device(segments, device), qkv.to(device).requires_grad_()
     slopes = alibi_slopes(qkv.shape[2]).to(device)
-    out = attend(leaf[segments.order_N], segments, slopes)[segments.inverse_N]
+    out = attend(leaf[segments.order_N], slopes, segments)[segments.inverse_N]
     (grad,) = torch.autograd.grad(out, leaf, weight.to(out))
     return out.detach().double().cpu(), grad.double().cpu()
 
@@ -82,7 +83,7 @@ def test_every_kernel_equals_plain_loops(
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         slopes = torch.tensor([2 ** (-8 * (head + 1) / heads) for head in range(heads)], dtype=torch.float64)
-        actual = attend(qkv[segments.order_N], segments, slopes)[segments.inverse_N]
+        actual = attend(qkv[segments.order_N], slopes, segments)[segments.inverse_N]
     expected = torch.stack(list(naive_attention(qkv, batch, intra)))
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
@@ -98,7 +99,7 @@ def test_every_kernel_equals_plain_loops(
     intra=st.booleans(),
     longest=st.sampled_from([1, 20, 2048]),
 )
-def test_sorted_equals_the_reference_in_float64_with_its_gradients(
+def test_tiled_equals_the_reference_in_float64_with_its_gradients(
     lengths: list[int], domains: int, skew: float, seed: int, heads: int, width: int, intra: bool, longest: int
 ) -> None:
     """`longest` sends segments to the fused kernel, to blocks, or to both."""
@@ -107,8 +108,8 @@ def test_sorted_equals_the_reference_in_float64_with_its_gradients(
     qkv = 2 * torch.randn(sum(lengths), 3, heads, width, dtype=torch.float64, generator=generator)
     weight = torch.randn(sum(lengths), heads, width, dtype=torch.float64, generator=generator)
     with patch.object(tiles, "LONGEST", longest):
-        layouts = [arrange(batch, kernel, heads, domains, intra, False) for kernel in ("tiled", "reference")]
-    (out, grad), (wanted, wanted_grad) = (both_ways(segments, qkv, weight) for segments in layouts)
+        arranged = [arrange(batch, kernel, heads, domains, intra, False) for kernel in ("tiled", "reference")]
+    (out, grad), (wanted, wanted_grad) = (both_ways(segments, qkv, weight) for segments in arranged)
     torch.testing.assert_close(out, wanted, rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(grad, wanted_grad, rtol=1e-8, atol=1e-10)
 
@@ -117,7 +118,7 @@ def test_sorted_equals_the_reference_in_float64_with_its_gradients(
     ("lengths", "domains", "skew", "intra"),
     [([4096], 5, 0.0, True), ([4096, 64], 2, 0.8, True), ([4096], 3, 0.0, False), ([4096], 1, 0.0, True)],
 )
-def test_sorted_in_float32_is_the_float64_reference_but_for_rounding(
+def test_tiled_in_float32_equals_the_float64_reference_up_to_rounding(
     lengths: list[int], domains: int, skew: float, intra: bool
 ) -> None:
     batch = random_batch(lengths, domains, 0, skew)
@@ -131,12 +132,35 @@ def test_sorted_in_float32_is_the_float64_reference_but_for_rounding(
     torch.testing.assert_close(grad, wanted_grad, rtol=1e-4, atol=2e-4)
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 150) | st.just(1), min_size=1, max_size=6),
+    domains=st.integers(1, 4),
+    seed=st.integers(0, 10_000),
+    intra=st.booleans(),
+    longest=st.sampled_from([20, 2048]),
+)
+def test_the_tiled_kernel_equals_its_own_reference_with_its_gradients(
+    lengths: list[int], domains: int, seed: int, intra: bool, longest: int
+) -> None:
+    with patch.object(tiles, "LONGEST", longest):
+        segments = arrange(random_batch(lengths, domains, seed), "tiled", 2, domains, intra, False)
+    generator = torch.Generator().manual_seed(seed)
+    qkv = torch.randn(sum(lengths), 3, 2, 4, dtype=torch.float64, generator=generator).requires_grad_()
+    weight = torch.randn(sum(lengths), 2, 4, dtype=torch.float64, generator=generator)
+    slopes = alibi_slopes(2).double()
+    out, expected = (kernel(qkv, slopes, segments) for kernel in (attend_tiled, attend_tiled_reference))
+    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-11)
+    gradients = [torch.autograd.grad(x, qkv, weight)[0] for x in (out, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-10)
+
+
 def test_the_slopes_of_four_and_eight_heads_are_those_of_the_paper() -> None:
     assert alibi_slopes(4).tolist() == [1 / 4, 1 / 16, 1 / 64, 1 / 256]
     assert alibi_slopes(8).tolist() == [1 / 2**k for k in range(1, 9)]
 
 
-def test_the_layout_puts_segments_together_and_keeps_time_inside() -> None:
+def test_segments_are_contiguous_and_in_time_order_inside() -> None:
     batch = random_batch([7, 1, 9, 4], 3, 1)
     segments = arrange(batch, "tiled", 2, 3, True, False)
     assert sorted(segments.order_N.tolist()) == list(range(21))
@@ -146,12 +170,12 @@ def test_the_layout_puts_segments_together_and_keeps_time_inside() -> None:
     seen: set[tuple[int, int]] = set()
     start = 0
     for index, length in enumerate(segments.lengths_G.tolist()):
-        places = segments.order_N[start : start + length]
+        tokens = segments.order_N[start : start + length]
         assert segment[start : start + length].eq(index).all()
-        keys = {(int(history_of[i]), int(batch.domain_N[i])) for i in places}
+        keys = {(int(history_of[i]), int(batch.domain_N[i])) for i in tokens}
         assert len(keys) == 1
         assert not keys & seen
-        assert batch.position_N[places].tolist() == sorted(batch.position_N[places].tolist())
+        assert batch.position_N[tokens].tolist() == sorted(batch.position_N[tokens].tolist())
         seen |= keys
         start += length
     assert segments.lengths_G.tolist() == sorted(segments.lengths_G.tolist())
@@ -162,9 +186,9 @@ def test_two_attentions_of_one_size_do_not_share_what_backward_needs() -> None:
     batch = random_batch([300, 20, 150], 2, 3)
     segments = arrange(batch, "tiled", 2, 2, True, False)
     qkv, other = (torch.randn(470, 3, 2, 8, requires_grad=True) for _ in range(2))
-    alone = torch.autograd.grad(attend(qkv, segments, alibi_slopes(2)).sum(), qkv)[0]
-    first = attend(qkv, segments, alibi_slopes(2))
-    second = attend(other, segments, alibi_slopes(2))
+    alone = torch.autograd.grad(attend(qkv, alibi_slopes(2), segments).sum(), qkv)[0]
+    first = attend(qkv, alibi_slopes(2), segments)
+    second = attend(other, alibi_slopes(2), segments)
     torch.autograd.grad(second.sum(), other)
     assert torch.equal(torch.autograd.grad(first.sum(), qkv)[0], alone)
 
@@ -174,8 +198,8 @@ def test_training_works_after_inference_mode_used_the_same_memory() -> None:
     segments = arrange(batch, "tiled", 2, 2, True, False)
     qkv = torch.randn(100, 3, 2, 24, requires_grad=True)
     with torch.inference_mode():
-        inferred = attend(qkv.detach(), segments, alibi_slopes(2))
-    out = attend(qkv, segments, alibi_slopes(2))
+        inferred = attend(qkv.detach(), alibi_slopes(2), segments)
+    out = attend(qkv, alibi_slopes(2), segments)
     out.sum().backward()
     assert torch.equal(out.detach(), inferred)
 

@@ -123,7 +123,7 @@ def naive_ddsr(
             out[part] += share * projected[j][2][part]
     states = linear(weights, f"{layer}.ddsr.output", out)
     if settings.fusion == "gate":
-        gate = 1 / (1 + np.exp(-linear(weights, f"{layer}.gate", normed[i])))
+        gate = 1 / (1 + np.exp(-linear(weights, f"{layer}.fusion.gate", normed[i])))
         states = states * np.repeat(gate, settings.width // settings.heads)
     return states
 

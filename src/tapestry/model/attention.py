@@ -22,7 +22,7 @@ from tapestry.model.segments import Kernel, Segments
 _BY_SPEED: tuple[Kernel, ...] = ("tiled", "varlen", "flex")
 
 
-def attend(qkv_N3HE: Tensor, segments: Segments, slopes_H: Tensor) -> Tensor:
+def attend(qkv_N3HE: Tensor, slopes_H: Tensor, segments: Segments) -> Tensor:
     """softmax over { j ≤ i of i's segment } of q·k/√E − m_h (i − j), applied to v. (N, H, E)
 
     Tokens come in the segments's order. i and j are positions in the whole history, also within one domain
@@ -30,7 +30,7 @@ def attend(qkv_N3HE: Tensor, segments: Segments, slopes_H: Tensor) -> Tensor:
     """
     match segments.kernel:
         case "tiled":
-            return attend_tiled(qkv_N3HE, slopes_H, segments.tiles)
+            return attend_tiled(qkv_N3HE, slopes_H, segments)
         case "flex":
             return attend_flex(qkv_N3HE, slopes_H, segments)
         case "varlen":

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tapestry.model.attention import alibi_slopes, attend, choose_kernel
-from tapestry.model.ddsr import DomainStateAttention
+from tapestry.model.ddsr import FUSIONS, DomainStateAttention
 from tapestry.model.dropout import Dropout
 from tapestry.model.segments import Kernel, Segments, arrange
 from tapestry.model.settings import ModelSettings
@@ -37,22 +37,18 @@ class Layer(nn.Module):
         self.output = nn.Linear(settings.width, settings.width)
         self.dropout = Dropout(settings.dropout)
         self.ddsr = DomainStateAttention(settings.width, settings.state_dim, settings.heads) if settings.ddsr else None
-        self.gate = nn.Linear(settings.width, settings.heads) if settings.ddsr and settings.fusion == "gate" else None
+        self.fusion = FUSIONS[settings.fusion](settings.width, settings.heads) if settings.ddsr else None
         self.register_buffer("slopes_H", alibi_slopes(settings.heads), persistent=False)
 
     def forward(self, hidden_NK: Tensor, segments: Segments) -> Tensor:
         normed_NK = self.norm_in(hidden_NK)
         # Two products of one matrix: queries, keys and values come out as attention reads them, uncopied.
         inner = 3 * hidden_NK.shape[1]
-        qkv_NK = F.linear(normed_NK, self.project.weight[:inner], self.project.bias[:inner])
+        qkv_N3K = F.linear(normed_NK, self.project.weight[:inner], self.project.bias[:inner]).unflatten(-1, (3, -1))
         u_NK = F.linear(normed_NK, self.project.weight[inner:], self.project.bias[inner:])
-        mixed_NK = attend(qkv_NK.unflatten(-1, (3, self.heads, -1)), segments, self.slopes_H).flatten(1)
-        if self.ddsr is not None and segments.states is not None:
-            states_NK = self.ddsr(normed_NK, segments.states)
-            if self.gate is not None:
-                gate_NH1 = torch.sigmoid(self.gate(normed_NK))[..., None]
-                states_NK = (gate_NH1 * states_NK.unflatten(-1, (self.heads, -1))).flatten(1)
-            mixed_NK = mixed_NK + states_NK
+        mixed_NK = attend(qkv_N3K.unflatten(-1, (self.heads, -1)), self.slopes_H, segments).flatten(1)
+        if self.ddsr is not None and self.fusion is not None and segments.states is not None:
+            mixed_NK = self.fusion(mixed_NK, self.ddsr(normed_NK, segments.states), normed_NK)
         update_NK: Tensor = self.output(self.dropout(self.norm_out(mixed_NK) * F.silu(u_NK)))
         return hidden_NK + update_NK
 
