@@ -61,7 +61,8 @@ class GateFusion(nn.Module):
     def forward(self, self_NK: Tensor, cross_NK: Tensor, normed_NK: Tensor) -> Tensor:
         """Join self-attention's and DDSR's outputs, (N, K)."""
         gate_NH1 = torch.sigmoid(self.gate(normed_NK))[..., None]
-        return self_NK + (gate_NH1 * cross_NK.unflatten(-1, (self.heads, -1))).flatten(1)
+        gated_NK: Tensor = (gate_NH1 * cross_NK.unflatten(-1, (self.heads, -1))).flatten(1)
+        return self_NK + gated_NK
 
 
 FUSIONS: Mapping[str, type[SumFusion] | type[GateFusion]] = {"sum": SumFusion, "gate": GateFusion}

@@ -80,7 +80,8 @@ def attend_states_reference(qkv_N3HE: Tensor, states: States) -> Tensor:
     k_NDHE, v_NDHE = (x_NHE.index_select(0, last_ND.flatten()).unflatten(0, last_ND.shape) for x_NHE in (k_NHE, v_NHE))
     s_NDH = (q_NHE[:, None] * k_NDHE).sum(-1) * q_NHE.shape[-1] ** -0.5
     p_NDH = torch.softmax(s_NDH.masked_fill(states.unseen_ND[:, :, None], float("-inf")), 1)
-    return (p_NDH[..., None] * v_NDHE).sum(1)
+    out_NHE: Tensor = (p_NDH[..., None] * v_NDHE).sum(1)
+    return out_NHE
 
 
 class _StateAttention(torch.autograd.Function):
