@@ -1,8 +1,9 @@
-"""Attention forward and backward, within domains, against dense causal attention and the paper's mask.
+"""The time of attention, forward and backward: within domains, against dense causal attention and the paper's mask.
 
-All are one interface, `tapestry.model.attention.attend`, over the same 16,384 tokens: the device's fastest kernel
-within domains; the same kernel over whole histories (dense causal, fused where that is faster); and the mask over
-interleaved domains. In float32 on the CPU; in bf16, with FlexAttention beside, on CUDA.
+All contenders compute the same 16,384 tokens through `tapestry.model.attention.attend`: the device's fastest kernel
+within domains; the same kernel over whole histories (dense causal; long histories use torch's fused kernel); and the
+reference, a mask over interleaved domains. The CPU computes in float32. CUDA computes in bf16, with FlexAttention as
+one more contender.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def contender(
     qkv = torch.randn(tokens, 3, HEADS, WIDTH, device=device, dtype=dtype, requires_grad=True)
     grad = torch.randn(tokens, HEADS, WIDTH, device=device, dtype=dtype)
     slopes = alibi_slopes(HEADS).to(device)
-    return lambda: torch.autograd.grad(attend(qkv, segments, slopes), qkv, grad)
+    return lambda: torch.autograd.grad(attend(qkv, slopes, segments), qkv, grad)
 
 
 def main() -> None:
@@ -53,7 +54,7 @@ def main() -> None:
                 "ours": contender(batch, fast, True, device),
                 "dense causal": contender(batch, fast, False, device),
             }
-            if length <= LENGTHS[-1]:  # beyond, the mask doesn't fit
+            if length <= LENGTHS[-1]:  # the mask of longer histories doesn't fit into memory
                 contenders["the paper's mask"] = contender(batch, "reference", True, device)
             if cuda:
                 contenders["FlexAttention"] = contender(batch, "flex", True, device)

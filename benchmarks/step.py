@@ -1,7 +1,7 @@
-"""A whole training pass, and what DDSR takes of it, against HSTU + ALiBi and DDSR by a plain gather.
+"""The time of a training step, and DDSR's share of it, against HSTU + ALiBi and against DDSR by a plain gather.
 
-Each contender trains two batches of 16,384 tokens, their preparation included, with the default parameters but for
-the window and the width.
+Each contender trains two batches of 16,384 tokens, including their preparation, with the default parameters except
+the window, the width, `state_dim`, the users a batch and the negatives.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
-import torch
 from harness import against, interleaved, report
-from torch import Tensor
 from workloads import TOKENS, model_settings, random_sequences, shares, train_settings, trainer_of
 
-from tapestry.model.ddsr import DomainStateAttention
-from tapestry.model.kernels.domain_states import States
+from tapestry.model import ddsr
+from tapestry.model.kernels.domain_states import attend_states_reference
 
 LENGTHS = (64, 1024, 4096)
 DOMAINS, ITEMS, WIDTH = 5, 50_000, 128
@@ -31,21 +29,10 @@ def contender(length: int, whole: bool, **changes: object) -> Callable[[], objec
     return lambda: trainer.run("pass")
 
 
-def gathered_states(self: DomainStateAttention, hidden_NK: Tensor, states: States) -> Tensor:
-    """DDSR as one would first write it: keys and values gathered to (N, D, C), autograd does the rest."""
-    domains, tokens = states.last_DN.shape
-    q_NHE, k_NHE, v_NHE = self.project(hidden_NK).view(tokens, 3, self.heads, -1).unbind(1)
-    index = states.last_DN.T.flatten()
-    k_NDHE, v_NDHE = (x.index_select(0, index).unflatten(0, (tokens, domains)) for x in (k_NHE, v_NHE))
-    score_NDH = (q_NHE[:, None] * k_NDHE).sum(-1) / q_NHE.shape[-1] ** 0.5
-    p_NDH = torch.softmax(score_NDH.masked_fill(states.none_ND[:, :, None], float("-inf")), 1)
-    output: Tensor = self.output((p_NDH[..., None] * v_NDHE).sum(1).flatten(1))
-    return output
-
-
 @contextmanager
 def plain_gather() -> Iterator[None]:
-    with patch.object(DomainStateAttention, "forward", gathered_states):
+    """DDSR by its reference, which gathers keys and values to (N, D, H, E) and leaves the gradients to autograd."""
+    with patch.object(ddsr, "attend_states", attend_states_reference):
         yield
 
 

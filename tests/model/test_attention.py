@@ -1,4 +1,4 @@
-"""Every kernel of attention against plain float64 loops or the reference, and which can run where."""
+"""Every attention kernel against plain loops in float64 or the reference, and which kernel can run where."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tapestry.core.errors import TapestryError
 from tapestry.model.attention import alibi_slopes, attend, choose_kernel
 from tapestry.model.kernels import tiles
+from tapestry.model.kernels.tiled import attend_tiled, attend_tiled_reference
 from tapestry.model.segments import Kernel, Segments, arrange
 from tapestry.model.tensors import to_device
 from tapestry.sequences.batches import Batch
@@ -25,7 +26,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 def random_batch(lengths: list[int], domains: int, seed: int, skew: float = 0.0) -> Batch:
-    """Histories of those lengths; domain 0 has the share `skew` and one more part of the rest."""
+    """Histories of these lengths. Domain 0 gets the share `skew` of the tokens; the rest is split evenly over all."""
     generator = np.random.default_rng(seed)
     share = np.full(domains, (1 - skew) / domains)
     share[0] += skew
@@ -36,13 +37,13 @@ def random_batch(lengths: list[int], domains: int, seed: int, skew: float = 0.0)
     return Batch(zeros, torch.from_numpy(domain), zeros, zeros, torch.from_numpy(position), offsets)
 
 
-def both_ways(
+def attended(
     segments: Segments, qkv: torch.Tensor, weight: torch.Tensor, device: torch.device = CPU
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention in the batch's order, and the gradient of its weighted sum by queries, keys and values."""
+    """Attention in the batch's order, and the gradient of its weighted sum by queries, keys and values, in float64."""
     segments, leaf = to_device(segments, device), qkv.to(device).requires_grad_()
     slopes = alibi_slopes(qkv.shape[2]).to(device)
-    out = attend(leaf[segments.order_N], segments, slopes)[segments.inverse_N]
+    out = attend(leaf[segments.order_N], slopes, segments)[segments.inverse_N]
     (grad,) = torch.autograd.grad(out, leaf, weight.to(out))
     return out.detach().double().cpu(), grad.double().cpu()
 
@@ -82,7 +83,7 @@ def test_every_kernel_equals_plain_loops(
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         slopes = torch.tensor([2 ** (-8 * (head + 1) / heads) for head in range(heads)], dtype=torch.float64)
-        actual = attend(qkv[segments.order_N], segments, slopes)[segments.inverse_N]
+        actual = attend(qkv[segments.order_N], slopes, segments)[segments.inverse_N]
     expected = torch.stack(list(naive_attention(qkv, batch, intra)))
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
@@ -98,17 +99,17 @@ def test_every_kernel_equals_plain_loops(
     intra=st.booleans(),
     longest=st.sampled_from([1, 20, 2048]),
 )
-def test_sorted_equals_the_reference_in_float64_with_its_gradients(
+def test_tiled_equals_the_reference_in_float64_with_its_gradients(
     lengths: list[int], domains: int, skew: float, seed: int, heads: int, width: int, intra: bool, longest: int
 ) -> None:
-    """`longest` sends segments to the fused kernel, to blocks, or to both."""
+    """By `longest`, segments are computed by the fused kernel, in blocks, or some by each."""
     batch = random_batch(lengths, domains, seed, skew)
     generator = torch.Generator().manual_seed(seed)
     qkv = 2 * torch.randn(sum(lengths), 3, heads, width, dtype=torch.float64, generator=generator)
     weight = torch.randn(sum(lengths), heads, width, dtype=torch.float64, generator=generator)
     with patch.object(tiles, "LONGEST", longest):
-        layouts = [arrange(batch, kernel, heads, domains, intra, False) for kernel in ("tiled", "reference")]
-    (out, grad), (wanted, wanted_grad) = (both_ways(segments, qkv, weight) for segments in layouts)
+        arranged = [arrange(batch, kernel, heads, domains, intra, False) for kernel in ("tiled", "reference")]
+    (out, grad), (wanted, wanted_grad) = (attended(segments, qkv, weight) for segments in arranged)
     torch.testing.assert_close(out, wanted, rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(grad, wanted_grad, rtol=1e-8, atol=1e-10)
 
@@ -117,18 +118,41 @@ def test_sorted_equals_the_reference_in_float64_with_its_gradients(
     ("lengths", "domains", "skew", "intra"),
     [([4096], 5, 0.0, True), ([4096, 64], 2, 0.8, True), ([4096], 3, 0.0, False), ([4096], 1, 0.0, True)],
 )
-def test_sorted_in_float32_is_the_float64_reference_but_for_rounding(
+def test_tiled_in_float32_equals_the_float64_reference_up_to_rounding(
     lengths: list[int], domains: int, skew: float, intra: bool
 ) -> None:
     batch = random_batch(lengths, domains, 0, skew)
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(sum(lengths), 3, 2, 16, generator=generator)
     weight = torch.randn(sum(lengths), 2, 16, generator=generator)
-    out, grad = both_ways(arrange(batch, "tiled", 2, domains, intra, False), qkv, weight)
+    out, grad = attended(arrange(batch, "tiled", 2, domains, intra, False), qkv, weight)
     segments = arrange(batch, "reference", 2, domains, intra, False)
-    wanted, wanted_grad = both_ways(segments, qkv.double(), weight.double())
+    wanted, wanted_grad = attended(segments, qkv.double(), weight.double())
     torch.testing.assert_close(out, wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(grad, wanted_grad, rtol=1e-4, atol=2e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 150) | st.just(1), min_size=1, max_size=6),
+    domains=st.integers(1, 4),
+    seed=st.integers(0, 10_000),
+    intra=st.booleans(),
+    longest=st.sampled_from([20, 2048]),
+)
+def test_the_tiled_kernel_equals_its_own_reference_with_its_gradients(
+    lengths: list[int], domains: int, seed: int, intra: bool, longest: int
+) -> None:
+    with patch.object(tiles, "LONGEST", longest):
+        segments = arrange(random_batch(lengths, domains, seed), "tiled", 2, domains, intra, False)
+    generator = torch.Generator().manual_seed(seed)
+    qkv = torch.randn(sum(lengths), 3, 2, 4, dtype=torch.float64, generator=generator).requires_grad_()
+    weight = torch.randn(sum(lengths), 2, 4, dtype=torch.float64, generator=generator)
+    slopes = alibi_slopes(2).double()
+    out, expected = (kernel(qkv, slopes, segments) for kernel in (attend_tiled, attend_tiled_reference))
+    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-11)
+    gradients = [torch.autograd.grad(x, qkv, weight)[0] for x in (out, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-10)
 
 
 def test_the_slopes_of_four_and_eight_heads_are_those_of_the_paper() -> None:
@@ -136,7 +160,7 @@ def test_the_slopes_of_four_and_eight_heads_are_those_of_the_paper() -> None:
     assert alibi_slopes(8).tolist() == [1 / 2**k for k in range(1, 9)]
 
 
-def test_the_layout_puts_segments_together_and_keeps_time_inside() -> None:
+def test_segments_are_contiguous_and_in_time_order_inside() -> None:
     batch = random_batch([7, 1, 9, 4], 3, 1)
     segments = arrange(batch, "tiled", 2, 3, True, False)
     assert sorted(segments.order_N.tolist()) == list(range(21))
@@ -146,36 +170,36 @@ def test_the_layout_puts_segments_together_and_keeps_time_inside() -> None:
     seen: set[tuple[int, int]] = set()
     start = 0
     for index, length in enumerate(segments.lengths_G.tolist()):
-        places = segments.order_N[start : start + length]
+        tokens = segments.order_N[start : start + length]
         assert segment[start : start + length].eq(index).all()
-        keys = {(int(history_of[i]), int(batch.domain_N[i])) for i in places}
+        keys = {(int(history_of[i]), int(batch.domain_N[i])) for i in tokens}
         assert len(keys) == 1
         assert not keys & seen
-        assert batch.position_N[places].tolist() == sorted(batch.position_N[places].tolist())
+        assert batch.position_N[tokens].tolist() == sorted(batch.position_N[tokens].tolist())
         seen |= keys
         start += length
     assert segments.lengths_G.tolist() == sorted(segments.lengths_G.tolist())
 
 
-def test_two_attentions_of_one_size_do_not_share_what_backward_needs() -> None:
-    """Memory is reused between calls, so a second forward before the first's backward must not spoil it."""
+def test_a_second_forward_pass_leaves_what_the_first_backward_pass_reads() -> None:
+    """Scratch memory is reused between calls; what a backward pass reads must not be in it."""
     batch = random_batch([300, 20, 150], 2, 3)
     segments = arrange(batch, "tiled", 2, 2, True, False)
     qkv, other = (torch.randn(470, 3, 2, 8, requires_grad=True) for _ in range(2))
-    alone = torch.autograd.grad(attend(qkv, segments, alibi_slopes(2)).sum(), qkv)[0]
-    first = attend(qkv, segments, alibi_slopes(2))
-    second = attend(other, segments, alibi_slopes(2))
+    expected = torch.autograd.grad(attend(qkv, alibi_slopes(2), segments).sum(), qkv)[0]
+    first = attend(qkv, alibi_slopes(2), segments)
+    second = attend(other, alibi_slopes(2), segments)
     torch.autograd.grad(second.sum(), other)
-    assert torch.equal(torch.autograd.grad(first.sum(), qkv)[0], alone)
+    assert torch.equal(torch.autograd.grad(first.sum(), qkv)[0], expected)
 
 
-def test_training_works_after_inference_mode_used_the_same_memory() -> None:
+def test_training_works_after_inference_mode_allocated_the_scratch_memory() -> None:
     batch = random_batch([50, 50], 2, 4)
     segments = arrange(batch, "tiled", 2, 2, True, False)
     qkv = torch.randn(100, 3, 2, 24, requires_grad=True)
     with torch.inference_mode():
-        inferred = attend(qkv.detach(), segments, alibi_slopes(2))
-    out = attend(qkv, segments, alibi_slopes(2))
+        inferred = attend(qkv.detach(), alibi_slopes(2), segments)
+    out = attend(qkv, alibi_slopes(2), segments)
     out.sum().backward()
     assert torch.equal(out.detach(), inferred)
 
@@ -188,17 +212,17 @@ def test_training_works_after_inference_mode_used_the_same_memory() -> None:
         ("varlen", CUDA, torch.float32, 4, 32, True, "precision: bf16.*: auto, reference, flex$"),
         ("varlen", CUDA, torch.bfloat16, 4, 30, True, "multiple of 8"),
         ("varlen", CUDA, torch.bfloat16, 6, 32, True, "1, 2, 4 or 8 heads"),
-        ("tiled", CUDA, torch.float32, 4, 32, True, "it is the CPU's"),
+        ("tiled", CUDA, torch.float32, 4, 32, True, "it runs on the CPU only"),
     ],
 )
-def test_a_kernel_that_cannot_run_is_an_error_that_names_those_that_can(
+def test_the_error_for_a_kernel_that_cannot_run_names_the_kernels_that_can(
     name: Kernel, device: torch.device, dtype: torch.dtype, heads: int, width: int, train: bool, message: str
 ) -> None:
     with pytest.raises(TapestryError, match=message):
         choose_kernel(name, device, dtype, heads, width, train)
 
 
-def test_auto_is_a_kernel_that_can_run() -> None:
+def test_auto_selects_a_kernel_that_can_run() -> None:
     assert choose_kernel("auto", CPU, torch.float32, 3, 7, True) == "tiled"
     assert choose_kernel("auto", CUDA, torch.float32, 3, 7, True) == "flex"
     assert choose_kernel("auto", CUDA, torch.bfloat16, 4, 32, True) == "varlen"
@@ -216,8 +240,8 @@ def test_the_cuda_kernels_equal_the_reference(
     batch = random_batch([300, 1, 77, 1024], 4, 5)
     qkv = torch.randn(1402, 3, 4, 32).to(dtype)
     weight = torch.randn(1402, 4, 32).to(dtype)
-    out, grad = both_ways(arrange(batch, kernel, 4, 4, intra, False), qkv, weight, CUDA)
+    out, grad = attended(arrange(batch, kernel, 4, 4, intra, False), qkv, weight, CUDA)
     segments = arrange(batch, "reference", 4, 4, intra, False)
-    wanted, wanted_grad = both_ways(segments, qkv.double(), weight.double())
+    wanted, wanted_grad = attended(segments, qkv.double(), weight.double())
     torch.testing.assert_close(out, wanted, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(grad, wanted_grad, rtol=tolerance, atol=tolerance)

@@ -1,4 +1,4 @@
-"""Dropout keeps what it should, scaled, each entry on its own, and repeats itself with the seed."""
+"""Dropout: the share of entries that it drops, their independence, the scale of the others, and the seed."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def dropped(rate: float, x: Tensor, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_the_share_kept_is_one_less_the_rate(rate: float) -> None:
+def test_the_share_of_kept_entries_is_one_minus_the_rate(rate: float) -> None:
     kept = dropped(rate, torch.ones(LARGE)) != 0
     sigma = math.sqrt(rate * (1 - rate) / LARGE)
     assert abs(float(kept.double().mean()) - (1 - rate)) < 5 * sigma
-    for place in range(4):  # of a 64-bit word
-        assert abs(float(kept[place::4].double().mean()) - (1 - rate)) < 5 * 2 * sigma
+    for index in range(4):  # of an entry in a 64-bit random number
+        assert abs(float(kept[index::4].double().mean()) - (1 - rate)) < 5 * 2 * sigma
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_kept_entries_are_divided_by_the_share_kept_and_the_others_are_zero(rate: float) -> None:
+def test_kept_entries_are_divided_by_their_share_and_the_others_are_zero(rate: float) -> None:
     x = 1 + torch.rand(LARGE // 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     y = dropped(rate, x)
     kept = y != 0
@@ -58,7 +58,7 @@ def test_the_mask_follows_the_seed() -> None:
     assert not torch.equal(dropped(0.5, x, seed=3), dropped(0.5, x, seed=4))
 
 
-def test_each_call_draws_a_mask_of_its_own() -> None:
+def test_each_call_draws_another_mask() -> None:
     module, x = Dropout(0.5).train(), torch.ones(1000)
     assert not torch.equal(module(x), module(x))
 
@@ -68,9 +68,9 @@ def test_each_call_draws_a_mask_of_its_own() -> None:
 def test_neighbouring_entries_are_independent(rate: float, shift: int) -> None:
     kept = (dropped(rate, torch.ones(LARGE)) != 0).double() - (1 - rate)
     product = kept[:-shift] * kept[shift:] / (rate * (1 - rate))  # of mean 0 and variance 1 where independent
-    for place in range(4):  # of a 64-bit word
-        places = product[place::4]
-        assert abs(float(places.mean())) < 5 / math.sqrt(len(places))
+    for index in range(4):  # of an entry in a 64-bit random number
+        products = product[index::4]
+        assert abs(float(products.mean())) < 5 / math.sqrt(len(products))
 
 
 @pytest.mark.parametrize("module", [Dropout(0.5).eval(), Dropout(0.0).train(), Dropout(0.0).eval()])
@@ -92,7 +92,7 @@ def test_tensors_of_any_shape_are_dropped_entry_by_entry(shape: list[int], trans
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
-def test_all_entries_are_at_risk_where_the_last_word_is_not_full(size: int) -> None:
+def test_every_entry_can_be_dropped_where_the_last_random_number_is_not_used_whole(size: int) -> None:
     module, x, draws = Dropout(0.25).train(), torch.ones(size), 2000
     torch.manual_seed(0)
     share = torch.stack([module(x) != 0 for _ in range(draws)]).double().mean(0)

@@ -1,4 +1,4 @@
-"""The loss against plain loops."""
+"""The loss and its kernel against plain loops."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapestry.model import loss as module
-from tapestry.model.loss import DomainTargets, domain_softmax_loss
+from tapestry.model.kernels import softmax
+from tapestry.model.kernels.softmax import DomainTargets, softmax_loss, softmax_loss_reference
+from tapestry.model.loss import domain_softmax_loss
 
 
 def random_targets(
     generator: np.random.Generator, sizes: list[int], candidates: int, tokens: int
 ) -> list[DomainTargets]:
-    """Tokens with targets in domains of `sizes` rows; candidates drawn from all of a domain's rows."""
+    """Random targets in domains of `sizes` items. Candidates are drawn from all items of a domain."""
     domain_of = generator.integers(0, len(sizes), tokens)
     found, start = [], 0
     for domain, size in enumerate(sizes):
-        places = np.flatnonzero(domain_of == domain)
+        members = np.flatnonzero(domain_of == domain)
         drawn = start + np.sort(generator.choice(size, min(candidates, size), replace=False))
-        target = start + generator.integers(0, size, len(places))
+        target = start + generator.integers(0, size, len(members))
         hits = [(t, c) for t, row in enumerate(target) for c, candidate in enumerate(drawn) if candidate == row]
         hit = np.array(hits, dtype=np.int64).reshape(-1, 2)
-        if len(places):
-            arrays = (places, target, drawn, hit[:, 0].copy(), hit[:, 1].copy())
+        if len(members):
+            arrays = (members, target, drawn, hit[:, 0].copy(), hit[:, 1].copy())
             found.append(DomainTargets(*(torch.from_numpy(array) for array in arrays)))
         start += size
     return found
@@ -66,11 +67,36 @@ def test_the_loss_and_its_gradients_equal_plain_loops(
     table = torch.from_numpy(generator.normal(size=(sum(sizes), 5))).requires_grad_()
     expected = naive_loss(query, table, targets, temperature)
     expected_grads = torch.autograd.grad(expected, (query, table), allow_unused=True)
-    with patch.dict(module._SCORES, cpu=block):
+    with patch.dict(softmax._SCORES, cpu=block):
         actual = domain_softmax_loss(query, table, targets, temperature)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
     for grad, wanted in zip(torch.autograd.grad(actual, (query, table)), expected_grads, strict=True):
         torch.testing.assert_close(grad, torch.zeros_like(grad) if wanted is None else wanted, rtol=1e-7, atol=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    candidates=st.integers(1, 12),
+    tokens=st.integers(1, 20),
+    temperature=st.sampled_from([0.05, 1.0]),
+    block=st.sampled_from([1, 20, 10**6]),
+)
+def test_the_kernel_equals_its_reference_with_its_gradients(
+    seed: int, sizes: list[int], candidates: int, tokens: int, temperature: float, block: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    targets = random_targets(generator, sizes, candidates, tokens)
+    query = torch.from_numpy(generator.normal(size=(tokens, 5))).requires_grad_()
+    unit = torch.nn.functional.normalize(torch.from_numpy(generator.normal(size=(sum(sizes), 5))), dim=1)
+    unit.requires_grad_()
+    with patch.dict(softmax._SCORES, cpu=block):
+        losses = [kernel(query, unit, targets, temperature) for kernel in (softmax_loss, softmax_loss_reference)]
+    torch.testing.assert_close(*losses, rtol=1e-10, atol=1e-11)
+    ours, theirs = (torch.autograd.grad(2 * loss, (query, unit)) for loss in losses)
+    for gradient, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-10)
 
 
 def one_domain(target: list[int], rows: int) -> list[DomainTargets]:

@@ -1,4 +1,4 @@
-"""The network against plain loops in float64, and what may depend on what."""
+"""The network against plain loops in float64, causality, and the fusions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import math
 import subprocess
 import sys
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import WHOLE_MODEL, random_sequences, sequences_of
 
+from tapestry.model.ddsr import FUSIONS
 from tapestry.model.network import Recommender
 from tapestry.model.segments import Kernel
 from tapestry.model.settings import ModelSettings
@@ -36,7 +37,7 @@ CONFIGS = st.builds(
 
 
 def network(settings: ModelSettings, sequences: Sequences, seed: int = 0) -> Recommender:
-    """A network in float64 and evaluation mode whose parameters are all random, biases and norms too."""
+    """A network in float64 and evaluation mode. All parameters are random, also biases and norms."""
     torch.manual_seed(seed)
     model = Recommender(settings, sequences.items, len(sequences.domains)).double().eval()
     with torch.no_grad():
@@ -74,7 +75,7 @@ def softmax(scores: list[float]) -> list[float]:
 def naive_network(
     weights: dict[str, Array], settings: ModelSettings, items: list[int], domains: list[int], next_domains: list[int]
 ) -> Array:
-    """model.md's equations, one position, head and domain at a time."""
+    """The equations of `tapestry.model.network`, one position, head and domain at a time."""
     width, heads = settings.width, settings.heads
     hidden = []
     for item, domain, following in zip(items, domains, next_domains, strict=True):
@@ -110,6 +111,7 @@ def naive_network(
 def naive_ddsr(
     weights: dict[str, Array], layer: str, settings: ModelSettings, normed: list[Array], domains: list[int], i: int
 ) -> Array:
+    """DDSR at position i, with its gate if the fusion is one."""
     last: dict[int, int] = {}
     for j in range(i + 1):
         last[domains[j]] = j
@@ -121,11 +123,11 @@ def naive_ddsr(
         scores = [float(projected[i][0][part] @ projected[j][1][part]) / math.sqrt(size) for j in last.values()]
         for share, j in zip(softmax(scores), last.values(), strict=True):
             out[part] += share * projected[j][2][part]
-    states = linear(weights, f"{layer}.ddsr.output", out)
+    cross = linear(weights, f"{layer}.ddsr.output", out)
     if settings.fusion == "gate":
-        gate = 1 / (1 + np.exp(-linear(weights, f"{layer}.gate", normed[i])))
-        states = states * np.repeat(gate, settings.width // settings.heads)
-    return states
+        gate = 1 / (1 + np.exp(-linear(weights, f"{layer}.fusion.gate", normed[i])))
+        cross = cross * np.repeat(gate, settings.width // settings.heads)
+    return cross
 
 
 @settings(max_examples=30, deadline=None)
@@ -149,7 +151,7 @@ def test_the_network_equals_plain_loops(settings: ModelSettings, seed: int, doma
 
 @settings(max_examples=30, deadline=None)
 @given(settings=CONFIGS, seed=st.integers(0, 10_000), data=st.data())
-def test_later_items_and_later_next_domains_change_no_output_before(
+def test_no_output_depends_on_later_items_or_later_target_domains(
     settings: ModelSettings, seed: int, data: st.DataObject
 ) -> None:
     sequences = random_sequences(seed, users=1, longest=12)
@@ -161,12 +163,12 @@ def test_later_items_and_later_next_domains_change_no_output_before(
     changed["domain_N"][j] = (changed["domain_N"][j] + 1) % 3
     changed["target_domain_N"][j] = (changed["target_domain_N"][j] + 1) % 3
     before, after = queries(model, batch), queries(model, Batch(**changed))
-    # Another domain may put a segment into another tile, where a sum may round otherwise.
+    # With another domain a segment may be in another tile, where sums may round differently.
     torch.testing.assert_close(before[:j], after[:j], rtol=1e-11, atol=1e-13)
     assert not torch.allclose(before[j], after[j])
 
 
-def test_the_next_domain_enters_its_own_position_through_tape_alone() -> None:
+def test_the_target_domain_changes_its_position_only_through_tape() -> None:
     sequences = random_sequences(1, users=1, longest=12)
     batch = whole_histories(sequences)
     other = dataclasses.replace(batch, target_domain_N=(batch.target_domain_N + 1) % 3)
@@ -188,6 +190,11 @@ def test_tape_is_zero_where_the_domain_stays() -> None:
     assert encoding[~stays].ne(0).all()
 
 
+def test_every_fusion_of_the_settings_has_a_module() -> None:
+    fusions = get_args(get_type_hints(ModelSettings)["fusion"])
+    assert set(FUSIONS) == set(fusions)
+
+
 def test_ddsr_reaches_what_intra_domain_attention_cannot() -> None:
     domain_of_item = [0, 0, 1, 1]
     batch = whole_histories(sequences_of([[0, 2, 3]], domain_of_item))
@@ -197,7 +204,7 @@ def test_ddsr_reaches_what_intra_domain_attention_cannot() -> None:
         assert torch.equal(queries(model, batch)[1], queries(model, changed)[1]) is not ddsr
 
 
-def test_the_gradients_of_the_network_are_the_reference_kernels() -> None:
+def test_the_gradients_of_the_network_equal_those_with_the_reference_kernel() -> None:
     sequences = random_sequences(4, users=9, longest=40)
     batch = whole_histories(sequences)
     grads = []
@@ -213,7 +220,7 @@ def test_the_gradients_of_the_network_are_the_reference_kernels() -> None:
 
 
 def test_model_and_training_import_without_the_data_stack() -> None:
-    """On a bare GPU machine there is torch, NumPy, ruamel.yaml, safetensors and tqdm, and nothing else of ours."""
+    """A GPU machine may have only torch, NumPy, ruamel.yaml, safetensors and tqdm of this project's packages."""
     absent = ["duckdb", "dvc", "mlflow", "pandera", "pydantic", "pandas", "pyarrow", "ibis", "sklearn", "scipy"]
     modules = ["model.network", "model.storage", "training.loop", "evaluation.scoring", "evaluation.metrics"]
     script = f"import sys; sys.modules.update(dict.fromkeys({absent}))\n" + "\n".join(

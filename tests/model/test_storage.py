@@ -1,4 +1,4 @@
-"""A model on disk."""
+"""A saved model: what is written, and which damaged files are refused with which message."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_saved_model_gives_the_same_queries_when_loaded(tmp_path: Path) -> Non
     assert config["train"] == TRAIN
 
 
-def test_a_model_may_carry_the_record_of_its_training(tmp_path: Path) -> None:
+def test_a_model_is_saved_with_or_without_the_record_of_its_training(tmp_path: Path) -> None:
     sequences = random_sequences(0)
     model, record = Recommender(WHOLE_MODEL, sequences.items, 3), {"curve": [{"epoch": 1, "loss": 1 / 3}]}
     for training in (record, None):
@@ -76,13 +76,13 @@ def test_a_damaged_model_is_refused(damage: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """A model of 30 items in domains D0, D1 and D2, of 10 each."""
+    """A saved model of 30 items: 10 in each of the domains D0, D1 and D2."""
     sequences = random_sequences(0)
     save_model(tmp_path / "models", Recommender(WHOLE_MODEL, 30, 3), sequences.domains, TRAIN)
     return tmp_path / "models"
 
 
-def test_both_files_may_be_read_by_whom_new_files_may(saved: Path, tmp_path: Path) -> None:
+def test_both_files_have_the_permissions_of_new_files(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "new").touch()
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (*saved.iterdir(), tmp_path / "new")}
     assert len(modes) == 1
@@ -127,7 +127,7 @@ def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any
 
 
 WEIGHTS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
-    "an item more": (
+    "one more item": (
         lambda w: w.update({"item.weight": torch.zeros(31, 8)}),
         r"item\.weight is F32 \[31, 8\], expected F32 \[30, 8\]",
     ),
@@ -150,7 +150,7 @@ WEIGHTS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
 
 
 @pytest.mark.parametrize(("change", "complaint"), WEIGHTS.values(), ids=WEIGHTS)
-def test_weights_that_do_not_fit_are_refused_by_name(
+def test_weights_that_do_not_fit_are_refused_and_named(
     saved: Path, change: Callable[[dict[str, torch.Tensor]], Any], complaint: str
 ) -> None:
     change_weights(saved, change)
@@ -159,7 +159,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\xff" * 100, b"\x02" + bytes(7) + b"{}", b"\x0a" + bytes(7) + b"{}"])
-def test_a_file_that_holds_no_weights_is_refused(saved: Path, content: bytes) -> None:
+def test_a_file_without_weights_is_refused(saved: Path, content: bytes) -> None:
     (saved / "model.safetensors").write_bytes(content)
     with pytest.raises(TapestryError, match=r"model\.safetensors: (damaged|not the weights).*run `dvc repro train`"):
         load_model(saved)
@@ -186,13 +186,13 @@ CONFIGS: dict[str, tuple[bytes, bytes, str]] = {
         b'"end": 3000000000000',
         r"item\.weight is F32 \[30, 8\], expected F32 \[3000000000000, 8\]",
     ),
-    "items apart": (b'"end": 10', b'"end": 9', "domains: their items don't follow each other"),
-    "no domain's name": (b'"name": "D1"', b'"name": null', r"domains\[1\]\.name: expected text, got None"),
+    "a gap between domains": (b'"end": 10', b'"end": 9', "domains: their items don't follow each other"),
+    "a domain without a name": (b'"name": "D1"', b'"name": null', r"domains\[1\]\.name: expected text, got None"),
 }
 
 
 @pytest.mark.parametrize(("before", "after", "complaint"), CONFIGS.values(), ids=CONFIGS)
-def test_a_damaged_config_is_refused_by_what_is_wrong(saved: Path, before: bytes, after: bytes, complaint: str) -> None:
+def test_a_damaged_config_is_refused_with_the_reason(saved: Path, before: bytes, after: bytes, complaint: str) -> None:
     settings = saved / "config.json"
     content = settings.read_bytes()
     assert before in content
@@ -202,7 +202,7 @@ def test_a_damaged_config_is_refused_by_what_is_wrong(saved: Path, before: bytes
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"3", b'{"model": 1, "train": 2, "domains": []}'])
-def test_a_config_that_is_none_is_refused(saved: Path, content: bytes) -> None:
+def test_a_file_that_is_no_config_is_refused(saved: Path, content: bytes) -> None:
     (saved / "config.json").write_bytes(content)
     with pytest.raises(TapestryError, match=r"config\.json: damaged or of another version .*run `dvc repro train`"):
         load_model(saved)

@@ -1,4 +1,4 @@
-"""What is moved to a device keeps its structure. The device is torch's `meta`, which every machine has."""
+"""Moving a structure of tensors to a device keeps the structure. The device is `meta`, which every machine has."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_values_stay_the_same_on_the_cpu() -> None:
     assert torch.equal(moved.pair[0], value.pair[0])
 
 
-def test_what_holds_no_tensor_is_returned_as_it_is() -> None:
+def test_values_without_tensors_are_returned_unchanged() -> None:
     array, words = np.arange(3), ["a", "b"]
     for value in (array, words, "word", 3, None):
         assert to_device(value, META) is value
@@ -77,14 +77,14 @@ def test_what_holds_no_tensor_is_returned_as_it_is() -> None:
 
 
 def tensors_of(value: object) -> list[Tensor]:
-    """All tensors in the attributes of an object, found without knowing its class."""
+    """All tensors in the attributes of an object of any class."""
     if isinstance(value, Tensor):
         return [value]
     parts = value if isinstance(value, tuple) else getattr(value, "__dict__", {}).values()
     return [tensor for part in parts for tensor in tensors_of(part)]
 
 
-def test_a_training_step_moves_whole() -> None:
+def test_all_tensors_of_a_training_step_move() -> None:
     sequences = random_sequences(0)
     model = Recommender(WHOLE_MODEL, sequences.items, len(sequences.domains))
     batch = pack(sequences, sequences.offsets[:-1], sequences.offsets[1:] - 1)

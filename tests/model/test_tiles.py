@@ -1,4 +1,4 @@
-"""Tiles hold every token once, in its place, and pad no more than they may."""
+"""Tiles hold every token once, at the right position, and pad no more than the limits allow."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapestry.model.kernels import tiles
+from tapestry.model.kernels import tiled, tiles
 from tapestry.model.kernels.tiles import Tile, plan_tiles
 
 
 @dataclass(frozen=True)
 class Case:
-    """Segments, the heads, and what is put in place of the module's limits."""
+    """Segment lengths, heads, a seed for positions, and values for the limits of the module."""
 
     lengths: list[int]
     heads: int
@@ -44,7 +44,7 @@ class Case:
         return [number for number, length in enumerate(self.lengths) for _ in range(length)]
 
     def position(self) -> npt.NDArray[np.int64]:
-        """A position for each token, any: tiles only carry it."""
+        """A random position for each token: tiles only copy it."""
         return np.random.default_rng(self.seed).integers(0, 5000, sum(self.lengths))
 
     def plan(self) -> tuple[Tile, ...]:
@@ -56,7 +56,7 @@ class Case:
     def scores(self, lengths: list[int]) -> int:
         """The scores of a block of a tile of rows of these lengths."""
         longest = max(lengths)
-        blocks = -(-longest // self.limits["_ROWS"])
+        blocks = -(-longest // self.limits["_BLOCK"])
         return len(lengths) * self.heads * -(-longest // blocks) * longest
 
     def padding(self, lengths: list[int]) -> int:
@@ -73,7 +73,7 @@ CASES = st.builds(
     limits=st.fixed_dictionaries(
         {
             "_JOINED": st.sampled_from([1, 12, 32]),
-            "_ROWS": st.sampled_from([1, 7, 96]),
+            "_BLOCK": st.sampled_from([1, 7, 96]),
             "_SCORES": st.sampled_from([1, 5000, 1 << 20, 1 << 20]),
             "_WASTE": st.sampled_from([0, 2000, 10_000, 100_000]),
             "_GATHER": st.sampled_from([0, 30]),
@@ -84,7 +84,7 @@ CASES = st.builds(
 
 
 def rows_of(case: Case, plan: tuple[Tile, ...]) -> list[list[tuple[int, int]]]:
-    """The rows of each tile, told by the tokens that it covers."""
+    """The tokens [start, end) of the rows of each tile."""
     return [[bounds for bounds in case.bounds if tile.start <= bounds[0] < tile.end] for tile in plan]
 
 
@@ -101,7 +101,7 @@ def test_tiles_cover_all_tokens_once_from_the_longest_segments_to_the_shortest(c
 
 @settings(max_examples=25, deadline=None)
 @given(case=CASES)
-def test_gathers_lay_out_the_padded_segments_and_put_the_tokens_back(case: Case) -> None:
+def test_gathers_copy_tokens_to_padded_rows_and_back(case: Case) -> None:
     heads = case.heads
     rows_N3H = torch.arange(sum(case.lengths) * 3 * heads).view(-1, 3, heads)
     rows_NH = torch.arange(sum(case.lengths) * heads).view(-1, heads)
@@ -110,8 +110,9 @@ def test_gathers_lay_out_the_padded_segments_and_put_the_tokens_back(case: Case)
         if tile.gather is None:
             continue
         padding = set()
-        taken = rows_NH.view(-1)[tile.gather.take_CHL].view(tile.count, heads, tile.length)
-        taken_qkv = [rows_N3H.view(-1)[part * heads :][tile.gather.take_qkv_CHL].view(taken.shape) for part in range(3)]
+        taken = rows_NH.view(-1)[tile.gather.take_CHL]
+        assert taken.shape == (tile.count, heads, tile.length)
+        taken_qkv = [rows_N3H.view(-1)[part * heads :][tile.gather.take_query_CHL] for part in range(3)]
         for number, (start, end) in enumerate(rows):
             length = end - start
             assert torch.equal(taken[number, :, :length], rows_NH[start:end].T)
@@ -120,42 +121,42 @@ def test_gathers_lay_out_the_padded_segments_and_put_the_tokens_back(case: Case)
             for head in range(heads):
                 row = (number * heads + head) * tile.length
                 padding |= set(range(row + length, row + tile.length))
-        assert torch.equal(taken.view(-1)[tile.gather.put_NH].view(-1, heads), rows_NH[tile.start : tile.end])
+        assert torch.equal(taken.view(-1)[tile.gather.put_TH], rows_NH[tile.start : tile.end])
         assert len(tile.gather.padding_P) == len(padding)
         assert set(tile.gather.padding_P.tolist()) == padding
 
 
 @settings(max_examples=25, deadline=None)
 @given(case=CASES)
-def test_tokens_are_told_how_far_before_their_segments_end_they_are(case: Case) -> None:
+def test_positions_are_relative_to_the_last_token_of_the_segment(case: Case) -> None:
     position, segment = case.position().tolist(), case.segment()
     last = {number: position[token] for token, number in enumerate(segment)}
     plan = case.plan()
     for tile, rows in zip(plan, rows_of(case, plan), strict=True):
-        for past, (start, end) in zip(tile.past_CL.tolist(), rows, strict=True):
-            assert past[: end - start] == [position[token] - last[segment[token]] for token in range(start, end)]
+        for positions, (start, end) in zip(tile.position_CL.tolist(), rows, strict=True):
+            assert positions[: end - start] == [position[token] - last[segment[token]] for token in range(start, end)]
 
 
 @settings(max_examples=25, deadline=None)
 @given(case=CASES)
-def test_tokens_that_share_a_row_see_those_before_them_of_their_own_segment_alone(case: Case) -> None:
+def test_tokens_that_share_a_row_see_only_earlier_tokens_of_their_own_segment(case: Case) -> None:
     segment = case.segment()
     plan = case.plan()
     for tile, rows in zip(plan, rows_of(case, plan), strict=True):
-        if tile.hidden_CLL is None:
+        if tile.mask_CLL is None:
             assert all(segment[start] == segment[end - 1] for start, end in rows)
             continue
-        for hidden, (start, end) in zip(tile.hidden_CLL.tolist(), rows, strict=True):
+        for mask, (start, end) in zip(tile.mask_CLL.tolist(), rows, strict=True):
             for i in range(end - start):
-                seen = [j for j in range(tile.length) if hidden[i][j] == 0]
+                seen = [j for j in range(tile.length) if mask[i][j] == 0]
                 assert seen == [j for j in range(i + 1) if segment[start + j] == segment[start + i]]
-                assert all(hidden[i][j] == -math.inf for j in range(tile.length) if j not in seen)
-            assert all(0 in row for row in hidden)  # padding sees something, or it would be no number
+                assert all(mask[i][j] == -math.inf for j in range(tile.length) if j not in seen)
+            assert all(0 in row for row in mask)  # padding sees a key too: a softmax over nothing is NaN
 
 
 @settings(max_examples=25, deadline=None)
 @given(case=CASES)
-def test_a_tile_holds_as_many_rows_as_the_limits_allow_and_no_more(case: Case) -> None:
+def test_a_tile_holds_as_many_rows_as_the_limits_allow(case: Case) -> None:
     plan = case.plan()
     held = [[end - start for start, end in rows] for rows in rows_of(case, plan)]
     for number, (tile, lengths) in enumerate(zip(plan, held, strict=True)):
@@ -171,26 +172,26 @@ def test_a_tile_holds_as_many_rows_as_the_limits_allow_and_no_more(case: Case) -
 
 @settings(max_examples=25, deadline=None)
 @given(case=CASES)
-def test_blocks_are_as_few_as_the_limit_allows_and_of_like_size(case: Case) -> None:
+def test_blocks_are_as_few_as_the_limit_allows_and_of_about_the_same_size(case: Case) -> None:
     for tile in case.plan():
         if tile.gather is not None:
-            blocks = [row // tile.rows for row in range(tile.length)]
-            fewest = -(-tile.length // case.limits["_ROWS"])
-            assert tile.rows <= case.limits["_ROWS"]
+            blocks = [row // tile.block for row in range(tile.length)]
+            fewest = -(-tile.length // case.limits["_BLOCK"])
+            assert tile.block <= case.limits["_BLOCK"]
             assert max(blocks) + 1 <= fewest
-            assert tile.rows < tile.length / fewest + 1
+            assert tile.block < tile.length / fewest + 1
 
 
 @settings(max_examples=25, deadline=None)
 @given(case=CASES)
-def test_segments_are_gathered_unless_they_are_longer_than_the_longest(case: Case) -> None:
+def test_segments_are_padded_unless_they_are_longer_than_the_limit(case: Case) -> None:
     longest = case.limits["LONGEST"]
     plan = case.plan()
     for tile in plan:
         assert (tile.gather is None) == (tile.length > longest)
         if tile.gather is None:
             assert tile.count == 1
-            assert tile.rows == tile.end - tile.start == tile.length
+            assert tile.block == tile.end - tile.start == tile.length
     assert sum(tile.gather is None for tile in plan) == sum(length > longest for length in case.lengths)
 
 
@@ -198,19 +199,40 @@ def test_a_small_tile_is_the_one_found_by_hand(monkeypatch: pytest.MonkeyPatch) 
     """Two segments, of one and of two tokens, with two heads: rows (segment, head, position)."""
     monkeypatch.setattr(tiles, "_JOINED", 2)
     (tile,) = plan_tiles(np.array([1, 2]), np.array([7, 3, 5]), 2)
-    assert (tile.start, tile.end, tile.count, tile.length, tile.rows) == (0, 3, 2, 2, 2)
-    assert tile.past_CL.tolist() == [[0, 0], [-2, 0]]
-    assert tile.hidden_CLL is None
+    assert (tile.start, tile.end, tile.count, tile.length, tile.block) == (0, 3, 2, 2, 2)
+    assert tile.position_CL.tolist() == [[0, 0], [-2, 0]]
+    assert tile.mask_CLL is None
     assert tile.gather is not None
-    assert tile.gather.take_CHL.tolist() == [0, 0, 1, 1, 2, 4, 3, 5]
-    assert tile.gather.take_qkv_CHL.tolist() == [0, 0, 1, 1, 6, 12, 7, 13]
-    assert tile.gather.put_NH.tolist() == [0, 2, 4, 6, 5, 7]
+    assert tile.gather.take_CHL.tolist() == [[[0, 0], [1, 1]], [[2, 4], [3, 5]]]
+    assert tile.gather.take_query_CHL.tolist() == [[[0, 0], [1, 1]], [[6, 12], [7, 13]]]
+    assert tile.gather.put_TH.tolist() == [[0, 2], [4, 6], [5, 7]]
     assert tile.gather.padding_P.tolist() == [1, 3]
 
 
 def test_short_segments_share_a_row_as_found_by_hand() -> None:
     (tile,) = plan_tiles(np.array([1, 2]), np.array([7, 3, 5]), 1)
     assert (tile.count, tile.length) == (1, 3)
-    assert tile.past_CL.tolist() == [[0, -2, 0]]
-    assert tile.hidden_CLL is not None
-    assert tile.hidden_CLL.eq(0).tolist() == [[[True, False, False], [False, True, False], [False, True, True]]]
+    assert tile.position_CL.tolist() == [[0, -2, 0]]
+    assert tile.mask_CLL is not None
+    assert tile.mask_CLL.eq(0).tolist() == [[[True, False, False], [False, True, False], [False, True, True]]]
+
+
+def test_the_example_of_the_module_is_true(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments a, b, c and d of 1, 3, 5 and 6 tokens, as drawn in the docstring of `tiles`."""
+    monkeypatch.setattr(tiles, "_JOINED", 4)
+    monkeypatch.setattr(tiles, "_BLOCK", 3)
+    (tile,) = plan_tiles(np.array([1, 3, 5, 6]), np.arange(15), 1)
+    assert (tile.count, tile.length, tile.block) == (3, 6, 3)
+    assert tile.gather is not None
+    assert tile.gather.take_CHL[:, 0].tolist() == [[0, 1, 2, 3, 0, 0], [4, 5, 6, 7, 8, 4], [9, 10, 11, 12, 13, 14]]
+    assert tile.gather.padding_P.tolist() == [4, 5, 11]
+    blocks = tiled._blocks(tile)
+    assert blocks == [(0, 3), (3, 6)]
+    assert sum((end - start) * end for start, end in blocks) == 27
+    assert tile.mask_CLL is not None
+    assert [[int(seen) for seen in row] for row in tile.mask_CLL[0, :4, :4].eq(0)] == [
+        [1, 0, 0, 0],
+        [0, 1, 0, 0],
+        [0, 1, 1, 0],
+        [0, 1, 1, 1],
+    ]

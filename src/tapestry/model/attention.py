@@ -1,9 +1,10 @@
-"""Causal self-attention with ALiBi over packed histories, within each domain or over all of them.
+"""Causal self-attention with ALiBi over packed histories, within each domain or over all domains.
 
-One interface, `attend`, over four kernels that give equal results; `choose_kernel` says which can run where.
-Whether attention is within domains is the segments's matter: a token attends to its own segment.
+`attend` is one interface to four kernels that give equal results, and `choose_kernel` says which of them can run on a
+device. Tokens are sorted by segment (`segments.py`), and a token attends only to its own segment. A segment is a
+history's tokens of one domain, or the whole history, so the same kernels compute both forms of attention.
 
-Suffixes: N tokens of a batch, B histories, S longest history, H heads, E width of a head, G segments.
+Suffixes: N tokens of a batch, B histories, S longest history, H heads, E width of a head.
 """
 
 from __future__ import annotations
@@ -22,15 +23,22 @@ from tapestry.model.segments import Kernel, Segments
 _BY_SPEED: tuple[Kernel, ...] = ("tiled", "varlen", "flex")
 
 
-def attend(qkv_N3HE: Tensor, segments: Segments, slopes_H: Tensor) -> Tensor:
-    """softmax over { j ≤ i of i's segment } of q·k/√E − m_h (i − j), applied to v. (N, H, E)
+def attend(qkv_N3HE: Tensor, slopes_H: Tensor, segments: Segments) -> Tensor:
+    """out_i = Σ_j P_ij v_j, with P_ij = softmax of q_i · k_j / √E − m_h (i − j) over the j ≤ i of i's segment.
 
-    Tokens come in the segments's order. i and j are positions in the whole history, also within one domain
-    (arXiv 2508.20945, section 3).
+    i and j are positions in the whole history, also where attention is within a domain (arXiv 2508.20945, section 3).
+
+    Args:
+        qkv_N3HE: queries, keys and values, in the order of `segments`.
+        slopes_H: ALiBi's slope m_h of each head.
+        segments: the order of the tokens, and the kernel to use.
+
+    Returns:
+        (N, H, E)
     """
     match segments.kernel:
         case "tiled":
-            return attend_tiled(qkv_N3HE, slopes_H, segments.tiles)
+            return attend_tiled(qkv_N3HE, slopes_H, segments)
         case "flex":
             return attend_flex(qkv_N3HE, slopes_H, segments)
         case "varlen":
@@ -40,7 +48,10 @@ def attend(qkv_N3HE: Tensor, segments: Segments, slopes_H: Tensor) -> Tensor:
 
 
 def attend_reference(qkv_N3HE: Tensor, slopes_H: Tensor, segments: Segments) -> Tensor:
-    """`attend` by a dense mask over histories padded to the longest: the paper's form, and slow."""
+    """`attend` in plain torch: a dense mask over histories that are padded to the longest. It is the paper's form.
+
+    All other kernels are tested against it. It is slow: it computes every score, also where the mask hides it.
+    """
     batch, longest = int(segments.history_N.max()) + 1, int(segments.position_N.max()) + 1
     slot_N = segments.history_N * longest + segments.position_N
     segment_BS = (
@@ -52,7 +63,7 @@ def attend_reference(qkv_N3HE: Tensor, slopes_H: Tensor, segments: Segments) -> 
     distance_SS = position_S[:, None] - position_S
     allowed_BSS = (segment_BS[:, :, None] == segment_BS[:, None, :]) & (distance_SS >= 0)
     bias_HSS = -slopes_H.to(q.dtype)[:, None, None] * distance_SS
-    # Padding is right of every token and of a segment of its own, so tokens don't see it.
+    # Padding comes after all tokens of a history and has segment −1, so no token attends to it.
     bias_BHSS = torch.where(allowed_BSS[:, None], bias_HSS, float("-inf"))
     out_BHSE = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_BHSS)
     return out_BHSE.transpose(1, 2).flatten(0, 1)[slot_N]
@@ -66,15 +77,21 @@ def alibi_slopes(heads: int) -> Tensor:
 def choose_kernel(
     name: Literal["auto"] | Kernel, device: torch.device, dtype: torch.dtype, heads: int, head_width: int, train: bool
 ) -> Kernel:
-    """The kernel that `model.kernel` means here. `auto`: tiled on the CPU, on CUDA varlen if it can, else flex.
+    """The kernel that `model.kernel` selects. `auto` is tiled on the CPU; on CUDA it is varlen if possible, else flex.
+
+    Args:
+        name: `model.kernel`.
+        device, dtype: where attention runs, and the type of its queries, keys and values.
+        heads, head_width: H and E.
+        train: whether a backward pass follows.
 
     Raises:
-        TapestryError: that kernel can't run here; the message names those that can.
+        TapestryError: the kernel can't run there; the message says why, and names the kernels that can.
     """
     cuda = device.type == "cuda"
     refusals: dict[Kernel, str | None] = {
         "reference": None,
-        "tiled": "it is the CPU's" if cuda else None,
+        "tiled": "it runs on the CPU only" if cuda else None,
         "flex": None if cuda or not train else "FlexAttention has no backward on the CPU",
         "varlen": _varlen_refusal(cuda, dtype, heads, head_width),
     }

@@ -1,31 +1,30 @@
-"""DDSR: attention of each position over the last state of each domain, O(D·n) (arXiv 2508.20945).
+"""DDSR: cross-domain attention over the last state of each domain, and its fusion with self-attention.
 
-Keys and values are projected once a token, then gathered. Weighted sums of gathered rows are sums of bags of
-rows, which torch computes without an (N, D, C) tensor and, turned round, without a scatter: the backward pass
-sums for each token the places that read it.
+For position i of a layer, with X = LN(H) the layer's normalised input:
 
-Suffixes: N tokens, D domains, H heads, C = state_dim, E = C / H, K model width.
+    [Q, K, V] = W_p X + b_p                 W_p ∈ R^{3·state_dim × K}; Q, K and V are state_dim wide, E a head
+    s(i, d)   = last position of domain d at or before i; i itself for the domain of i; none if d is not seen yet
+    P_id      = softmax over the domains d seen so far of Q_i · K_s(i,d) / √E, for each head
+    C_i       = W_c Σ_d P_id V_s(i,d) + b_c,                W_c ∈ R^{K × state_dim}
+
+Then a fusion joins C with A, the output of self-attention. To add a fusion: write its module here, enter it in
+`FUSIONS`, and add its name to `model.fusion` in settings.py.
+
+Source: arXiv 2508.20945. Suffixes: N tokens, H heads, E = state_dim / H width of a head, K model width.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tapestry.model.kernels.domain_states import States
-
-_ROWS = 4096  # tokens whose products are computed at a time, in cache
+from tapestry.model.kernels.domain_states import States, attend_states
 
 
 class DomainStateAttention(nn.Module):
-    """Queries, keys and values are C-wide projections of the layer's normalised input.
-
-    The state of a domain at position i is that of its last token at or before i: a position's own domain is
-    itself; domains not seen yet are masked.
-    """
+    """C of this module's equations. Keys and values are projected once a token, and then gathered."""
 
     def __init__(self, width: int, state_dim: int, heads: int) -> None:
         super().__init__()
@@ -33,61 +32,38 @@ class DomainStateAttention(nn.Module):
         self.project = nn.Linear(width, 3 * state_dim)
         self.output = nn.Linear(state_dim, width)
 
-    def forward(self, hidden_NK: Tensor, states: States) -> Tensor:
+    def forward(self, normed_NK: Tensor, states: States) -> Tensor:
         """C_i for each token, (N, K)."""
-        qkv_N3HE = self.project(hidden_NK).unflatten(-1, (3, self.heads, -1))
-        out_NHE: Tensor = _StateAttention.apply(qkv_N3HE, states)  # type: ignore[no-untyped-call]
-        output_NK: Tensor = self.output(out_NHE.flatten(1))
-        return output_NK
+        qkv_N3HE = self.project(normed_NK).unflatten(-1, (3, self.heads, -1))
+        cross_NK: Tensor = self.output(attend_states(qkv_N3HE, states).flatten(1))
+        return cross_NK
 
 
-class _StateAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, qkv_N3HE: Tensor, states: States) -> Tensor:
-        tokens, _, heads, width = qkv_N3HE.shape
-        scores_NDH = _products(qkv_N3HE[:, 0], qkv_N3HE[:, 1], states).mul_(width**-0.5)
-        p_NDH = torch.softmax(scores_NDH.masked_fill_(states.none_ND[:, :, None], float("-inf")), 1)
-        ctx.save_for_backward(qkv_N3HE, p_NDH)
-        ctx.states = states
-        return _read(p_NDH, qkv_N3HE, 2, states).view(tokens, heads, width)
+class SumFusion(nn.Module):
+    """A + C, the paper's fusion."""
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        qkv_N3HE, p_NDH = ctx.saved_tensors
-        states: States = ctx.states
-        width = qkv_N3HE.shape[-1]
-        grad_NHE = grads[0].contiguous()
-        dp_NDH = _products(grad_NHE, qkv_N3HE[:, 2], states)
-        ds_NDH = torch.ops.aten._softmax_backward_data(dp_NDH, p_NDH, 1, p_NDH.dtype).mul_(width**-0.5)
-        grad_N3HE = torch.empty_like(qkv_N3HE)
-        grad_N3HE[:, 0] = _read(ds_NDH, qkv_N3HE, 1, states).view_as(grad_NHE)
-        grad_N3HE[:, 1] = _returned(ds_NDH, qkv_N3HE.view(-1, width), states.reader_qkv_P, states).view_as(grad_NHE)
-        grad_N3HE[:, 2] = _returned(p_NDH, grad_NHE.view(-1, width), states.reader_P, states).view_as(grad_NHE)
-        return grad_N3HE, None
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+
+    def forward(self, self_NK: Tensor, cross_NK: Tensor, normed_NK: Tensor) -> Tensor:
+        """Join self-attention's and DDSR's outputs, (N, K)."""
+        return self_NK + cross_NK
 
 
-def _products(x_NHE: Tensor, y_NHE: Tensor, states: States) -> Tensor:
-    """x_i · y_j for the token j that holds each domain's state at i; those of none are to be masked. (N, D, H)"""
-    domains, tokens = states.last_DN.shape
-    out_NDH = x_NHE.new_empty(tokens, domains, x_NHE.shape[1])
-    for start in range(0, tokens, _ROWS):
-        rows = slice(start, start + _ROWS)
-        for domain, last_N in enumerate(states.last_DN[:, rows]):
-            torch.sum(y_NHE.index_select(0, last_N).mul_(x_NHE[rows]), -1, out=out_NDH[rows, domain])
-    return out_NDH
+class GateFusion(nn.Module):
+    """A + g ⊙ C, with g = sigmoid(W_g X + b_g) a gate of each token and head: W_g ∈ R^{H×K}."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.gate = nn.Linear(width, heads)
+
+    def forward(self, self_NK: Tensor, cross_NK: Tensor, normed_NK: Tensor) -> Tensor:
+        """Join self-attention's and DDSR's outputs, (N, K)."""
+        gate_NH1 = torch.sigmoid(self.gate(normed_NK))[..., None]
+        gated_NK: Tensor = (gate_NH1 * cross_NK.unflatten(-1, (self.heads, -1))).flatten(1)
+        return self_NK + gated_NK
 
 
-def _read(weight_NDH: Tensor, qkv_N3HE: Tensor, part: int, states: States) -> Tensor:
-    """Σ_d weight · the state's query (part 0), key or value, for each token and head. (N·H, E)"""
-    heads, width = qkv_N3HE.shape[2:]
-    bags = states.read_NHD.view(-1, weight_NDH.shape[1])
-    weight = weight_NDH.transpose(1, 2).reshape(bags.shape)
-    return F.embedding_bag(bags, qkv_N3HE.view(-1, width)[part * heads :], per_sample_weights=weight, mode="sum")
-
-
-def _returned(weight_NDH: Tensor, rows: Tensor, readers_P: Tensor, states: States) -> Tensor:
-    """Σ over the places that read a token's state of weight · the reader's row, for each head. (N·H, E)"""
-    weight_P = weight_NDH.view(-1).index_select(0, states.place_P)
-    return F.embedding_bag(
-        readers_P, rows, states.place_ends_NH, per_sample_weights=weight_P, mode="sum", include_last_offset=True
-    )
+FUSIONS: Mapping[str, type[SumFusion] | type[GateFusion]] = {"sum": SumFusion, "gate": GateFusion}
+"""The fusions by their name in `model.fusion`. Each is made from (width, heads)."""

@@ -1,4 +1,4 @@
-"""Dropout whose mask costs little on the CPU, where torch draws its own a number at a time."""
+"""Dropout with a fast mask on the CPU, where torch's dropout draws one random number at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ _BITS = 16
 
 
 class Dropout(nn.Module):
-    """`torch.nn.Dropout`; on the CPU with 16 random bits an entry, so rates are rounded to multiples of 2^-16."""
+    """`torch.nn.Dropout`. On the CPU an entry takes 16 random bits, so rates are rounded to multiples of 2^-16.
+
+    Args:
+        rate: probability that an entry becomes 0; the other entries are divided by 1 − rate.
+    """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -22,6 +26,7 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.rate)
+        # Each 64-bit random number gives four entries.
         words = torch.empty(-(-x.numel() * _BITS // 64), dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[: x.numel()].view(x.shape)
         kept = (bits >= self._dropped - 2 ** (_BITS - 1)).to(x.dtype)

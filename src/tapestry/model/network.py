@@ -1,9 +1,17 @@
-"""The whole network: embeddings and TAPE, then gated layers of self-attention and DDSR.
+"""The network: embeddings and TAPE, then layers of gated self-attention and DDSR.
 
-With `attention: full`, `tape: false` and `ddsr: false` it is the HSTU + ALiBi baseline (arXiv 2402.17152).
-All of it computes packed tokens, none padded, in the order of a segments.
+    h⁰_i         = E[x_i]·√K + M[d_i] + r_i                 (r: TAPE, tape.py)
+    X            = LN(H)
+    [Q, K, V, U] = W_a X + b_a
+    A            = self-attention of Q, K and V             (attention.py)
+    C            = DDSR of X                                (ddsr.py)
+    H'           = H + W_o( LN(A ⊕ C) ⊙ SiLU(U) ) + b_o     (⊕: the fusion, ddsr.py)
+    query_i      = h_i / |h_i| after the last layer
 
-Suffixes: N tokens, K width, H heads, E width of a head, D domains, I items, U rows of a table of items.
+With `attention: full`, `tape: false` and `ddsr: false` it is HSTU's gated layer with ALiBi (arXiv 2402.17152). All
+layers compute packed tokens, without padding, in the order of `Segments`.
+
+Suffixes: N tokens, K width, H heads, E width of a head, D domains, U rows of a table of items.
 """
 
 from __future__ import annotations
@@ -13,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tapestry.model.attention import alibi_slopes, attend, choose_kernel
-from tapestry.model.ddsr import DomainStateAttention
+from tapestry.model.ddsr import FUSIONS, DomainStateAttention
 from tapestry.model.dropout import Dropout
 from tapestry.model.segments import Kernel, Segments, arrange
 from tapestry.model.settings import ModelSettings
@@ -24,7 +32,7 @@ _EMBEDDING_STD = 0.02
 
 
 class Layer(nn.Module):
-    """H' = H + W_o( LN(A ⊕ C) ⊙ U ), [Q, K, V, U] = W_a LN(H) + b_a, U through SiLU; ⊕ is the fusion."""
+    """One layer: H' of this module's equations. Dropout is on LN(A ⊕ C) ⊙ SiLU(U)."""
 
     slopes_H: Tensor
 
@@ -37,28 +45,32 @@ class Layer(nn.Module):
         self.output = nn.Linear(settings.width, settings.width)
         self.dropout = Dropout(settings.dropout)
         self.ddsr = DomainStateAttention(settings.width, settings.state_dim, settings.heads) if settings.ddsr else None
-        self.gate = nn.Linear(settings.width, settings.heads) if settings.ddsr and settings.fusion == "gate" else None
+        self.fusion = FUSIONS[settings.fusion](settings.width, settings.heads) if settings.ddsr else None
         self.register_buffer("slopes_H", alibi_slopes(settings.heads), persistent=False)
 
     def forward(self, hidden_NK: Tensor, segments: Segments) -> Tensor:
+        """H' from H, (N, K)."""
         normed_NK = self.norm_in(hidden_NK)
-        # Two products of one matrix: queries, keys and values come out as attention reads them, uncopied.
+        # Two products with parts of W_a: queries, keys and values are contiguous, so attention doesn't copy them.
         inner = 3 * hidden_NK.shape[1]
-        qkv_NK = F.linear(normed_NK, self.project.weight[:inner], self.project.bias[:inner])
+        qkv_N3HE = F.linear(normed_NK, self.project.weight[:inner], self.project.bias[:inner]).unflatten(
+            -1, (3, self.heads, -1)
+        )
         u_NK = F.linear(normed_NK, self.project.weight[inner:], self.project.bias[inner:])
-        mixed_NK = attend(qkv_NK.unflatten(-1, (3, self.heads, -1)), segments, self.slopes_H).flatten(1)
-        if self.ddsr is not None and segments.states is not None:
-            states_NK = self.ddsr(normed_NK, segments.states)
-            if self.gate is not None:
-                gate_NH1 = torch.sigmoid(self.gate(normed_NK))[..., None]
-                states_NK = (gate_NH1 * states_NK.unflatten(-1, (self.heads, -1))).flatten(1)
-            mixed_NK = mixed_NK + states_NK
+        mixed_NK = attend(qkv_N3HE, self.slopes_H, segments).flatten(1)
+        if self.ddsr is not None and self.fusion is not None and segments.states is not None:
+            mixed_NK = self.fusion(mixed_NK, self.ddsr(normed_NK, segments.states), normed_NK)
         update_NK: Tensor = self.output(self.dropout(self.norm_out(mixed_NK) * F.silu(u_NK)))
         return hidden_NK + update_NK
 
 
 class Recommender(nn.Module):
-    """Packed histories → L2-normalised queries; an item's score is its cosine with the query."""
+    """Computes a query vector of length 1 for each token; an item's score is the cosine of query and item.
+
+    Args:
+        settings: section `model` of params.yaml.
+        items, domains: how many items and domains there are.
+    """
 
     def __init__(self, settings: ModelSettings, items: int, domains: int) -> None:
         super().__init__()
@@ -75,24 +87,30 @@ class Recommender(nn.Module):
                 nn.init.normal_(embedding.weight, std=_EMBEDDING_STD)
 
     def kernel(self, device: torch.device, dtype: torch.dtype = torch.float32, train: bool = False) -> Kernel:
-        """What attention runs on: in training what `model.kernel` says, else the device's fastest.
+        """The kernel of attention: in training the one that `model.kernel` selects, else the device's fastest.
 
         Raises:
-            TapestryError: `model.kernel` can't run there.
+            TapestryError: the kernel that `model.kernel` selects can't run there.
         """
         settings = self.settings
         wanted = settings.kernel if train else "auto"
         return choose_kernel(wanted, device, dtype, settings.heads, settings.width // settings.heads, train)
 
     def arrange(self, batch: Batch, kernel: Kernel) -> Segments:
-        """The segments in which this network computes `batch`, which is on the CPU."""
+        """The order in which this network computes `batch`, which must be on the CPU."""
         settings = self.settings
         return arrange(batch, kernel, settings.heads, self.domains, settings.attention == "intra", settings.ddsr)
 
     def forward(self, batch: Batch, segments: Segments, table_UK: Tensor | None = None) -> Tensor:
-        """Query of each token for its given target domain, (N, K), of unit length, in the segments's order.
+        """The query of each token for its given target domain, of length 1.
 
-        `batch` is in its own order; its `item_N` are rows of `table_UK`, by default the whole item embedding.
+        Args:
+            batch: the tokens, in the batch's order.
+            segments: what `arrange` made of this batch.
+            table_UK: item embeddings, of which `batch.item_N` are rows; by default the whole item embedding.
+
+        Returns:
+            (N, K), in the order of `segments`.
         """
         hidden_NK = self.dropout(self.embed(batch, segments.order_N, table_UK))
         for layer in self.layers:
@@ -102,7 +120,7 @@ class Recommender(nn.Module):
     def embed(self, batch: Batch, order_N: Tensor, table_UK: Tensor | None = None) -> Tensor:
         """h⁰_i = E[x_i]·√K + M[d_i] + r_i for the tokens at `order_N`, (N, K)."""
         item_NK = F.embedding(batch.item_N[order_N], self.item.weight if table_UK is None else table_UK)
-        # M and r depend on this domain and the next alone: one small table of sums, one look-up a token.
+        # M[d_i] + r_i depends only on this domain and the next: a (D, D, K) table, and one look-up a token.
         pairs_DDK = self.domain.weight[:, None].expand(-1, self.domains, -1)
         if self.tape is not None:
             pairs_DDK = pairs_DDK + self.transitions()
@@ -111,7 +129,7 @@ class Recommender(nn.Module):
         return hidden_NK
 
     def transitions(self) -> Tensor:
-        """TAPE's r for each pair of domains, this and the next, (D, D, K); only where `model.tape` is on."""
+        """TAPE's r for each pair of domains, this and the next, (D, D, K). The model must have TAPE."""
         assert self.tape is not None
         embedding = self.domain if self.tape_domain is None else self.tape_domain
         encoding_DDK: Tensor = self.tape(embedding.weight)
@@ -119,12 +137,12 @@ class Recommender(nn.Module):
 
     @torch.no_grad()
     def tape_norm(self, batch: Batch) -> Tensor:
-        """TAPE's |r_i| of each token, in the batch's order, (N,); zeros without TAPE."""
+        """TAPE's |r_i| of each token, in the batch's order, (N,). Without TAPE: zeros."""
         if self.tape is None:
             return torch.zeros(len(batch.domain_N), device=batch.domain_N.device)
         norm_DD: Tensor = self.transitions().norm(dim=-1)
         return norm_DD[batch.domain_N, batch.target_domain_N]
 
     def item_vectors(self, items: Tensor | slice) -> Tensor:
-        """Unit-length vectors of the items, (…, K)."""
+        """Vectors of these items, of length 1. (…, K)"""
         return F.normalize(self.item.weight[items], dim=-1)

@@ -1,6 +1,15 @@
-"""The order in which the network computes a packed batch, and what each kernel needs to know of it.
+"""Segments: the order in which the network computes the tokens of a packed batch.
 
-Suffixes: N tokens of a batch, B histories, G segments, D domains.
+A mask saves nothing when domains interleave: no block of the score matrix is empty. So tokens are sorted by segment
+first, (history, domain) where attention is within domains. Attention is then causal attention over contiguous blocks,
+and kernels don't compute what a mask would hide. Example, one history with domains A B A B and tokens 0 … 3:
+
+    order in the batch      0 1 2 3   of domains A B A B
+    order here              0 2 1 3   of domains A A B B: two segments of 2 tokens
+
+The whole network computes in this order; `inverse_N` brings its output back to the order of the batch.
+
+Suffixes: N tokens of a batch, B histories, G segments.
 """
 
 from __future__ import annotations
@@ -23,14 +32,16 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """The tokens of a batch, segment after segment, the shortest segment first.
+    """The tokens of a batch in segments, the shortest first, and what the kernels need to know about them.
 
-    A segment is what attends to itself, in time order: one history's tokens of one domain where attention
-    is within domains, else a whole history. So a mask over interleaved domains becomes causal attention in
-    dense blocks, and no kernel computes what the mask would hide.
+    A segment is a set of tokens that attend to each other: a history's tokens of one domain where attention is within
+    domains, else the whole history. Inside a segment tokens are in time order.
 
-    order_N: the place in the batch of each token. inverse_N: the place here of each token of the batch.
-    history_N, position_N: of each token. lengths_G: of the segments.
+    kernel: the kernel that computes attention.
+    order_N: index in the batch of each token. inverse_N: the inverse permutation, index here of the batch's tokens.
+    history_N, position_N: of each token, in this order: its history, and its position in the whole history.
+    lengths_G: tokens of each segment, ascending.
+    states: DDSR's states; None without DDSR. tiles: the tiles of the kernel `tiled`; empty for the other kernels.
     """
 
     kernel: Kernel
@@ -44,7 +55,7 @@ class Segments:
 
     @property
     def computed(self) -> int:
-        """Positions that attention computes, padding included; all else computes the tokens alone."""
+        """Positions that attention computes, including padding. All other layers compute the N tokens only."""
         match self.kernel:
             case "tiled":
                 return sum(tile.count * tile.length for tile in self.tiles)
@@ -54,30 +65,38 @@ class Segments:
                 return len(self.order_N)
 
     def segment_of_token(self) -> Tensor:
-        """The segment of each token, (N,)."""
+        """The segment of each token, as an index into `lengths_G`. (N,)"""
         lengths = torch.from_numpy(self.lengths_G).to(self.order_N.device)
         return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
 
 
-def arrange(batch: Batch, kernel: Kernel, heads: int, domains: int, intra: bool, states: bool) -> Segments:
-    """The segments of a batch on the CPU. `states`: whether DDSR is to read it."""
+def arrange(batch: Batch, kernel: Kernel, heads: int, domains: int, intra: bool, ddsr: bool) -> Segments:
+    """Sort the tokens of a batch into segments.
+
+    Args:
+        batch: on the CPU.
+        kernel: the kernel that will compute attention.
+        heads, domains: H and the number of domains.
+        intra: whether attention is within domains.
+        ddsr: whether the network has DDSR, so that the states of domains are needed.
+    """
     lengths_B = batch.offsets_B1.diff().numpy()
     history_N = np.repeat(np.arange(len(lengths_B)), lengths_B)
     domain_N, position_N = batch.domain_N.numpy(), batch.position_N.numpy()
     segment_N = history_N * domains + domain_N if intra else history_N
     count = np.bincount(segment_N)
-    order_N = np.lexsort((segment_N, count[segment_N]))  # stable: time order stays inside a segment
+    order_N = np.lexsort((segment_N, count[segment_N]))  # a stable sort: time order stays inside a segment
     inverse_N = np.empty_like(order_N)
     inverse_N[order_N] = np.arange(len(order_N))
     lengths_G = np.sort(count[count > 0])
-    position_N = position_N[order_N]
+    sorted_position_N = position_N[order_N]
     return Segments(
         kernel=kernel,
         order_N=torch.from_numpy(order_N),
         inverse_N=torch.from_numpy(inverse_N),
         history_N=torch.from_numpy(history_N[order_N]),
-        position_N=torch.from_numpy(position_N),
+        position_N=torch.from_numpy(sorted_position_N),
         lengths_G=lengths_G,
-        states=find_states(domain_N, batch.position_N.numpy(), order_N, inverse_N, domains, heads) if states else None,
-        tiles=plan_tiles(lengths_G, position_N, heads) if kernel == "tiled" else (),
+        states=find_states(domain_N, position_N, order_N, inverse_N, domains, heads) if ddsr else None,
+        tiles=plan_tiles(lengths_G, sorted_position_N, heads) if kernel == "tiled" else (),
     )

@@ -10,7 +10,10 @@ from tapestry.core.bounds import between, require
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The network (arXiv 2508.20945). HSTU + ALiBi is `attention: full`, `tape: false`, `ddsr: false`."""
+    """The network (arXiv 2508.20945).
+
+    With `attention: full`, `tape: false` and `ddsr: false` it is HSTU with ALiBi (arXiv 2402.17152).
+    """
 
     width: Annotated[int, between(1, 65_536)]
     """K, the width of embeddings and hidden states; divisible by `heads`."""
@@ -19,11 +22,11 @@ class ModelSettings:
     heads: Annotated[int, between(1, 1_024)]
     """H, heads of self-attention and of cross-domain attention."""
     window: Annotated[int, between(1, 10**6)]
-    """Most recent positions of a history that the model reads."""
+    """Positions: the model reads the most recent `window` interactions of a history."""
     attention: Literal["intra", "full"]
     """`intra`: a position attends to earlier ones of its own domain. `full`: to all earlier ones."""
     kernel: Literal["auto", "reference", "tiled", "flex", "varlen"]
-    """What computes self-attention in training (`tapestry.model.attention.choose_kernel`). Results are equal."""
+    """The kernel of self-attention in training (`tapestry.model.attention.choose_kernel`). Results are equal."""
     tape: bool
     """Whether inputs have TAPE, the transition-aware positional encoding (section 3 of the paper)."""
     tape_tied: bool
@@ -33,7 +36,8 @@ class ModelSettings:
     state_dim: Annotated[int, between(1, 65_536)]
     """C, the width of a domain's state in DDSR; divisible by `heads`."""
     fusion: Literal["sum", "gate"]
-    """How a layer adds DDSR's output to self-attention's: as it is, or times a learned gate of each head."""
+    """How a layer joins DDSR's output with self-attention's (`tapestry.model.ddsr.FUSIONS`). `sum`: adds both.
+    `gate`: first multiplies DDSR's output by a learned gate of each token and head."""
     dropout: float
     """Dropout rate of the input and of each layer's update, in [0, 1)."""
 

@@ -1,4 +1,4 @@
-"""A trained model on disk: weights in safetensors, the resolved settings beside them in JSON. No pickle."""
+"""A trained model on disk: weights in safetensors and the resolved settings in JSON. No pickle, which can run code."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tapestry.sequences.reader import Domain
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TRAINING = "training.json"
-_AGAIN = "run `dvc repro train`"
-_SHOWN = 3
+_RERUN = "run `dvc repro train`"
+_MOST_SHOWN = 3  # differences that a message lists
 
 
 @dataclasses.dataclass(frozen=True)
 class _Saved:
-    """What a model is built from, of config.json."""
+    """The sections of config.json from which a model is built."""
 
     model: ModelSettings
     domains: tuple[Domain, ...]
@@ -46,8 +46,11 @@ def save_model(
     """Write weights and resolved settings to `folder`, atomically. The model must be on the CPU.
 
     Args:
-        train: the training parameters, which config.json is to hold.
-        training: what training.json is to hold, if the training came to its end: see `Training.record`.
+        folder: is replaced if it exists.
+        model: the model.
+        domains: the domains of its data.
+        train: the training settings, for config.json.
+        training: the contents of training.json (`tapestry.training.loop.Training.record`); None writes no such file.
     """
     settings = {
         "model": dataclasses.asdict(model.settings),
@@ -59,25 +62,31 @@ def save_model(
         save_file(dict(sorted(model.state_dict().items())), temporary / WEIGHTS)
         if training is not None:
             write_json(temporary / TRAINING, training)
-        shutil.copymode(temporary / CONFIG, temporary / WEIGHTS)  # safetensors gives nobody else the right to read
+        shutil.copymode(
+            temporary / CONFIG, temporary / WEIGHTS
+        )  # safetensors makes a file that only its owner can read
 
 
 def load_model(folder: Path, data: Sequence[Domain] | None = None) -> tuple[Recommender, tuple[Domain, ...]]:
-    """Read what `save_model` wrote; the model is on the CPU, in evaluation mode.
+    """Read what `save_model` wrote. The model is on the CPU, in evaluation mode.
 
     Args:
-        data: the domains of the data to use it on, which must be those that it was trained on.
+        folder: holds config.json and model.safetensors.
+        data: the domains of the data on which the model will be used. They must be those on which it was trained.
+
+    Returns:
+        The model, and the domains on which it was trained.
 
     Raises:
-        TapestryError: a file is missing, damaged, or of another version of the model; the model is of other data; or
-            its weights are not finite.
+        TapestryError: a file is missing, damaged or of another version of the model; the model was trained on other
+            data; or its weights are not finite.
     """
     saved = _read_config(folder)
     domains = saved.domains
-    other = None if data is None else _difference(_slices(domains), _slices(data))
-    if other:
-        raise TapestryError(f"{folder}: a model of other data: {other}; {_AGAIN}, or restore the data it is of")
-    with torch.device("meta"):  # without memory, so that the file's shapes are known to be right before any is taken
+    difference = None if data is None else _difference(_domain_slices(domains), _domain_slices(data))
+    if difference:
+        raise TapestryError(f"{folder}: a model of other data: {difference}; {_RERUN}, or restore the data it is of")
+    with torch.device("meta"):  # takes no memory: the shapes of the file are checked first
         model = Recommender(saved.model, domains[-1].end, len(domains))
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:
@@ -85,24 +94,25 @@ def load_model(folder: Path, data: Sequence[Domain] | None = None) -> tuple[Reco
             found = {name: f"{part.get_dtype()} {part.get_shape()}" for name, part in parts.items()}
         wrong = _difference(found, {name: f"F32 {list(x.shape)}" for name, x in model.state_dict().items()})
         if wrong:
-            raise TapestryError(f"{folder / WEIGHTS}: not the weights that {CONFIG} describes: {wrong}; {_AGAIN}")
+            raise TapestryError(f"{folder / WEIGHTS}: not the weights that {CONFIG} describes: {wrong}; {_RERUN}")
         weights = load_file(folder / WEIGHTS)
     except FileNotFoundError as error:
         raise TapestryError(f"{folder / WEIGHTS}: no trained model; run `dvc repro train`") from error
     except (SafetensorError, OSError, ValueError) as error:
-        raise TapestryError(f"{folder / WEIGHTS}: damaged ({one_line(str(error))}); {_AGAIN}") from error
-    broken = not_finite(weights)
-    if broken:
-        raise TapestryError(f"{folder / WEIGHTS}: weights are NaN or infinite: {broken}; {_AGAIN}")
+        raise TapestryError(f"{folder / WEIGHTS}: damaged ({one_line(str(error))}); {_RERUN}") from error
+    not_finite_weights = not_finite(weights)
+    if not_finite_weights:
+        raise TapestryError(f"{folder / WEIGHTS}: weights are NaN or infinite: {not_finite_weights}; {_RERUN}")
     model = Recommender(saved.model, domains[-1].end, len(domains))
     model.load_state_dict(weights)
     return model.eval(), domains
 
 
 def _read_config(folder: Path) -> _Saved:
+    """Read and validate config.json."""
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if isinstance(content, dict):  # other sections are of those who made the model
+        if isinstance(content, dict):  # the other sections describe the training, not the model
             content = {key: value for key, value in content.items() if key in ("model", "domains")}
         saved = parse(_Saved, content)
         ends = [0, *(domain.end for domain in saved.domains)]
@@ -115,24 +125,24 @@ def _read_config(folder: Path) -> _Saved:
         raise TapestryError(f"{error.filename}: no trained model; run `dvc repro train`") from error
     except (OSError, TapestryError, ValueError, RecursionError) as error:
         raise TapestryError(
-            f"{folder / CONFIG}: damaged or of another version ({one_line(str(error))}); {_AGAIN}"
+            f"{folder / CONFIG}: damaged or of another version ({one_line(str(error))}); {_RERUN}"
         ) from error
 
 
-def _slices(domains: Sequence[Domain]) -> dict[str, str]:
-    """By what a domain is called in messages: how many items it has, and where."""
+def _domain_slices(domains: Sequence[Domain]) -> dict[str, str]:
+    """Each domain's name and items, by its name in messages: "domain 1" → "Books with 10 items from 0"."""
     return {
-        f"domain {place}": f"{domain.name} with {domain.end - domain.start} items from {domain.start}"
-        for place, domain in enumerate(domains, start=1)
+        f"domain {number}": f"{domain.name} with {domain.end - domain.start} items from {domain.start}"
+        for number, domain in enumerate(domains, start=1)
     }
 
 
 def _difference(found: Mapping[str, str], expected: Mapping[str, str]) -> str | None:
-    """What differs, by name, with both values; None if nothing does."""
+    """The entries that differ, with both values; None if all are equal. Example: "x is 3, expected 4"."""
     wrong = [
         f"{name} is {one_line(found.get(name, 'missing'))}, expected {expected.get(name, 'none')}"
         for name in dict.fromkeys((*expected, *found))
         if found.get(name) != expected.get(name)
     ]
-    more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-    return "; ".join(wrong[:_SHOWN]) + more if wrong else None
+    more = f" and {len(wrong) - _MOST_SHOWN} more" if len(wrong) > _MOST_SHOWN else ""
+    return "; ".join(wrong[:_MOST_SHOWN]) + more if wrong else None

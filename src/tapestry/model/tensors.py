@@ -1,4 +1,4 @@
-"""Dataclasses of tensors, moved as one."""
+"""Functions on all tensors of a dataclass or mapping: move, pin, find values that are not finite."""
 
 from __future__ import annotations
 
@@ -13,31 +13,38 @@ T = TypeVar("T")
 
 
 def to_device(value: T, device: torch.device) -> T:
-    """A copy of a tensor, or of a tuple or dataclass of them, on `device`; from pinned memory it doesn't wait."""
-    return _mapped(lambda tensor: tensor.to(device, non_blocking=True), value)
+    """Copy a tensor, or all tensors of a tuple or dataclass, to `device`. From pinned memory it doesn't wait.
+
+    Values that are no tensors stay as they are. Tuples and dataclasses may be nested.
+    """
+    return _map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
 
 
 def pinned(value: T) -> T:
-    """A copy in page-locked memory, from which a CUDA device reads on its own."""
-    return _mapped(Tensor.pin_memory, value)
+    """Copy all tensors to page-locked memory, from which a CUDA device reads without the CPU."""
+    return _map_tensors(Tensor.pin_memory, value)
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The tensors that hold NaN or infinite values, and how many, as text; None if none does."""
-    # The smallest and largest are not finite if any is not, and take no memory to find.
-    found = [name for name, x in tensors.items() if x.numel() and not all(v.isfinite() for v in torch.aminmax(x))]
-    counts = (f"{name} ({(~tensors[name].isfinite()).sum():,} of {tensors[name].numel():,})" for name in found)
+    """Name the tensors that hold NaN or infinite values, with their number; None if all values are finite.
+
+    Example: "item.weight (2 of 240)".
+    """
+    # If any value is not finite, the smallest or largest isn't. Finding these two takes no memory.
+    names = [name for name, x in tensors.items() if x.numel() and not all(v.isfinite() for v in torch.aminmax(x))]
+    counts = (f"{name} ({(~tensors[name].isfinite()).sum():,} of {tensors[name].numel():,})" for name in names)
     return ", ".join(counts) or None
 
 
-def _mapped(function: Callable[[Tensor], Tensor], value: T) -> T:
+def _map_tensors(function: Callable[[Tensor], Tensor], value: T) -> T:
+    """The same value, with `function` applied to each tensor."""
     if isinstance(value, Tensor):
         return cast(T, function(value))
     if isinstance(value, tuple):
-        return cast(T, tuple(_mapped(function, item) for item in value))
+        return cast(T, tuple(_map_tensors(function, item) for item in value))
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
         return cast(
-            T, dataclasses.replace(cast(Any, value), **{n: _mapped(function, getattr(value, n)) for n in names})
+            T, dataclasses.replace(cast(Any, value), **{n: _map_tensors(function, getattr(value, n)) for n in names})
         )
     return value

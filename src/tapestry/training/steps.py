@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tapestry.model.loss import DomainTargets
+from tapestry.model.kernels.softmax import DomainTargets
 from tapestry.model.network import Recommender
 from tapestry.model.segments import Kernel, Segments
 from tapestry.sequences.batches import Batch

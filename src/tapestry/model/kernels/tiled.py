@@ -1,11 +1,27 @@
-"""The CPU kernel: causal attention with ALiBi over tokens sorted by segment, as dense matrix products.
+"""The CPU kernel: causal attention with ALiBi within segments, as dense matrix products over tiles (`tiles.py`).
 
-Segments of like length are padded into tiles (`tiles.py`) and a tile is computed in blocks of query rows, each
-against the keys up to its end, so nothing beyond the diagonal's blocks is computed. The forward pass keeps the
-probabilities for the backward pass, which spares it a third of the work. Segments longer than `LONGEST` go to
-torch's fused causal kernel, which keeps none; there ALiBi rides along as two more channels of queries and keys.
+Forward, for a segment and head with slope m, where query i sees the keys j ≤ i of its own segment and pos is a
+token's position in the whole history:
 
-Suffixes: N tokens, H heads, E width of a head, C segments of a tile, L its length, R rows of a block, J its keys.
+    S_ij = q_i · k_j / √E − m (pos_i − pos_j),  −∞ where i doesn't see j
+    P    = softmax over j of S                     O = P V
+
+Backward:
+
+    dV = Pᵀ dO                                     dQ = dS K / √E
+    dP = dO Vᵀ                                     dK = dSᵀ Q / √E
+    dS = P ⊙ (dP − rowsum(dP ⊙ P))
+
+Softmax doesn't change if a row of S changes by a constant. So the bias −m (pos_i − pos_j) may be written m (pos_j − c)
+with any c that is the same for all keys of a row. That needs no (i, j) tensor of biases.
+
+A tile is computed in blocks of queries, each against the keys up to its end, so that little above the diagonal is
+computed. The forward pass stores P for the backward pass, which saves the backward pass a third of its work. A segment
+longer than `LONGEST` uses torch's fused causal kernel, which doesn't store P; there two more channels of queries and
+keys hold the bias.
+
+Suffixes: N tokens of the batch, H heads, E width of a head, C rows of a tile, L positions of a row, X = C·H pairs
+(row, head) of a tile, I queries and J keys of a block, T tokens of a tile, F = E + 2 channels with the bias.
 """
 
 from __future__ import annotations
@@ -15,193 +31,215 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from tapestry.model.kernels.aten import causal_attention_cpu, causal_attention_cpu_backward, softmax_backward
 from tapestry.model.kernels.tiles import Gather, Tile
-
-_fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-_softmax_backward = torch.ops.aten._softmax_backward_data
+from tapestry.model.segments import Segments
 
 
-def attend_tiled(qkv_N3HE: Tensor, slopes_H: Tensor, tiles: tuple[Tile, ...]) -> Tensor:
-    """`attend` over tokens sorted by segment; `tiles` cover them all. (N, H, E)
+def attend_tiled(qkv_N3HE: Tensor, slopes_H: Tensor, segments: Segments) -> Tensor:
+    """O of this module's equations, (N, H, E). Tokens are in the order of `segments`, whose tiles cover all of them.
 
-    Half precision is computed in float32: it hasn't the digits for scores of far positions.
+    Half precision is computed in float32: it has too few digits for the bias of distant positions.
     """
     wide = torch.promote_types(qkv_N3HE.dtype, torch.float32)
-    qkv_N3HE, dtype = qkv_N3HE.to(wide).contiguous(), qkv_N3HE.dtype
-    out_NHE: Tensor = _TiledAttention.apply(qkv_N3HE, slopes_H.to(wide), tiles)  # type: ignore[no-untyped-call]
-    return out_NHE.to(dtype)
+    out_NHE: Tensor = _TiledAttention.apply(  # type: ignore[no-untyped-call]
+        qkv_N3HE.to(wide).contiguous(), slopes_H.to(wide), segments.tiles
+    )
+    return out_NHE.to(qkv_N3HE.dtype)
+
+
+def attend_tiled_reference(qkv_N3HE: Tensor, slopes_H: Tensor, segments: Segments) -> Tensor:
+    """`attend_tiled` in plain torch: one segment after another, and gradients by autograd."""
+    lengths = segments.lengths_G.tolist()
+    out = []
+    for qkv_L3HE, position_L in zip(qkv_N3HE.split(lengths), segments.position_N.split(lengths), strict=True):
+        q_HLE, k_HLE, v_HLE = qkv_L3HE.permute(1, 2, 0, 3)
+        distance_LL = position_L[:, None] - position_L
+        s_HLL = q_HLE @ k_HLE.mT / q_HLE.shape[-1] ** 0.5 - slopes_H[:, None, None] * distance_LL
+        p_HLL = torch.softmax(s_HLL.masked_fill(distance_LL < 0, float("-inf")), -1)
+        out.append((p_HLL @ v_HLE).transpose(0, 1))
+    return torch.cat(out)
 
 
 class _TiledAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv_N3HE: Tensor, slopes_H: Tensor, tiles: tuple[Tile, ...]) -> Tensor:
         out_NHE = qkv_N3HE.new_empty(qkv_N3HE.shape[0], *qkv_N3HE.shape[2:])
-        keep = ctx.needs_input_grad[0]
-        kept: list[Tensor] = []
+        save = ctx.needs_input_grad[0]
+        saved: list[Tensor] = []
         for tile in tiles:
             if tile.gather is None:
-                kept += _fused_forward(qkv_N3HE, slopes_H, tile, out_NHE)
+                saved += _fused_forward(qkv_N3HE, slopes_H, tile, out_NHE)
             else:
-                kept += _blocks_forward(qkv_N3HE, slopes_H, tile, tile.gather, out_NHE, keep)
-        if keep:
-            ctx.save_for_backward(qkv_N3HE, slopes_H, *kept)
+                saved += _blocks_forward(qkv_N3HE, slopes_H, tile, tile.gather, out_NHE, save)
+        if save:
+            ctx.save_for_backward(qkv_N3HE, slopes_H, *saved)
             ctx.tiles = tiles
         return out_NHE
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        qkv_N3HE, slopes_H, *kept = ctx.saved_tensors
-        grad_N3HE = torch.empty_like(qkv_N3HE)
-        grad_NHE = grads[0].contiguous()
-        remaining = iter(kept)
+        qkv_N3HE, slopes_H, *rest = ctx.saved_tensors
+        saved = iter(rest)  # each tile takes what its forward pass saved
+        dqkv_N3HE = torch.empty_like(qkv_N3HE)
+        dout_NHE = grads[0].contiguous()
         for tile in ctx.tiles:
             if tile.gather is None:
-                _fused_backward_of(qkv_N3HE, slopes_H, tile, remaining, grad_NHE, grad_N3HE)
+                _fused_backward(qkv_N3HE, slopes_H, tile, saved, dout_NHE, dqkv_N3HE)
             else:
-                _blocks_backward(qkv_N3HE, tile, tile.gather, remaining, grad_NHE, grad_N3HE)
-        return grad_N3HE, None, None
+                _blocks_backward(qkv_N3HE, tile, tile.gather, saved, dout_NHE, dqkv_N3HE)
+        return dqkv_N3HE, None, None
 
 
 def _blocks_forward(
-    qkv_N3HE: Tensor, slopes_H: Tensor, tile: Tile, gather: Gather, out_NHE: Tensor, keep: bool
+    qkv_N3HE: Tensor, slopes_H: Tensor, tile: Tile, gather: Gather, out_NHE: Tensor, save: bool
 ) -> list[Tensor]:
+    """Write O of a tile's tokens to `out_NHE`. Returns P of each block, (X, I, J), if `save`."""
     heads, width = qkv_N3HE.shape[2:]
-    q, k, v = (_taken(name, qkv_N3HE, part, tile, gather) for part, name in enumerate("qkv"))
-    out = _scratch("out", q, *q.shape)
-    kept = []
+    q_XLE, k_XLE, v_XLE = (_padded(name, qkv_N3HE, part, tile, gather) for part, name in enumerate("qkv"))
+    out_XLE = _scratch("out", q_XLE, *q_XLE.shape)
+    saved = []
     for start, end in _blocks(tile):
-        shape = (len(q), end - start, end)
-        p = q.new_empty(shape) if keep else _scratch("p", q, *shape)
-        torch.baddbmm(p, q[:, start:end], k[:, :end].transpose(1, 2), beta=0, alpha=width**-0.5, out=p)
-        # Measured from the block's last position: small, so exact, where the weights are not.
-        past_CJ = (tile.past_CL[:, :end] - tile.past_CL[:, end - 1 : end]).to(p.dtype)
-        p_CHRJ = p.view(tile.count, heads, end - start, end)
-        p_CHRJ.add_((past_CJ[:, None] * slopes_H[:, None])[:, :, None])
-        if tile.hidden_CLL is None:
-            p[:, :, start:].add_(_future(p)[: end - start, : end - start])
+        shape = (len(q_XLE), end - start, end)
+        p_XIJ = q_XLE.new_empty(shape) if save else _scratch("p", q_XLE, *shape)
+        torch.baddbmm(p_XIJ, q_XLE[:, start:end], k_XLE[:, :end].transpose(1, 2), beta=0, alpha=width**-0.5, out=p_XIJ)
+        # The constant c is the position of the block's last key: keys near the queries, which weigh most, get a small
+        # bias, which rounds least.
+        position_CJ = (tile.position_CL[:, :end] - tile.position_CL[:, end - 1 : end]).to(p_XIJ.dtype)
+        p_CHIJ = p_XIJ.view(tile.count, heads, end - start, end)
+        p_CHIJ.add_((position_CJ[:, None] * slopes_H[:, None])[:, :, None])
+        if tile.mask_CLL is None:
+            p_XIJ[:, :, start:].add_(_causal_mask(p_XIJ)[: end - start, : end - start])
         else:
-            p_CHRJ.add_(tile.hidden_CLL[:, None, start:end, :end])
-        torch.softmax(p, -1, out=p)
-        _product(p, v[:, :end], out, start, end)
-        if keep:
-            kept.append(p)
-    torch.index_select(out.view(-1, width), 0, gather.put_NH, out=out_NHE[tile.start : tile.end].view(-1, width))
-    return kept
+            p_CHIJ.add_(tile.mask_CLL[:, None, start:end, :end])
+        torch.softmax(p_XIJ, -1, out=p_XIJ)
+        _matmul_into(out_XLE, p_XIJ, v_XLE[:, :end], start, end)
+        if save:
+            saved.append(p_XIJ)
+    out_THE = out_NHE[tile.start : tile.end]
+    torch.index_select(out_XLE.view(-1, width), 0, gather.put_TH.view(-1), out=out_THE.view(-1, width))
+    return saved
 
 
 def _blocks_backward(
-    qkv_N3HE: Tensor, tile: Tile, gather: Gather, kept: Iterator[Tensor], grad_NHE: Tensor, grad_N3HE: Tensor
+    qkv_N3HE: Tensor, tile: Tile, gather: Gather, saved: Iterator[Tensor], dout_NHE: Tensor, dqkv_N3HE: Tensor
 ) -> None:
-    heads, width = grad_NHE.shape[1:]
-    q, k, v = (_taken(name, qkv_N3HE, part, tile, gather) for part, name in enumerate("qkv"))
-    g = _scratch("g", q, *q.shape)
-    torch.index_select(grad_NHE.view(-1, width), 0, gather.take_CHL, out=g.view(-1, width))
+    """Write dQ, dK and dV of a tile's tokens to `dqkv_N3HE`."""
+    heads, width = dout_NHE.shape[1:]
+    q_XLE, k_XLE, v_XLE = (_padded(name, qkv_N3HE, part, tile, gather) for part, name in enumerate("qkv"))
+    dout_XLE = _scratch("dout", q_XLE, *q_XLE.shape)
+    torch.index_select(dout_NHE.view(-1, width), 0, gather.take_CHL.view(-1), out=dout_XLE.view(-1, width))
     if len(gather.padding_P):
-        g.view(-1, width).index_fill_(0, gather.padding_P, 0.0)
-    dq, dk, dv = (_scratch(name, q, *q.shape) for name in ("dq", "dk", "dv"))
+        dout_XLE.view(-1, width).index_fill_(0, gather.padding_P, 0.0)
+    dq_XLE, dk_XLE, dv_XLE = (_scratch(name, q_XLE, *q_XLE.shape) for name in ("dq", "dk", "dv"))
     blocks = _blocks(tile)
-    probabilities = [next(kept) for _ in blocks]
-    # From the last block, whose keys are all: it writes dk and dv, the others add to them.
-    for (start, end), p in zip(reversed(blocks), reversed(probabilities), strict=True):
-        q_R, g_R = q[:, start:end], g[:, start:end]
-        ds = torch.bmm(g_R, v[:, :end].transpose(1, 2), out=_scratch("p", q, *p.shape))
-        _softmax_backward.out(ds, p, -1, ds.dtype, grad_input=ds)
-        _product(ds, k[:, :end], dq, start, end)
-        for left, right, total in ((p, g_R, dv), (ds, q_R, dk)):
+    p_of_block = [next(saved) for _ in blocks]
+    # The last block has all keys: it comes first and writes dK and dV. The other blocks add to them.
+    for (start, end), p_XIJ in zip(reversed(blocks), reversed(p_of_block), strict=True):
+        q_XIE, dout_XIE = q_XLE[:, start:end], dout_XLE[:, start:end]
+        dp_XIJ = torch.bmm(dout_XIE, v_XLE[:, :end].transpose(1, 2), out=_scratch("p", q_XLE, *p_XIJ.shape))
+        ds_XIJ = softmax_backward(dp_XIJ, p_XIJ, -1, out=dp_XIJ)
+        _matmul_into(dq_XLE, ds_XIJ, k_XLE[:, :end], start, end)
+        for left_XIJ, right_XIE, sum_XLE in ((p_XIJ, dout_XIE, dv_XLE), (ds_XIJ, q_XIE, dk_XLE)):
             if end == tile.length:
-                torch.bmm(left.transpose(1, 2), right, out=total)
+                torch.bmm(left_XIJ.transpose(1, 2), right_XIE, out=sum_XLE)
             else:
-                part = _scratch("part", q, len(q), end, width)
-                total[:, :end].add_(torch.bmm(left.transpose(1, 2), right, out=part))
-    for place, (total, scale) in enumerate(((dq, width**-0.5), (dk, width**-0.5), (dv, 1.0))):
-        real = _scratch("part", q, len(gather.put_NH), width)
-        torch.index_select(total.view(-1, width), 0, gather.put_NH, out=real)
-        torch.mul(real.view(-1, heads, width), scale, out=grad_N3HE[tile.start : tile.end, place])
+                part_XJE = _scratch("part", q_XLE, len(q_XLE), end, width)
+                sum_XLE[:, :end].add_(torch.bmm(left_XIJ.transpose(1, 2), right_XIE, out=part_XJE))
+    scaled = ((dq_XLE, width**-0.5), (dk_XLE, width**-0.5), (dv_XLE, 1.0))
+    for part, (gradient_XLE, scale) in enumerate(scaled):
+        gradient_THE = _scratch("part", q_XLE, tile.end - tile.start, heads, width)
+        torch.index_select(gradient_XLE.view(-1, width), 0, gather.put_TH.view(-1), out=gradient_THE.view(-1, width))
+        torch.mul(gradient_THE, scale, out=dqkv_N3HE[tile.start : tile.end, part])
 
 
 def _blocks(tile: Tile) -> list[tuple[int, int]]:
-    return [(start, min(start + tile.rows, tile.length)) for start in range(0, tile.length, tile.rows)]
+    """First query and end of each block; `end` is also the end of its keys."""
+    return [(start, min(start + tile.block, tile.length)) for start in range(0, tile.length, tile.block)]
 
 
-def _taken(name: str, qkv_N3HE: Tensor, part: int, tile: Tile, gather: Gather) -> Tensor:
-    """The queries (part 0), keys or values of the tile's segments, padded. (C·H, L, E)"""
+def _padded(name: str, qkv_N3HE: Tensor, part: int, tile: Tile, gather: Gather) -> Tensor:
+    """The queries (part 0), keys (1) or values (2) of a tile, in scratch memory of that name. (X, L, E)"""
     heads, width = qkv_N3HE.shape[2:]
-    out = _scratch(name, qkv_N3HE, tile.count * heads, tile.length, width)
-    torch.index_select(qkv_N3HE.view(-1, width)[part * heads :], 0, gather.take_qkv_CHL, out=out.view(-1, width))
-    return out
+    out_XLE = _scratch(name, qkv_N3HE, tile.count * heads, tile.length, width)
+    rows = qkv_N3HE.view(-1, width)[part * heads :]  # so that a query's row number finds the row of that part
+    torch.index_select(rows, 0, gather.take_query_CHL.view(-1), out=out_XLE.view(-1, width))
+    return out_XLE
 
 
-def _product(left: Tensor, right: Tensor, out: Tensor, start: int, end: int) -> None:
-    """out[:, start:end] = left @ right, without a copy where that is all of it."""
-    if end - start == out.shape[1]:
-        torch.bmm(left, right, out=out)
+def _matmul_into(out_XLE: Tensor, left_XIJ: Tensor, right_XJE: Tensor, start: int, end: int) -> None:
+    """out[:, start:end] = left @ right. A block that is the whole tile is written without a copy."""
+    if end - start == out_XLE.shape[1]:
+        torch.bmm(left_XIJ, right_XJE, out=out_XLE)
     else:
-        out[:, start:end] = torch.bmm(left, right, out=_scratch("part", left, len(left), end - start, out.shape[2]))
+        part_XIE = _scratch("part", left_XIJ, len(left_XIJ), end - start, out_XLE.shape[2])
+        out_XLE[:, start:end] = torch.bmm(left_XIJ, right_XJE, out=part_XIE)
 
 
 def _fused_forward(qkv_N3HE: Tensor, slopes_H: Tensor, tile: Tile, out_NHE: Tensor) -> list[Tensor]:
-    out, logsumexp = _fused(*_with_alibi(qkv_N3HE, slopes_H, tile), 0.0, True, scale=1.0)
-    out_NHE[tile.start : tile.end] = out[0, :, :, : out_NHE.shape[2]].transpose(0, 1)
-    return [out, logsumexp]
+    """Write O of one long segment to `out_NHE`. Returns what the backward pass reads."""
+    out_1HLF, logsumexp = causal_attention_cpu(*_with_bias_channels(qkv_N3HE, slopes_H, tile))
+    out_NHE[tile.start : tile.end] = out_1HLF[0, :, :, : out_NHE.shape[2]].transpose(0, 1)
+    return [out_1HLF, logsumexp]
 
 
-def _fused_backward_of(
-    qkv_N3HE: Tensor,
-    slopes_H: Tensor,
-    tile: Tile,
-    kept: Iterator[Tensor],
-    grad_NHE: Tensor,
-    grad_N3HE: Tensor,
+def _fused_backward(
+    qkv_N3HE: Tensor, slopes_H: Tensor, tile: Tile, saved: Iterator[Tensor], dout_NHE: Tensor, dqkv_N3HE: Tensor
 ) -> None:
-    width = grad_NHE.shape[2]
-    g_LHE = torch.nn.functional.pad(grad_NHE[tile.start : tile.end], (0, 2))
-    q, k, v = _with_alibi(qkv_N3HE, slopes_H, tile)
-    grads = _fused_backward(g_LHE.transpose(0, 1)[None], q, k, v, next(kept), next(kept), 0.0, True, scale=1.0)
-    for part, (grad, scale) in enumerate(zip(grads, (width**-0.5, 1.0, 1.0), strict=True)):
-        torch.mul(grad[0, :, :, :width].transpose(0, 1), scale, out=grad_N3HE[tile.start : tile.end, part])
+    """Write dQ, dK and dV of one long segment to `dqkv_N3HE`."""
+    width = dout_NHE.shape[2]
+    dout_LHF = F.pad(dout_NHE[tile.start : tile.end], (0, 2))
+    q_1HLF, k_1HLF, v_1HLF = _with_bias_channels(qkv_N3HE, slopes_H, tile)
+    gradients = causal_attention_cpu_backward(
+        dout_LHF.transpose(0, 1)[None], q_1HLF, k_1HLF, v_1HLF, next(saved), next(saved)
+    )
+    for part, (gradient_1HLF, scale) in enumerate(zip(gradients, (width**-0.5, 1.0, 1.0), strict=True)):
+        gradient_LHE = gradient_1HLF[0, :, :, :width].transpose(0, 1)
+        torch.mul(gradient_LHE, scale, out=dqkv_N3HE[tile.start : tile.end, part])
 
 
-def _with_alibi(qkv_N3HE: Tensor, slopes_H: Tensor, tile: Tile) -> tuple[Tensor, ...]:
-    """Scaled queries, keys and values (1, H, L, E + 2) of one segment, whose products hold the bias m·j.
+def _with_bias_channels(qkv_N3HE: Tensor, slopes_H: Tensor, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (1, H, L, F) of one segment, such that q · k = S but for a constant of the row.
 
-    −m (i − j) is m·j but for a constant of the row, which softmax doesn't see. j counts from the segment's
-    end, in units of 64 and of 1: both channels are small whole numbers.
+    Queries are scaled by 1/√E. Two more channels hold the bias m·pos_j, with pos_j = 64·a + b relative to the
+    segment's last token: queries get (64 m, m), keys get (a, b), small whole numbers, and values get zeros.
     """
     _, heads, width = qkv_N3HE.shape[1:]
-    qkv_3LHE = _scratch("fused", qkv_N3HE, 3, tile.length, heads, width + 2)
-    qkv_3LHE[..., :width] = qkv_N3HE[tile.start : tile.end].transpose(0, 1)
-    qkv_3LHE[0, :, :, :width] *= width**-0.5
-    qkv_3LHE[0, :, :, width:] = slopes_H[:, None] * slopes_H.new_tensor([64.0, 1.0])
-    past_L = tile.past_CL[0]
-    coarse_L = torch.floor(past_L / 64)
-    qkv_3LHE[1, :, :, width] = coarse_L[:, None]
-    qkv_3LHE[1, :, :, width + 1] = (past_L - 64 * coarse_L)[:, None]
-    qkv_3LHE[2, :, :, width:] = 0.0
-    return tuple(x_LHE.transpose(0, 1)[None] for x_LHE in qkv_3LHE)
+    qkv_3LHF = _scratch("fused", qkv_N3HE, 3, tile.length, heads, width + 2)
+    qkv_3LHF[..., :width] = qkv_N3HE[tile.start : tile.end].transpose(0, 1)
+    qkv_3LHF[0, :, :, :width] *= width**-0.5
+    qkv_3LHF[0, :, :, width:] = slopes_H[:, None] * slopes_H.new_tensor([64.0, 1.0])
+    position_L = tile.position_CL[0]
+    coarse_L = torch.floor(position_L / 64)
+    qkv_3LHF[1, :, :, width] = coarse_L[:, None]
+    qkv_3LHF[1, :, :, width + 1] = (position_L - 64 * coarse_L)[:, None]
+    qkv_3LHF[2, :, :, width:] = 0.0
+    q_LHF, k_LHF, v_LHF = qkv_3LHF
+    return q_LHF.transpose(0, 1)[None], k_LHF.transpose(0, 1)[None], v_LHF.transpose(0, 1)[None]
 
 
 _scratches: dict[tuple[str, torch.dtype], Tensor] = {}
 
 
 def _scratch(name: str, like: Tensor, *shape: int) -> Tensor:
-    """Memory that lasts until the next call with this name: fresh memory would cost a page fault each 4 KiB."""
+    """Memory that is valid until the next call with this name. New memory would cost a page fault each 4 KiB."""
     needed = math.prod(shape)
-    held = _scratches.get((name, like.dtype))
-    if held is None or held.numel() < needed:
-        with torch.inference_mode(False):  # or training couldn't write to what evaluation made
-            held = _scratches[name, like.dtype] = torch.empty(needed, dtype=like.dtype)
-    return held[:needed].view(shape)
+    memory = _scratches.get((name, like.dtype))
+    if memory is None or memory.numel() < needed:
+        with torch.inference_mode(False):  # training can't write to a tensor that inference mode made
+            memory = _scratches[name, like.dtype] = torch.empty(needed, dtype=like.dtype)
+    return memory[:needed].view(shape)
 
 
-def _future(like: Tensor) -> Tensor:
-    """−∞ above the diagonal, for the largest block. (R, R)"""
-    rows = like.shape[1]
-    held = _scratches.get(("future", like.dtype))
-    if held is None or len(held) < rows:
+def _causal_mask(like_XIJ: Tensor) -> Tensor:
+    """−∞ above the diagonal, else 0, for the largest block so far. (I, I)"""
+    queries = like_XIJ.shape[1]
+    mask_II = _scratches.get(("causal mask", like_XIJ.dtype))
+    if mask_II is None or len(mask_II) < queries:
         with torch.inference_mode(False):
-            held = torch.full((rows, rows), float("-inf"), dtype=like.dtype).triu(1)
-        _scratches["future", like.dtype] = held
-    return held
+            mask_II = torch.full((queries, queries), float("-inf"), dtype=like_XIJ.dtype).triu(1)
+        _scratches["causal mask", like_XIJ.dtype] = mask_II
+    return mask_II
