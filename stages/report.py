@@ -1,4 +1,4 @@
-"""One page of figures and plots from the metrics and the model's resolved settings."""
+"""Write the report: one page of metrics and plots, with the settings of the model."""
 
 from pathlib import Path
 
