@@ -1,9 +1,11 @@
-"""Interactions to sequences, beside pandas and Polars, and as the rows grow: python sessionizing.py
+"""Time and memory of sessionize, against pandas and Polars, for growing numbers of rows: python sessionizing.py
 
-Random interactions of five domains, of people of whom most buy little. The peers do the same work (`peers/sessions.py`)
-but for our checks of what was written and its statistics, in the environment of `peers/`; all may use two threads.
-Every run is a process of its own, for its peak of memory. ROWS (the environment variable) are the sizes, ascending; the
-peers take part up to PANDAS_ROWS and POLARS_ROWS.
+The interactions are random, in five domains; most users have few. pandas and Polars do the same work
+(`peers/sessions.py`, in the environment of `peers/`), without our checks and statistics of the written files. All may
+use two threads. Each run is a separate process, so that its peak memory can be measured.
+
+Environment variables: ROWS are the sizes, ascending. PANDAS_ROWS and POLARS_ROWS are the largest sizes for pandas and
+Polars.
 """
 
 from __future__ import annotations
@@ -34,11 +36,11 @@ Figures = dict[str, Any]
 
 
 def write_interactions(folder: Path, rows: int) -> None:
-    """A Parquet file a domain, as ingest writes them, and its counts."""
-    users, items = rows // 6, rows // 75  # as many to a person and an item as in the 2018 release
+    """Write one Parquet file per domain and its counts, as ingest does."""
+    users, items = rows // 6, rows // 75  # interactions per user and per item as in the 2018 release
     with connect("4GB", PARAMETERS.sessionize.threads) as connection:
         for index, domain in enumerate(DOMAINS):
-            streams = [3 * index + column for column in range(3)]  # of random numbers
+            streams = [3 * index + column for column in range(3)]  # of independent random numbers
             uniform = [f"(hash({3 * len(DOMAINS)} * i + {s}) >> 11)::DOUBLE / (1::BIGINT << 53)" for s in streams]
             connection.execute(
                 f"""COPY (
@@ -67,22 +69,22 @@ def ours(folder: Path) -> Figures:
 def peer(folder: Path, library: str) -> Figures:
     command: list[str | Path] = [PEERS / ".venv/bin/python", PEERS / "sessions.py", library, folder, *DOMAINS]
     threads = {"POLARS_MAX_THREADS": str(PARAMETERS.sessionize.threads)}
-    done = subprocess.run(command, env=os.environ | threads, stdout=subprocess.PIPE, check=True)
-    figures: Figures = json.loads(done.stdout)
+    process = subprocess.run(command, env=os.environ | threads, stdout=subprocess.PIPE, check=True)
+    figures: Figures = json.loads(process.stdout)
     return figures
 
 
 def main() -> None:
     rows: list[dict[str, Any]] = []
-    taken: list[float] = []
+    seconds: list[float] = []
     for count in ROWS:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             write_interactions(folder, count)
             mine = apart(ours, folder)
-            taken.append(mine["seconds"])
-            taking_part = [library for library, most in PEER_ROWS.items() if count <= most]
-            others = {"ours": mine} | {library: peer(folder, library) for library in taking_part}
+            seconds.append(mine["seconds"])
+            peers = [library for library, largest in PEER_ROWS.items() if count <= largest]
+            others = {"ours": mine} | {library: peer(folder, library) for library in peers}
         for name, other in others.items():
             assert other["kept"] == mine["kept"], (name, other, mine)
             row = against(f"{count:,} rows, {mine['kept']:,} kept", name, mine["seconds"], other["seconds"])
@@ -90,7 +92,7 @@ def main() -> None:
             print(rows[-1], flush=True)
     if len(ROWS) > 1:
         case = f"{ROWS[0]:,} to {ROWS[-1]:,} rows"
-        rows.append({"case": case, "ours_s": taken[-1], "exponent": exponent(ROWS, taken)})
+        rows.append({"case": case, "ours_s": seconds[-1], "exponent": exponent(ROWS, seconds)})
     report("sessionize", rows)
 
 

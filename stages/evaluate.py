@@ -1,4 +1,4 @@
-"""Rank every test target in its domain's whole catalogue."""
+"""Rank every test target among all items of its domain."""
 
 from pathlib import Path
 

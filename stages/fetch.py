@@ -1,4 +1,4 @@
-"""Simulate, copy from your folder, or download one domain's raw file: `python stages/run.py fetch DOMAIN`."""
+"""Simulate, copy or download the raw file of one domain: `python stages/run.py fetch DOMAIN`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Write the figures of data, training and test as small text files, for git, DVC and the report."""
+"""Write the metrics of data, training and test as small text files, for git, DVC and the report."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Validate one domain's raw rows and quarantine unusable ones: `python stages/run.py ingest DOMAIN`."""
+"""Validate the raw rows of one domain and quarantine the invalid ones: `python stages/run.py ingest DOMAIN`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Complete the row of this run of the pipeline in MLflow, also where DVC restored what it made from its cache."""
+"""Complete the MLflow run of this pipeline run, also if DVC restored stages from its cache instead of running them."""
 
 from tapestry.core.checkout import require_root
 from tapestry.parameters import load_parameters

@@ -1,4 +1,4 @@
-"""One page of figures and plots, from the metrics, the resolved settings of the model, and parameters."""
+"""Write the report: one page of metrics and plots, with the settings and parameters that made them."""
 
 from pathlib import Path
 

@@ -14,14 +14,14 @@ INSTALL = f"run `make install` in {ROOT} once, then `source {ROOT}/.venv/bin/act
 
 
 def run(stage: str, *arguments: str) -> None:
-    """Call `main` of the module `stage` of this folder. Errors that a user can mend are printed in one line."""
-    sys.excepthook = report
+    """Call `main` of the module `stage` in this folder. Print an error that the user can fix in one line."""
+    sys.excepthook = print_error
     sys.path.insert(0, str(SOURCE))
-    # So that a process which the stage starts runs the same code.
+    # A child process of the stage must run the same code.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(SOURCE), os.environ.get("PYTHONPATH"))))
     tapestry = importlib.import_module("tapestry")
-    if Path(str(tapestry.__file__)).resolve().parents[1] != SOURCE:  # an installed one, where there is none here
-        sys.exit(f"{stage}: error: {absent('tapestry')}")
+    if Path(str(tapestry.__file__)).resolve().parents[1] != SOURCE:  # an installed one, because src/ is missing here
+        sys.exit(f"{stage}: error: {missing_module('tapestry')}")
     from tapestry.core.errors import one_line
     from tapestry.core.failures import reported_errors
 
@@ -29,21 +29,21 @@ def run(stage: str, *arguments: str) -> None:
         importlib.import_module(stage).main(*arguments)
 
 
-def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print a missing package, or a missing module of Tapestry, in one line; anything else as Python does."""
+def print_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a missing package or a missing module of Tapestry in one line, and any other error as Python does."""
     name = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
     if name.startswith("tapestry."):
-        print(f"{sys.argv[1]}: error: {absent(name)}", file=sys.stderr)
+        print(f"{sys.argv[1]}: error: {missing_module(name)}", file=sys.stderr)
     elif isinstance(error, ModuleNotFoundError):
         print(f"{sys.argv[1]}: error: {sys.executable} has no package {name}; {INSTALL}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
 
-def absent(name: str) -> str:
-    """That a module of Tapestry isn't in this checkout, and the likely reason."""
+def missing_module(name: str) -> str:
+    """Return the message that a module of Tapestry is not in this checkout, with the likely reason."""
     file = f"src/{name.replace('.', '/')}"
-    return f"{ROOT} has no {file}; `dvc exp run --temp` and `--queue` see the files that git knows alone: `git add` it"
+    return f"{ROOT} has no {file}; `dvc exp run --temp` and `--queue` see only the files that git tracks: `git add` it"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Join the domains' interactions into per-user, time-ordered sequences with a split."""
+"""Turn the interactions of all domains into one time-ordered sequence per user, with a split."""
 
 from pathlib import Path
 

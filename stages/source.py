@@ -1,4 +1,4 @@
-"""Fingerprint the raw data of each domain, so that DVC sees when a file of yours changes."""
+"""Write a fingerprint of the raw data of each domain, so that DVC notices when a raw file changes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Train the model, keep the best epoch's weights, log the validation curve as it goes."""
+"""Train the model, save the weights of the best epoch, and log the validation metrics after each epoch."""
 
 import dataclasses
 from pathlib import Path
@@ -48,7 +48,8 @@ def main() -> None:
         except DivergedError as error:
             if error.model is None:
                 raise
-            last_good = checkout_root() / "models.last_good"  # a temporary checkout would take it along
+            # Not in the temporary checkout of `dvc exp run --temp`: DVC deletes that.
+            last_good = checkout_root() / "models.last_good"
             save_model(last_good, error.model, sequences.domains, dataclasses.asdict(settings))
             raise TapestryError(f"{error}; the best epoch's weights are in {last_good}") from error
         save_model(folder, training.model, sequences.domains, dataclasses.asdict(settings), training.record())

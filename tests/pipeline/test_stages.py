@@ -167,8 +167,8 @@ def test_code_that_is_not_beside_a_stage_is_not_taken_from_elsewhere(tmp_path: P
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == (
-        f"train: error: {tmp_path} has no {missing}; `dvc exp run --temp` and `--queue` see the files that git knows "
-        "alone: `git add` it\n"
+        f"train: error: {tmp_path} has no {missing}; `dvc exp run --temp` and `--queue` see only the files that git "
+        "tracks: `git add` it\n"
     )
 
 

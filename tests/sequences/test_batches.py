@@ -1,4 +1,4 @@
-"""Batches against plain loops. Every interaction has an item of its own, so an item tells the interaction."""
+"""Batches against plain loops. No two interactions share an item, so an item identifies its interaction."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tapestry.core.splits import TEST, TRAIN, VALIDATION
 from tapestry.sequences.batches import Batch, pack, target_batches, trained_users, training_batches
 from tapestry.sequences.reader import Sequences
 
-Steps = list[tuple[int, int]]  # (item, item that came next)
+Steps = list[tuple[int, int]]  # (item, next item)
 
 
 @dataclass(frozen=True)
 class Case:
-    """Sequences, and the same as lists: by user, (item, split) in order."""
+    """Sequences, and the same data as lists: for each user the (item, split) in time order."""
 
     sequences: Sequences
     histories: list[list[tuple[int, int]]]
@@ -50,13 +50,13 @@ sizes = st.integers(1, 5)
 
 
 def steps_of(batch: Batch) -> list[Steps]:
-    """The steps of each history of a batch."""
+    """The (item, next item) pairs of each history of a batch."""
     pairs = list(zip(batch.item_N.tolist(), batch.target_N.tolist(), strict=True))
     return [pairs[start:end] for start, end in pairwise(batch.offsets_B1.tolist())]
 
 
 def assert_well_formed(batch: Batch, sequences: Sequences) -> None:
-    """Offsets span the tokens, positions count from 0, domains are those of the items, all is int64."""
+    """Offsets cover all tokens, positions count from 0, domains match the items, and all tensors are int64."""
     domain_of_item = {item: number for number, d in enumerate(sequences.domains) for item in range(d.start, d.end)}
     lengths = [end - start for start, end in pairwise(batch.offsets_B1.tolist())]
     assert all(length >= 1 for length in lengths)
@@ -79,7 +79,7 @@ def all_steps(batches: Iterable[Batch]) -> list[Steps]:
 
 @settings(max_examples=50, deadline=None)
 @given(case=cases(), data=st.data())
-def test_packed_tokens_are_those_of_each_slice_with_the_next_item_as_target(case: Case, data: st.DataObject) -> None:
+def test_packed_tokens_are_the_slices_and_their_targets_the_next_items(case: Case, data: st.DataObject) -> None:
     long_enough = [user for user, history in enumerate(case.histories) if len(history) >= 2]
     users = data.draw(st.lists(st.sampled_from(long_enough), max_size=5)) if long_enough else []
     slices = []
@@ -96,9 +96,7 @@ def test_packed_tokens_are_those_of_each_slice_with_the_next_item_as_target(case
 
 @settings(max_examples=50, deadline=None)
 @given(case=cases(), window=windows, batch_users=sizes)
-def test_an_epoch_has_every_user_once_with_the_last_steps_between_training_items(
-    case: Case, window: int, batch_users: int
-) -> None:
+def test_an_epoch_has_the_last_training_steps_of_every_user_once(case: Case, window: int, batch_users: int) -> None:
     batches = epoch(case, window, batch_users)
     trained = [[item for item, split in history if split == TRAIN] for history in case.histories]
     expected = [list(pairwise(items))[-window:] for items in trained if len(items) >= 2]
@@ -111,7 +109,7 @@ def test_an_epoch_has_every_user_once_with_the_last_steps_between_training_items
 
 @settings(max_examples=50, deadline=None)
 @given(case=cases(), window=windows, batch_users=sizes)
-def test_no_validation_or_test_item_is_seen_in_training(case: Case, window: int, batch_users: int) -> None:
+def test_training_batches_have_no_validation_or_test_item(case: Case, window: int, batch_users: int) -> None:
     held_out = {item for history in case.histories for item, split in history if split != TRAIN}
     seen = {item for steps in all_steps(epoch(case, window, batch_users)) for step in steps for item in step}
     assert held_out.isdisjoint(seen)
@@ -119,24 +117,24 @@ def test_no_validation_or_test_item_is_seen_in_training(case: Case, window: int,
 
 @settings(max_examples=50, deadline=None)
 @given(case=cases(), window=windows, batch_users=sizes, split=st.sampled_from([VALIDATION, TEST]))
-def test_every_target_comes_once_after_the_interactions_before_it(
+def test_target_batches_have_every_target_once_with_the_interactions_before_it(
     case: Case, window: int, batch_users: int, split: int
 ) -> None:
     targets = case.sequences.targets(split)
     batches = list(target_batches(case.sequences, targets, window, batch_users))
     items = [[item for item, _ in history] for history in case.histories]
     expected = {
-        items[user][place]: list(pairwise(items[user][: place + 1]))[-window:]
+        items[user][position]: list(pairwise(items[user][: position + 1]))[-window:]
         for user, history in enumerate(case.histories)
-        for place, (_, of_split) in enumerate(history)
-        if of_split == split and place > 0
+        for position, (_, split_of_item) in enumerate(history)
+        if split_of_item == split and position > 0
     }
     found = []
-    for places, batch in batches:
+    for indices, batch in batches:
         assert_well_formed(batch, case.sequences)
-        assert 1 <= len(places) <= batch_users
-        for place, steps in zip(places, steps_of(batch), strict=True):
-            target = int(case.sequences.item[targets[place]])
+        assert 1 <= len(indices) <= batch_users
+        for index, steps in zip(indices, steps_of(batch), strict=True):
+            target = int(case.sequences.item[targets[index]])
             assert steps[-1][1] == target
             found.append((target, steps))
     assert len(found) == len(expected)
@@ -145,7 +143,7 @@ def test_every_target_comes_once_after_the_interactions_before_it(
 
 @settings(max_examples=25, deadline=None)
 @given(case=cases(), batch_users=sizes)
-def test_the_users_named_with_a_batch_are_those_whose_histories_it_holds(case: Case, batch_users: int) -> None:
+def test_training_batches_name_the_users_of_their_histories(case: Case, batch_users: int) -> None:
     seen = []
     for users, batch in training_batches(case.sequences, 1000, batch_users, np.random.default_rng(0)):
         for user, steps in zip(users.tolist(), steps_of(batch), strict=True):
@@ -160,14 +158,14 @@ def many_users() -> Case:
     return Case(sequences_of(items, [0] * 150, split=[[TRAIN] * 3] * 50), histories)
 
 
-def test_a_seed_gives_one_order_of_users_and_another_seed_another() -> None:
+def test_the_order_of_users_depends_on_the_seed() -> None:
     case = many_users()
     one, again, other = (all_steps(epoch(case, 8, 7, seed)) for seed in (1, 1, 2))
     assert one == again
     assert one != other
 
 
-def test_each_epoch_of_one_generator_has_another_order_of_users() -> None:
+def test_each_epoch_of_one_generator_has_a_new_order_of_users() -> None:
     case, generator = many_users(), np.random.default_rng(7)
     epochs = [training_batches(case.sequences, 8, 7, generator) for _ in range(2)]
     first, second = (all_steps(batch for _, batch in batches) for batches in epochs)

@@ -1,3 +1,5 @@
+"""Sequences read back equal the histories that were written; damaged or contradicting files are errors."""
+
 from __future__ import annotations
 
 import shutil
@@ -23,7 +25,7 @@ HISTORIES = {
 
 @pytest.fixture(scope="module")
 def folder(parameters: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What sessionize makes of HISTORIES."""
+    """The folder that sessionize writes for HISTORIES."""
     tmp_path = tmp_path_factory.mktemp("histories")
     inputs = {}
     for domain in ("Toys", "Books"):
@@ -43,7 +45,7 @@ def folder(parameters: Parameters, tmp_path_factory: pytest.TempPathFactory) -> 
     return tmp_path / "sequences"
 
 
-def test_sequences_come_back_as_the_histories_that_went_in(folder: Path) -> None:
+def test_sequences_equal_the_histories_that_were_written(folder: Path) -> None:
     sequences = read_sequences(folder)
     assert sequences.domains == (Domain("Toys", 0, 2), Domain("Books", 2, 3))
     assert sequences.items == 3
@@ -76,7 +78,7 @@ def test_a_missing_file_says_which_stage_makes_it(folder: Path, tmp_path: Path, 
 
 
 def rewrite(path: Path, change: Callable[[dict[str, list[object]]], None]) -> None:
-    """Change columns of a Parquet file, their types kept."""
+    """Change the values of a Parquet file, not its column types."""
     table = pq.read_table(path)
     columns = table.to_pydict()
     change(columns)
@@ -89,12 +91,12 @@ def dropped_user(columns: dict[str, list[object]]) -> None:
 
 
 CONTRADICTIONS: dict[str, tuple[str, Callable[[dict[str, list[object]]], None], str]] = {
-    "users of other data": ("users", dropped_user, "users.parquet's offsets"),
-    "users in another order": ("users", lambda c: c["offset"].reverse(), "users.parquet's offsets"),
-    "a shifted offset": ("users", lambda c: c["offset"].__setitem__(1, 3), "users.parquet's offsets"),
-    "fewer items": ("items", dropped_user, "domains.json is of 3 items, items.parquet has 2"),
+    "users of other data": ("users", dropped_user, "the offsets in users.parquet"),
+    "users in another order": ("users", lambda c: c["offset"].reverse(), "the offsets in users.parquet"),
+    "a shifted offset": ("users", lambda c: c["offset"].__setitem__(1, 3), "the offsets in users.parquet"),
+    "fewer items": ("items", dropped_user, "domains.json has 3 items, items.parquet 2"),
     "items of other domains": ("items", lambda c: c["domain"].reverse(), "domains.json and items.parquet"),
-    "other counts": ("items", lambda c: c["train_count"].__setitem__(0, 9), "train_count"),
+    "other counts": ("items", lambda c: c["train_count"].__setitem__(0, 9), "train_count in items.parquet"),
     "unknown item": ("sequences", lambda c: c["item"].__setitem__(0, 3), "outside the 3 of items.parquet"),
     "negative item": ("sequences", lambda c: c["item"].__setitem__(0, -1), "outside the 3 of items.parquet"),
     "other domain": ("sequences", lambda c: c["domain"].__setitem__(0, 1), "sequences.parquet and items.parquet"),
@@ -103,12 +105,12 @@ CONTRADICTIONS: dict[str, tuple[str, Callable[[dict[str, list[object]]], None], 
 
 
 @pytest.mark.parametrize(("name", "change", "complaint"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
-def test_files_that_are_not_of_one_run_are_refused_by_what_differs(
+def test_files_from_different_runs_are_an_error_that_names_the_difference(
     folder: Path, tmp_path: Path, name: str, change: Callable[[dict[str, list[object]]], None], complaint: str
 ) -> None:
     copy = shutil.copytree(folder, tmp_path / "sequences")
     rewrite(copy / f"{name}.parquet", change)
-    with pytest.raises(TapestryError, match=f"not of one run: .*{complaint}.*; remove the folder and run"):
+    with pytest.raises(TapestryError, match=f"from different runs: .*{complaint}.*; remove the folder and run"):
         read_sequences(copy)
 
 
@@ -130,15 +132,15 @@ def test_files_that_are_not_of_one_run_are_refused_by_what_differs(
         ("items.parquet", b"PAR1 and no more"),
     ],
 )
-def test_a_damaged_file_is_refused(folder: Path, tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_damaged_file_is_an_error(folder: Path, tmp_path: Path, name: str, content: bytes) -> None:
     copy = shutil.copytree(folder, tmp_path / "sequences")
     (copy / name).write_bytes(content)
-    with pytest.raises(TapestryError, match=r"(damaged|not of one run).*run `dvc repro sessionize`"):
+    with pytest.raises(TapestryError, match=r"(damaged|from different runs).*run `dvc repro sessionize`"):
         read_sequences(copy)
 
 
 @pytest.mark.parametrize("change", ["null", "float", "dropped"])
-def test_a_column_of_another_type_is_refused(folder: Path, tmp_path: Path, change: str) -> None:
+def test_a_column_of_another_type_is_an_error(folder: Path, tmp_path: Path, change: str) -> None:
     copy = shutil.copytree(folder, tmp_path / "sequences")
     table = pq.read_table(copy / "sequences.parquet")
     if change == "null":
@@ -148,5 +150,5 @@ def test_a_column_of_another_type_is_refused(folder: Path, tmp_path: Path, chang
     else:
         table = table.drop(["item"])
     pq.write_table(table, copy / "sequences.parquet")
-    with pytest.raises(TapestryError, match=r"damaged or not of this version \(.*item.*run `dvc repro sessionize`"):
+    with pytest.raises(TapestryError, match=r"damaged or from another version \(.*item.*run `dvc repro sessionize`"):
         read_sequences(copy)

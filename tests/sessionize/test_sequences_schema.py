@@ -1,6 +1,6 @@
-"""Each rule names the row that breaks it: sound tables pass, and flaws planted in them are all found.
+"""The schemas accept valid tables and report every error that is put into them.
 
-A check reports every broken rule of a table, so the flaws of one table are planted together, a row each.
+The check of a table reports all of its broken rules, so a test makes all errors of a table at once, one per row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SELECT u::INTEGER AS "user", position, item, domain, timestamp, split FROM range
     (0::INTEGER, 0::INTEGER, 0::SMALLINT, 10::BIGINT, 0::TINYINT), (1, 1, 0, 20, 0), (2, 2, 1, 20, 1), (3, 2, 1, 30, 2)
 ) t(position, item, domain, timestamp, split) ORDER BY u, position;
 """
-SEQUENCE_FLAWS = {
+SEQUENCE_ERRORS = {
     'UPDATE sequences SET timestamp = 9 WHERE "user" = 0 AND position = 1': "sorted by time",
     'UPDATE sequences SET timestamp = NULL WHERE "user" = 1 AND position = 0': "column 'timestamp' contains null",
     'UPDATE sequences SET split = 0 WHERE "user" = 2 AND position = 3': "test after training",
@@ -39,7 +39,7 @@ SEQUENCE_FLAWS = {
     'UPDATE sequences SET position = 2 WHERE "user" = 10 AND position = 3': "positions count up",
     'UPDATE sequences SET "user" = 12 WHERE "user" = 11 AND position = 3': "column 'length' contains null",
 }
-USER_FLAWS = {
+USER_ERRORS = {
     'UPDATE users SET length = 5 WHERE "user" = 0': "length counted",
     "UPDATE users SET user_id = 'u2' WHERE \"user\" = 1": "'('user_id',)' not unique",
     'UPDATE users SET user_id = NULL WHERE "user" = 3': "column 'user_id' contains null",
@@ -48,7 +48,7 @@ USER_FLAWS = {
         "user ids contiguous"
     ),
 }
-ITEM_FLAWS = {
+ITEM_ERRORS = {
     "UPDATE items SET item_id = 'a0' WHERE item = 1": "'('item_id',)' not unique",
     "UPDATE items SET train_count = 11 WHERE item = 1": "training interactions counted",
     "UPDATE items SET domain = 1 WHERE item = 0; UPDATE sequences SET domain = 1 WHERE item = 0": (
@@ -69,11 +69,11 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def test_sound_sequences_pass(connection: duckdb.DuckDBPyConnection) -> None:
+def test_valid_tables_pass(connection: duckdb.DuckDBPyConnection) -> None:
     check_sequences(connection, domains=2, item_identity="global")
 
 
-def test_two_items_of_one_id_pass_only_where_their_domains_tell_them_apart(
+def test_two_items_with_one_item_id_pass_only_with_item_identity_domain(
     connection: duckdb.DuckDBPyConnection,
 ) -> None:
     connection.execute("UPDATE items SET item_id = 'a0' WHERE item = 2")
@@ -85,19 +85,17 @@ def test_two_items_of_one_id_pass_only_where_their_domains_tell_them_apart(
         check_sequences(connection, domains=2, item_identity="domain")
 
 
-@pytest.mark.parametrize("flaws", [SEQUENCE_FLAWS, USER_FLAWS, ITEM_FLAWS], ids=["sequences", "users", "items"])
-def test_every_flaw_of_sequences_users_and_items_is_found(
-    connection: duckdb.DuckDBPyConnection, flaws: Mapping[str, str]
-) -> None:
-    for flaw in flaws:
-        connection.execute(flaw)
+@pytest.mark.parametrize("errors", [SEQUENCE_ERRORS, USER_ERRORS, ITEM_ERRORS], ids=["sequences", "users", "items"])
+def test_every_invalid_row_is_reported(connection: duckdb.DuckDBPyConnection, errors: Mapping[str, str]) -> None:
+    for error in errors:
+        connection.execute(error)
     with pytest.raises(TapestryError, match="breaks its schema") as caught:
         check_sequences(connection, domains=2, item_identity="global")
-    assert [complaint for complaint in flaws.values() if complaint not in str(caught.value)] == []
+    assert [message for message in errors.values() if message not in str(caught.value)] == []
 
 
 @pytest.mark.parametrize(
-    ("flaw", "complaint"),
+    ("error", "message"),
     [
         ('UPDATE users SET "offset" = 5 WHERE "user" = 1', "offsets consistent"),
         ('DELETE FROM sequences WHERE "user" = 1 AND position = 1', "offsets consistent"),
@@ -107,10 +105,10 @@ def test_every_flaw_of_sequences_users_and_items_is_found(
         ("ALTER TABLE items ALTER domain TYPE INTEGER", "expected column 'domain' to have type int16"),
     ],
 )
-def test_a_flaw_of_a_whole_table_of_sequences_is_found(
-    connection: duckdb.DuckDBPyConnection, flaw: str, complaint: str
+def test_an_error_that_shifts_a_whole_table_is_reported(
+    connection: duckdb.DuckDBPyConnection, error: str, message: str
 ) -> None:
-    connection.execute(flaw)
+    connection.execute(error)
     with pytest.raises(TapestryError, match="breaks its schema") as caught:
         check_sequences(connection, domains=2, item_identity="global")
-    assert complaint in str(caught.value)
+    assert message in str(caught.value)

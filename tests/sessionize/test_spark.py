@@ -1,4 +1,4 @@
-"""Sequences by Spark: byte for byte those by DuckDB, from the same SQL."""
+"""The Spark engine writes the same bytes as DuckDB, from the same SQL, and gives the same errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DOMAINS = ("Toys", "Books", "Games")
 
 @pytest.fixture(scope="module")
 def spark() -> Iterator[SparkSession]:
-    """A small local session, which sessionize finds active."""
+    """A small local session. It is active, so sessionize uses it."""
     missing = [] if shutil.which("java") else ["Java"]
     try:
         from pyspark.sql import SparkSession
@@ -38,7 +38,7 @@ def spark() -> Iterator[SparkSession]:
         missing.append("PySpark")
     if missing:
         if os.environ.get("TAPESTRY_REQUIRE_SPARK"):
-            pytest.fail(f"{missing} required here and not there")
+            pytest.fail(f"{missing} required here, but missing")
         pytest.skip(f"{' and '.join(missing)} not installed: see make spark")
     options: dict[str, bool | float | int | str | None] = {
         "spark.master": "local[2]",
@@ -52,7 +52,7 @@ def spark() -> Iterator[SparkSession]:
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> dict[str, DomainInput]:
-    """Random interactions, many of a day; items that several domains claim; awkward ids."""
+    """Random interactions: many on one day, items with interactions in several domains, unusual characters in ids."""
     generator = random.Random(7)
     users = [*(f"u{number}" for number in range(60)), "é", "e\u0301", "O'Hara", 'a"b', "\U0001f600", "￿"]
     made: dict[str, DomainInput] = {}
@@ -78,7 +78,7 @@ def inputs(tmp_path: Path) -> dict[str, DomainInput]:
 
 @pytest.fixture
 def settings(parameters: Parameters) -> SessionizeSettings:
-    """Filters that remove some users and items in several rounds, and some of the longest histories."""
+    """Filters that need several rounds of the k-core and cut some of the longest histories."""
     return replace(
         parameters.sessionize,
         max_contested_share=1.0,
@@ -99,21 +99,25 @@ def settings(parameters: Parameters) -> SessionizeSettings:
     ids=str,
 )
 @pytest.mark.usefixtures("spark")
-def test_spark_writes_what_duckdb_writes(
+def test_spark_and_duckdb_write_the_same_bytes(
     inputs: dict[str, DomainInput], settings: SessionizeSettings, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     settings = replace(settings, **changes)
     expected = sessionize(inputs, settings, tmp_path / "duckdb")
-    assert all(expected["all"][f"rows_{what}"] > 0 for what in ("kept", "filtered"))
-    taken = {
-        why: sum(rows["filtered"][why] for rows in expected["domain"].values())
-        for why in ("item of another domain", "too few interactions or domains", "older than max_length")
+    assert all(expected["all"][f"rows_{outcome}"] > 0 for outcome in ("kept", "filtered"))
+    filtered = {
+        reason: sum(rows["filtered"][reason] for rows in expected["domain"].values())
+        for reason in ("item of another domain", "too few interactions or domains", "older than max_length")
     }
-    assert (taken.pop("item of another domain") == 0) == (settings.item_identity == "domain")
-    assert all(taken.values())
+    assert (filtered.pop("item of another domain") == 0) == (settings.item_identity == "domain")
+    assert all(filtered.values())
     assert sessionize(inputs, replace(settings, engine="spark"), tmp_path / "spark") == expected
     assert content_hash(tmp_path / "spark") == content_hash(tmp_path / "duckdb")
-    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"spark", "duckdb"}  # no folder between
+    # No temporary folder remains.
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
+        "spark",
+        "duckdb",
+    }
 
 
 @pytest.mark.parametrize(
@@ -128,23 +132,23 @@ def test_spark_writes_what_duckdb_writes(
     ids=str,
 )
 @pytest.mark.usefixtures("spark")
-def test_spark_tells_what_duckdb_tells_of_what_is_left_empty(
+def test_both_engines_give_the_same_error_for_an_empty_domain_or_split(
     inputs: dict[str, DomainInput], settings: SessionizeSettings, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    told = []
+    messages = []
     for engine in ("duckdb", "spark"):
         with pytest.raises(TapestryError) as caught:
             sessionize(inputs, replace(settings, **changes, engine=engine), tmp_path / engine)
-        told.append(str(caught.value))
-    assert told[0] == told[1]
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
 
 
 @pytest.mark.usefixtures("spark")
-def test_what_spark_fails_of_is_told_with_what_it_needs(
+def test_a_failure_of_spark_is_an_error_that_states_the_requirements(
     inputs: dict[str, DomainInput], settings: SessionizeSettings, tmp_path: Path
 ) -> None:
     inputs["Books"].interactions.unlink()
-    with pytest.raises(TapestryError, match=r"(?s)Spark failed: .*Books\.parquet.*Every node must see the files"):
+    with pytest.raises(TapestryError, match=r"(?s)Spark failed: .*Books\.parquet.*Every node must see"):
         sessionize(inputs, replace(settings, engine="spark"), tmp_path / "sequences")
     assert not (tmp_path / "sequences").exists()
 
@@ -163,5 +167,5 @@ def test_without_java_the_error_says_what_to_install(
     pytest.importorskip("pyspark", reason="PySpark not installed: see make spark")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     monkeypatch.delenv("SPARK_REMOTE", raising=False)
-    with pytest.raises(TapestryError, match=r"needs Java 17 or newer, and there is no .*/bin/java: install"):
+    with pytest.raises(TapestryError, match=r"needs Java 17 or newer, but .*/bin/java is missing: install"):
         sessionize(inputs, replace(settings, engine="spark"), tmp_path / "sequences")

@@ -1,3 +1,5 @@
+"""Statistics of sequences against figures calculated by hand."""
+
 from __future__ import annotations
 
 import math
@@ -26,7 +28,7 @@ def statistics(users: list[list[Interaction]], domains: int) -> dict[str, Any]:
         return sequence_statistics(connection, [f"d{domain}" for domain in range(domains)])
 
 
-def test_figures_are_those_worked_out_by_hand() -> None:
+def test_statistics_equal_a_calculation_by_hand() -> None:
     found = statistics(
         [
             [(0, 0, 1), (1, 0, 1), (5, 1, 2)],  # pairs: 0 → 0 tied, 0 → 1
@@ -67,21 +69,21 @@ def test_figures_are_those_worked_out_by_hand() -> None:
     assert found["domain"] == {domain: pytest.approx(expected[domain]) for domain in ("d0", "d1")}
 
 
-def test_delta_is_least_for_users_who_spread_evenly_and_most_for_those_of_one_domain() -> None:
+def test_delta_is_smallest_for_users_who_spread_evenly_and_1_for_users_of_one_domain() -> None:
     even = [[(domain, domain, domain) for domain in range(4)]]
     assert statistics(even, domains=4)["all"]["delta"] == pytest.approx(1 / 4)
     single = [[(domain, domain, time) for time in range(3)] for domain in range(4)]
     assert statistics(single, domains=4)["all"]["delta"] == pytest.approx(1)
 
 
-def test_entropy_is_0_where_the_next_domain_is_certain_and_its_logarithm_where_any_is_as_likely() -> None:
+def test_entropy_is_0_if_the_next_domain_is_certain_and_log_2_if_two_are_equally_likely() -> None:
     cycle = [[(time % 3, time % 3, time) for time in range(31)]]
     assert statistics(cycle, domains=3)["all"]["transition_entropy"] == 0
     both_ways = [[(0, 0, 0), (a, a, 1)] for a in range(2)] + [[(1, 1, 0), (a, a, 1)] for a in range(2)]
     assert statistics(both_ways, domains=2)["all"]["transition_entropy"] == pytest.approx(math.log(2))
 
 
-def test_users_of_one_interaction_have_no_pairs_and_every_share_is_0() -> None:
+def test_users_with_one_interaction_have_no_pairs_and_every_share_is_0() -> None:
     found = statistics([[(0, 0, 1)], [(1, 1, 1)]], domains=2)
     for figures in (found["all"], *found["domain"].values()):
         assert figures["transition_entropy"] == figures["tied_pairs"] == figures["tied_switches"] == 0

@@ -1,4 +1,4 @@
-"""Where DuckDB spills to, and what becomes of it."""
+"""DuckDB spills to a folder in TMPDIR, which is removed even after a killed process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ with connect("150MB", 1) as connection:
 
 @pytest.fixture
 def spills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of TMPDIR, for this process and those it starts."""
+    """The folder that TMPDIR names, for this process and its child processes."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     return tmp_path
@@ -33,7 +33,7 @@ def spilled(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def test_what_a_killed_run_spilled_is_removed_by_the_next_and_what_a_living_one_spilled_is_not(spills: Path) -> None:
+def test_connect_removes_the_spilled_files_of_killed_processes_only(spills: Path) -> None:
     runs = [subprocess.Popen([sys.executable, "-c", SPILLER]) for _ in range(2)]
     deadline = time.monotonic() + 60
     while not (len(folders := list(spills.iterdir())) == 2 and all(spilled(folder) for folder in folders)):
@@ -43,9 +43,9 @@ def test_what_a_killed_run_spilled_is_removed_by_the_next_and_what_a_living_one_
     runs[0].wait()
     os.kill(runs[1].pid, signal.SIGSTOP)
     with connect("150MB", 1):
-        assert len(list(spills.iterdir())) == 2  # the living one's, and this one's
-    (left,) = spills.iterdir()
-    assert spilled(left) > 0
+        assert len(list(spills.iterdir())) == 2  # of the stopped process and of this one
+    (remaining,) = spills.iterdir()
+    assert spilled(remaining) > 0
     os.kill(runs[1].pid, signal.SIGKILL)
     runs[1].wait()
     with connect("150MB", 1):

@@ -11,7 +11,7 @@ import pandera.ibis as pa
 
 from tapestry.ingest.settings import IngestSettings
 from tapestry.tables.database import quote
-from tapestry.tables.schema import compares, holds, validate
+from tapestry.tables.schema import column_check, table_check, validate
 
 
 def check_interactions(
@@ -33,15 +33,15 @@ def check_interactions(
     first, last = settings.time_range()
     schema = pa.DataFrameSchema(
         {
-            "user_id": pa.Column(dt.String, holds("not blank", lambda column: column.re_search(r"\S"))),
-            "item_id": pa.Column(dt.String, holds("not blank", lambda column: column.re_search(r"\S"))),
+            "user_id": pa.Column(dt.String, column_check("not blank", lambda column: column.re_search(r"\S"))),
+            "item_id": pa.Column(dt.String, column_check("not blank", lambda column: column.re_search(r"\S"))),
             "timestamp": pa.Column(dt.Int64, pa.Check.in_range(first, last, include_max=False)),
             "rating": pa.Column(dt.Float32, pa.Check.in_range(settings.min_rating, settings.max_rating), nullable=True),
             "domain": pa.Column(dt.String, pa.Check.equal_to(domain)),
             "row": pa.Column(dt.Int64, pa.Check.ge(1)),
             **{f"previous_{key}": pa.Column(nullable=True) for key in keys},
         },
-        checks=[compares("each after the one before", _after_the_one_before)],
+        checks=[table_check("each after the one before", _after_the_one_before)],
         strict=True,
     )
     validate(connection, {"interactions": schema})

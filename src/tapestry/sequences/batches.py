@@ -1,6 +1,6 @@
-"""Packed batches: the tokens of several histories end to end, no padding.
+"""Packed batches: the tokens of several histories, one history after the other, without padding.
 
-Suffixes: N tokens of a batch, B histories of a batch.
+A token is one interaction of a history. Shape suffixes: N tokens of a batch, B histories of a batch, B1 = B + 1.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from tapestry.sequences.reader import Sequences
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed histories with, at each token, the item that came next and its (given) domain.
+    """Packed histories. The target of a token is the interaction that follows it.
 
-    item_N, domain_N, target_N, target_domain_N, position_N (from 0 in each history): int64;
-    offsets_B1: int64, B + 1 entries.
+    All tensors are int64. item_N, domain_N: the token's item and domain. target_N, target_domain_N: the target's.
+    position_N: from 0 in each history. offsets_B1: history b has tokens offsets_B1[b] to offsets_B1[b + 1] - 1.
+
+    Example: a history of items 5, 8, 3 gives item_N = [5, 8] and target_N = [8, 3].
     """
 
     item_N: Tensor
@@ -33,17 +35,17 @@ class Batch:
 
 
 def pack(sequences: Sequences, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> Batch:
-    """Pack the interactions [start, end) of each history; each token's target is the one after it.
+    """Pack one history for each pair of `starts` and `ends`: the interactions start to end - 1 of `sequences`.
 
-    `ends` may not pass the last interaction of the history's user: there is no target after it.
+    Interaction `end` is the target of the last token, so it must be of the same user.
     """
     lengths = ends - starts
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
     index = position + np.repeat(starts, lengths)
 
-    def take(column: npt.NDArray[np.generic], at: npt.NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(column[at].astype(np.int64))
+    def take(column: npt.NDArray[np.generic], indices: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(column[indices].astype(np.int64))
 
     return Batch(
         item_N=take(sequences.item, index),
@@ -56,22 +58,22 @@ def pack(sequences: Sequences, starts: npt.NDArray[np.int64], ends: npt.NDArray[
 
 
 def trained_users(sequences: Sequences) -> npt.NDArray[np.int64]:
-    """Users with two training interactions or more, of whom there is something to learn; ascending."""
-    return np.flatnonzero(sequences.trained >= 2)
+    """Return the users with at least two training interactions (one token and its target), ascending."""
+    return np.flatnonzero(sequences.train_length >= 2)
 
 
 def training_batches(
     sequences: Sequences, window: int, batch_users: int, generator: np.random.Generator
 ) -> Iterator[tuple[npt.NDArray[np.int64], Batch]]:
-    """One epoch: each user's last `window` tokens whose target is a training interaction, once.
+    """Yield the batches of one epoch. It has each user once: the last `window` tokens whose target is in training.
 
-    Users are shuffled and batches left mixed: grouping histories of like length lost 8 % of HR@10 on the
-    six real domains (one seed), and packing leaves it little waste to save.
+    Users are in random order. Batches mix histories of different lengths: to group them by length lowered HR@10 by 8 %
+    on the six real domains (one seed). Grouping would save little, because packed batches have no padding.
 
     Yields:
-        (users, batch)
+        (users, batch): history b of the batch is of user users[b].
     """
-    ends = sequences.offsets[:-1] + sequences.trained - 1
+    ends = sequences.offsets[:-1] + sequences.train_length - 1
     starts = np.maximum(sequences.offsets[:-1], ends - window)
     users = generator.permutation(trained_users(sequences))
     for first in range(0, len(users), batch_users):
@@ -82,13 +84,15 @@ def training_batches(
 def target_batches(
     sequences: Sequences, targets: npt.NDArray[np.int64], window: int, batch_users: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], Batch]]:
-    """The last `window` interactions before each of `targets` (indices), whose last token predicts it.
+    """Yield batches that predict `targets` (indices of interactions) from the last `window` interactions before each.
+
+    Histories of similar length share a batch. The last token of a history predicts its target.
 
     Yields:
-        (places, batch): places are indices into `targets`; histories of like length come together.
+        (indices, batch): history b of the batch is of targets[indices[b]].
     """
     starts = np.maximum(sequences.offsets[sequences.owner[targets]], targets - window)
     order = np.argsort(targets - starts, kind="stable")
     for first in range(0, len(order), batch_users):
-        places = order[first : first + batch_users]
-        yield places, pack(sequences, starts[places], targets[places])
+        indices = order[first : first + batch_users]
+        yield indices, pack(sequences, starts[indices], targets[indices])

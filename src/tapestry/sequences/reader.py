@@ -1,4 +1,4 @@
-"""The sequences folder as flat arrays: what training and evaluation read."""
+"""Read the files of sessionize as flat arrays, for training, evaluation and the baselines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tapestry.core.splits import TRAIN
 
 @dataclass(frozen=True)
 class Domain:
-    """A domain's name and its slice [start, end) of the item ids."""
+    """A domain: its name, and its items, which are those from start to end - 1."""
 
     name: str
     start: int
@@ -27,10 +27,14 @@ class Domain:
 
 @dataclass(frozen=True)
 class Sequences:
-    """All users' interactions, user after user, each in time order.
+    """The interactions of all users in flat arrays: user after user, each user's in time order.
 
-    Per interaction (N): item, domain, timestamp (ms), split (TRAIN, VALIDATION, TEST).
-    Per user (U): user_id; offsets has U + 1 entries. Per item (I): item_id, train_count.
+    Of each interaction (N,): item, domain (numbers), timestamp (ms), split (TRAIN, VALIDATION or TEST).
+    Of each user (U,): user_id. `offsets` (U + 1,): user u has the interactions from offsets[u] to offsets[u + 1] - 1.
+    Of each item (I,): item_id, train_count (its training interactions).
+
+    A user is a number u from 0, the row of users.parquet. user_id[u] is the text of the raw file, which evaluation
+    writes to metrics/ranks.parquet. Items likewise.
     """
 
     item: npt.NDArray[np.int32]
@@ -45,32 +49,33 @@ class Sequences:
 
     @property
     def items(self) -> int:
+        """The number of items."""
         return len(self.item_id)
 
     @cached_property
     def owner(self) -> npt.NDArray[np.int64]:
-        """The user of each interaction, (N,)."""
+        """The user of each interaction (N,). Its user_id is user_id[owner]."""
         return np.repeat(np.arange(len(self.user_id)), np.diff(self.offsets))
 
     @cached_property
-    def trained(self) -> npt.NDArray[np.int64]:
-        """The number of training interactions of each user, (U,)."""
+    def train_length(self) -> npt.NDArray[np.int64]:
+        """The number of training interactions of each user (U,)."""
         return np.bincount(self.owner[self.split == TRAIN], minlength=len(self.user_id))
 
     def targets(self, split: int) -> npt.NDArray[np.int64]:
-        """Indices of the interactions of `split` that have a history before them, ascending."""
+        """Return the indices of the interactions of `split` that have an earlier one of their user, ascending."""
         first = np.zeros(len(self.item), dtype=bool)
         first[self.offsets[:-1]] = True
         return np.flatnonzero((self.split == split) & ~first)
 
 
 def read_sequences(folder: Path) -> Sequences:
-    """Read what sessionize wrote.
+    """Read the folder that sessionize wrote.
 
     Raises:
-        TapestryError: a file of the folder is missing or damaged, or the files aren't of one run.
+        TapestryError: A file of the folder is missing or damaged, or the files contradict each other.
     """
-    import pyarrow.parquet as pq  # here, so that models train where pyarrow isn't installed
+    import pyarrow.parquet as pq  # not at the top: models also train in environments without pyarrow
 
     def column(name: str, key: str, kind: Any) -> Any:
         values = tables[name][key].to_numpy()
@@ -97,34 +102,37 @@ def read_sequences(folder: Path) -> Sequences:
         raise TapestryError(f"{error.filename or folder}: no sequences; run `dvc repro sessionize`") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError, TapestryError) as error:
         raise TapestryError(
-            f"{folder}: a file is damaged or not of this version ({one_line(str(error))}); {_REPEAT}"
+            f"{folder}: a file is damaged or from another version ({one_line(str(error))}); {_FIX}"
         ) from error
     if broken:
-        raise TapestryError(f"{folder}: its files are not of one run: {broken}; {_REPEAT}")
+        raise TapestryError(f"{folder}: its files are from different runs: {broken}; {_FIX}")
     return sequences
 
 
-_REPEAT = "remove the folder and run `dvc repro sessionize`"
+_FIX = "remove the folder and run `dvc repro sessionize`"
 
 
 def _contradiction(sequences: Sequences, user: npt.NDArray[np.int32], item_domain: npt.NDArray[np.int16]) -> str | None:
-    """What one file says against another, or None. `user` is of each interaction, `item_domain` of each item."""
+    """Return how two files contradict each other; None if they don't.
+
+    `user` (N,) is the user of each interaction, `item_domain` (I,) the domain of each item.
+    """
     names = [domain.name for domain in sequences.domains]
     ends = [0, *(domain.end for domain in sequences.domains)]
     if len(set(names)) < len(names) or any(d.start != end for d, end in zip(sequences.domains, ends, strict=False)):
-        return "domains.json's slices of the items don't follow each other"
+        return "the item ranges in domains.json have gaps or overlap"
     if ends[-1] != sequences.items:
-        return f"domains.json is of {ends[-1]} items, items.parquet has {sequences.items}"
+        return f"domains.json has {ends[-1]} items, items.parquet {sequences.items}"
     if not np.array_equal(item_domain, np.repeat(np.arange(len(names)), np.diff(ends))):
-        return "domains.json and items.parquet have items in different domains"
+        return "domains.json and items.parquet have an item in different domains"
     lengths = np.diff(sequences.offsets)
     if sequences.offsets[0] != 0 or (lengths < 1).any() or not np.array_equal(user, sequences.owner):
-        return "users.parquet's offsets are not where sequences.parquet's users begin"
+        return "the offsets in users.parquet are not where the users begin in sequences.parquet"
     if sequences.item.min() < 0 or sequences.item.max() >= sequences.items:
         return f"sequences.parquet has items outside the {sequences.items} of items.parquet"
     if not np.array_equal(item_domain[sequences.item], sequences.domain):
-        return "sequences.parquet and items.parquet have items in different domains"
-    trained = np.bincount(sequences.item[sequences.split == TRAIN], minlength=sequences.items)
-    if not np.array_equal(trained, sequences.train_count):
-        return "items.parquet's train_count is not what sequences.parquet's training interactions add up to"
+        return "sequences.parquet and items.parquet have an item in different domains"
+    train_count = np.bincount(sequences.item[sequences.split == TRAIN], minlength=sequences.items)
+    if not np.array_equal(train_count, sequences.train_count):
+        return "train_count in items.parquet is not the number of training interactions in sequences.parquet"
     return None

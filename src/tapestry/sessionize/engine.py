@@ -1,4 +1,4 @@
-"""What the rules need of an engine, and the one that is always there: DuckDB, in this process."""
+"""The SQL engine that applies the filter rules: the interface, and its DuckDB implementation in this process."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from tapestry.tables.database import quote
 
 
 class Engine(Protocol):
-    """Runs SQL that DuckDB and Spark both understand. Names it is given are replaced if they are there already."""
+    """Runs SQL that both DuckDB and Spark understand. A new view or table replaces an old one of the same name."""
 
-    number: str
-    """SQL for an integer that no other row of the query has; any, and not the same ones in every run."""
+    unique_integer: str
+    """SQL expression: an integer that differs in every row of a query. Its values may differ from run to run."""
 
     def view_parquet(self, name: str, path: Path) -> None:
-        """A view of a Parquet file."""
+        """Create a view of a Parquet file."""
 
-    def view(self, name: str, query: str) -> None: ...
+    def view(self, name: str, query: str) -> None:
+        """Create a view: the query runs each time that the view is read."""
 
     def table(self, name: str, query: str) -> None:
-        """A table of the query's rows as they are now; the query may read the table that it replaces."""
+        """Create a table: the query runs once, now. It may read the old table that it replaces."""
 
     def fetch(self, query: str) -> list[tuple[Any, ...]]:
-        """The rows of a query, which are few."""
+        """Return the rows of a query, all in memory: for small results."""
 
-    def hand_over(self, name: str, query: str) -> None:
-        """A view of the query's rows in DuckDB, in this process."""
+    def export_to_duckdb(self, name: str, query: str) -> None:
+        """Make the rows of a query readable under `name` in the DuckDB database of this process."""
 
 
 class DuckDBEngine:
-    """A connection; what it hands over stays where it is."""
+    """Runs the rules in a DuckDB connection of this process."""
 
-    number = "CAST(row_number() OVER () AS INTEGER)"  # half of what BIGINT takes in memory
+    unique_integer = "CAST(row_number() OVER () AS INTEGER)"  # INTEGER takes half the memory of BIGINT
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
@@ -51,5 +52,5 @@ class DuckDBEngine:
     def fetch(self, query: str) -> list[tuple[Any, ...]]:
         return self._connection.execute(query).fetchall()
 
-    def hand_over(self, name: str, query: str) -> None:
+    def export_to_duckdb(self, name: str, query: str) -> None:
         self.view(name, query)

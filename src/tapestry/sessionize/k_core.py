@@ -1,4 +1,4 @@
-"""The iterated k-core: users with enough interactions and domains, items with enough interactions."""
+"""The iterated k-core: remove users and items with too few interactions until every remaining one has enough."""
 
 from __future__ import annotations
 
@@ -7,58 +7,69 @@ from typing import NamedTuple
 from tapestry.sessionize.engine import Engine
 from tapestry.sessionize.settings import SessionizeSettings
 
-_ROUNDS_WRITTEN = 3
+_ROUNDS_THAT_REWRITE = 3
 
 
 class Condition(NamedTuple):
-    """By which users or items leave the core."""
+    """A condition under which the k-core removes a user or an item."""
 
-    parameter: str  # of sessionize, that holds the bound
-    key: str  # user | item
-    too_few: str  # SQL, of the rows of one user or item
-    told: str
+    parameter: str
+    """The parameter of section `sessionize` that sets the bound."""
+    key: str
+    """The column that the condition groups by: `user` or `item`."""
+    too_few: str
+    """SQL aggregate over the rows of one user or item: true if it is removed."""
+    description: str
+    """Whose interactions are removed, for messages."""
 
 
 def conditions(settings: SessionizeSettings) -> list[Condition]:
-    def few(what: str, bound: int, of: str) -> str:
-        return f"{what} of fewer than {bound} {of}"
-
+    """Return the conditions of the k-core, in the order in which they are applied."""
     users, items, domains = settings.min_user_interactions, settings.min_item_interactions, settings.min_domains
-    active_in = "bit_count(bit_or(CAST(1 AS BIGINT) << domain))"
+    active_domains = "bit_count(bit_or(CAST(1 AS BIGINT) << domain))"
     return [
-        Condition("min_user_interactions", "user", f"count(*) < {users}", few("users", users, "interactions")),
-        Condition("min_domains", "user", f"{active_in} < {domains}", few("users", domains, "domains")),
-        Condition("min_item_interactions", "item", f"count(*) < {items}", few("items", items, "interactions")),
+        Condition(
+            "min_user_interactions", "user", f"count(*) < {users}", f"users with fewer than {users} interactions"
+        ),
+        Condition("min_domains", "user", f"{active_domains} < {domains}", f"users with fewer than {domains} domains"),
+        Condition(
+            "min_item_interactions", "item", f"count(*) < {items}", f"items with fewer than {items} interactions"
+        ),
     ]
 
 
-def keep_core(engine: Engine, core: str, settings: SessionizeSettings) -> None:
-    """Cut the table `core` to its k-core. After the first round only who lost an interaction in the last one is
-    counted again.
+def cut_to_k_core(engine: Engine, table: str, settings: SessionizeSettings) -> None:
+    """Replace `table` by its k-core.
 
-    The first rounds, in which most leave, write the rows anew; the later ones only note who leaves, until the end.
+    Rounds alternate between users and items. The first round counts all users, the second all items. A later round
+    counts only users (or items) that lost an interaction in the round before, since no other count has changed.
+
+    Most rows go in the first rounds, so these write the table again. Later rounds remove few rows. They only record
+    the removed users and items, and the table is written once at the end.
     """
     too_few = {
         key: " OR ".join(condition.too_few for condition in conditions(settings) if condition.key == key)
         for key in ("user", "item")
     }
     for key in too_few:
-        engine.table(f"left_{key}", f"SELECT {key} FROM {core} WHERE 1 = 0")
-    staying = "ANTI JOIN left_user USING (user) ANTI JOIN left_item USING (item)"
-    key, other, counted = "user", "item", core
-    done = 0
+        engine.table(f"removed_{key}", f"SELECT {key} FROM {table} WHERE 1 = 0")
+    not_removed = "ANTI JOIN removed_user USING (user) ANTI JOIN removed_item USING (item)"
+    key, other, counted = "user", "item", table
+    rounds = 0
     while True:
-        engine.table("leaving", f"SELECT {key} FROM {counted} GROUP BY {key} HAVING {too_few[key]}")
-        ((leaving,),) = engine.fetch("SELECT count(*) FROM leaving")
-        if leaving == 0 and done > 0:
+        engine.table("to_remove", f"SELECT {key} FROM {counted} GROUP BY {key} HAVING {too_few[key]}")
+        ((found,),) = engine.fetch("SELECT count(*) FROM to_remove")
+        if found == 0 and rounds > 0:
             break
-        if done > 0:
-            engine.table("touched", f"SELECT DISTINCT {other} FROM {core} SEMI JOIN leaving USING ({key}) {staying}")
-        if done < _ROUNDS_WRITTEN:
-            engine.table(core, f"SELECT * FROM {core} ANTI JOIN leaving USING ({key})")
+        if rounds > 0:
+            engine.table(
+                "to_recount", f"SELECT DISTINCT {other} FROM {table} SEMI JOIN to_remove USING ({key}) {not_removed}"
+            )
+        if rounds < _ROUNDS_THAT_REWRITE:
+            engine.table(table, f"SELECT * FROM {table} ANTI JOIN to_remove USING ({key})")
         else:
-            engine.table(f"left_{key}", f"SELECT {key} FROM left_{key} UNION ALL SELECT {key} FROM leaving")
+            engine.table(f"removed_{key}", f"SELECT {key} FROM removed_{key} UNION ALL SELECT {key} FROM to_remove")
         key, other = other, key
-        counted = f"{core} SEMI JOIN touched USING ({key}) {staying}" if done > 0 else core
-        done += 1
-    engine.table(core, f"SELECT * FROM {core} {staying}")
+        counted = f"{table} SEMI JOIN to_recount USING ({key}) {not_removed}" if rounds > 0 else table
+        rounds += 1
+    engine.table(table, f"SELECT * FROM {table} {not_removed}")

@@ -1,4 +1,4 @@
-"""What sequences, users and items must be, as Pandera schemas."""
+"""Pandera schemas of the tables that sessionize writes: sequences, users and items."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ import ibis.expr.datatypes as dt
 import pandera.ibis as pa
 
 from tapestry.core.splits import TEST, TRAIN, VALIDATION
-from tapestry.tables.schema import compares, validate
+from tapestry.tables.schema import table_check, validate
 
 
 def check_sequences(
     connection: duckdb.DuckDBPyConnection, domains: int, item_identity: Literal["global", "domain"]
 ) -> None:
-    """Check `sequences`, `users` and `items`, in the order of their rows, against themselves and each other.
+    """Check the tables `sequences`, `users` and `items`: each table, the order of its rows, and that the tables agree.
 
-    Each rule about other rows (sorted by time, test after training, length) is a comparison of two columns
-    of a view that puts the other rows' value beside the row's own. No interaction is there twice, as positions
-    count up from 0 for each user. An item's id is unique, or so within its domain, as `item_identity` has it.
+    A rule can concern other rows: for example, a timestamp must not be smaller than the timestamp of the row before.
+    For such a rule a view adds the other row's value as a column (`previous_timestamp`), and the rule table_check two
+    columns of one row.
+
+    item_id is unique with `item_identity: global`, and unique within each domain with `item_identity: domain`.
 
     Raises:
-        TapestryError: a rule is broken.
+        TapestryError: A rule is broken. The message lists all broken rules, with examples.
     """
-    before = ("user", "position", "timestamp", "split")
+    previous = ("user", "position", "timestamp", "split")
     connection.execute(
         f"""CREATE OR REPLACE TEMP VIEW sequences_in_order AS
-        SELECT *, {", ".join(f'lag("{name}") OVER () AS previous_{name}' for name in before)} FROM sequences"""
+        SELECT *, {", ".join(f'lag("{name}") OVER () AS previous_{name}' for name in previous)} FROM sequences"""
     )
     connection.execute(
         """CREATE OR REPLACE TEMP TABLE users_counted AS
         SELECT * FROM (SELECT *, row_number() OVER () - 1 AS expected_user FROM users) FULL JOIN (
-            SELECT "user", count(*) AS interactions, min(place) AS first_place
-            FROM (SELECT "user", row_number() OVER () - 1 AS place FROM sequences) GROUP BY "user"
+            SELECT "user", count(*) AS interactions, min(row) AS first_row
+            FROM (SELECT "user", row_number() OVER () - 1 AS row FROM sequences) GROUP BY "user"
         ) USING ("user")"""
     )
     connection.execute(
@@ -57,11 +59,11 @@ def check_sequences(
             "split": pa.Column(dt.Int8, pa.Check.isin([TRAIN, VALIDATION, TEST])),
         },
         checks=[
-            compares("sorted by user", lambda t: (t.user >= t.previous_user).fill_null(True)),
-            compares("sorted by time", lambda t: _of_one_user(t, t.timestamp >= t.previous_timestamp)),
-            compares("test after training", lambda t: _of_one_user(t, t.split >= t.previous_split)),
-            compares("positions count up", lambda t: _of_one_user(t, t.position == t.previous_position + 1)),
-            compares("positions from 0", lambda t: (t.user == t.previous_user).fill_null(False) | (t.position == 0)),
+            table_check("sorted by user", lambda t: (t.user >= t.previous_user).fill_null(True)),
+            table_check("sorted by time", lambda t: _within_user(t, t.timestamp >= t.previous_timestamp)),
+            table_check("test after training", lambda t: _within_user(t, t.split >= t.previous_split)),
+            table_check("positions count up", lambda t: _within_user(t, t.position == t.previous_position + 1)),
+            table_check("positions from 0", lambda t: (t.user == t.previous_user).fill_null(False) | (t.position == 0)),
         ],
     )
     users = pa.DataFrameSchema(
@@ -73,9 +75,9 @@ def check_sequences(
             "interactions": pa.Column(dt.Int64),
         },
         checks=[
-            compares("user ids contiguous", lambda t: t.user == t.expected_user),
-            compares("length counted", lambda t: t.length == t.interactions),
-            compares("offsets consistent", lambda t: t.offset == t.first_place),
+            table_check("user ids contiguous", lambda t: t.user == t.expected_user),
+            table_check("length counted", lambda t: t.length == t.interactions),
+            table_check("offsets consistent", lambda t: t.offset == t.first_row),
         ],
         unique=["user_id"],
     )
@@ -88,15 +90,16 @@ def check_sequences(
             "trained": pa.Column(dt.Int64),
         },
         checks=[
-            compares("item ids contiguous", lambda t: t.item == t.expected_item),
-            compares("contiguous by domain", lambda t: (t.domain >= t.previous_domain).fill_null(True)),
-            compares("training interactions counted", lambda t: t.train_count == t.trained),
-            compares("item of its domain", lambda t: (t.domain == t.least_domain) & (t.domain == t.last_domain)),
+            table_check("item ids contiguous", lambda t: t.item == t.expected_item),
+            table_check("contiguous by domain", lambda t: (t.domain >= t.previous_domain).fill_null(True)),
+            table_check("training interactions counted", lambda t: t.train_count == t.trained),
+            table_check("item of its domain", lambda t: (t.domain == t.least_domain) & (t.domain == t.last_domain)),
         ],
         unique=["item_id"] if item_identity == "global" else ["domain", "item_id"],
     )
     validate(connection, {"sequences_in_order": in_order, "users_counted": users, "items_counted": items})
 
 
-def _of_one_user(table: ibis.Table, rule: Any) -> Any:
+def _within_user(table: ibis.Table, rule: Any) -> Any:
+    """Apply a rule about the previous row only where that row is of the same user."""
     return ((table.user != table.previous_user) | rule).fill_null(True)

@@ -1,22 +1,33 @@
-"""Interactions of all domains → per-user, domain-tagged, time-ordered sequences with a split.
+"""Turn the interactions of all domains into one time-ordered sequence per user, with a split.
 
-The folder holds
-    sequences.parquet  user, position, item (int32), domain (int16), timestamp (int64, ms), split (int8:
-                       0 training, 1 validation, 2 test); one row an interaction, ordered by user, position
-    users.parquet      user, user_id, offset (of its first row in sequences.parquet), length
-    items.parquet      item, item_id, domain, train_count (training interactions); ids contiguous by domain
-    domains.json       [{"name", "start", "end"}]: a domain's items are the slice [start, end)
+Files that `sessionize` writes:
+    sequences.parquet  one row per interaction, sorted by user and position. Columns: user, position, item (int32),
+                       domain (int16), timestamp (int64, ms), split (int8: 0 training, 1 validation, 2 test)
+    users.parquet      one row per user: user (int32, from 0), user_id (text of the raw file), offset (row of the
+                       user's first interaction in sequences.parquet), length (number of interactions)
+    items.parquet      one row per item: item (int32, from 0; contiguous by domain), item_id (text of the raw file),
+                       domain, train_count (number of training interactions)
+    domains.json       [{"name", "start", "end"}]: the items of a domain are those from start to end - 1
 
-Rules, in order. An item claimed by several domains belongs to the one with most of its interactions (the
-first listed, if equal); the others' rows are filtered. Where each domain numbers its own items
-(`item_identity: domain`) the id and the domain name an item, and none is claimed twice. Then the iterated
-k-core: users with enough interactions and domains, items with enough interactions, until nothing changes.
-Then the most recent `max_length` of each user.
+The path of a user's id:
+    data/interactions/<domain>.parquet  column user_id, as in the raw file
+    table user_ids (rules.py)           user_id → user, an integer of this run
+    users.parquet                       user_id → user, the row number in the order of user_id
+    Sequences.user_id (sequences)       array: user → user_id
+    metrics/ranks.parquet (evaluation)  column user_id, again as in the raw file
 
-Leave-one-out filters on all interactions, as the literature does. The temporal split filters on the training
-period alone: owners, the core and `max_length` are of its interactions, so that no later one decides which of
-them are kept. Of later interactions it keeps what the core's users do with its items. The periods begin at
-quantiles of the times of all interactions, also of those that a rule filters then.
+Rules, in this order:
+    1. Owner. If several domains have interactions of an item, the domain with the most of them owns it (the first in
+       the list, if equal). Interactions of the item in other domains are filtered. With `item_identity: domain`,
+       item_id and domain together name an item, so every item has one domain and this rule filters nothing.
+    2. k-core. Remove users with too few interactions or domains, then items with too few interactions, and repeat
+       until nothing changes.
+    3. Length. Keep the most recent `max_length` interactions of each user.
+
+Leave-one-out applies the rules to all interactions, as the literature does. The temporal split applies them to the
+training period only, so that no later interaction decides which training interactions are kept. Of the later
+interactions it keeps those of a user and an item of the k-core. The periods begin at quantiles of the timestamps of
+all interactions, before any rule.
 """
 
 from __future__ import annotations
@@ -34,7 +45,7 @@ from tapestry.core.atomic import atomic_folder, write_json
 from tapestry.core.errors import TapestryError
 from tapestry.core.splits import TRAIN
 from tapestry.sessionize.engine import DuckDBEngine, Engine
-from tapestry.sessionize.rules import CONTESTED, apply_rules
+from tapestry.sessionize.rules import CONTESTED, RowsByDomain, apply_rules
 from tapestry.sessionize.schema import check_sequences
 from tapestry.sessionize.settings import SessionizeSettings
 from tapestry.sessionize.statistics import sequence_statistics
@@ -43,51 +54,57 @@ from tapestry.tables.database import connect, quote, write_parquet
 
 @dataclass(frozen=True)
 class DomainInput:
-    """What ingest made of one domain."""
+    """The files that ingest wrote for one domain."""
 
     interactions: Path
+    """Parquet: user_id, item_id, timestamp (ms), row, …"""
     counts: Path
+    """JSON: the number of rows read, quarantined and dropped as duplicates."""
 
 
 def sessionize(inputs: Mapping[str, DomainInput], settings: SessionizeSettings, folder: Path) -> dict[str, Any]:
-    """Write the sequences of the domains `inputs` (in vocabulary order) to `folder`.
+    """Write the sequences of the domains `inputs` to `folder`, atomically.
+
+    Args:
+        inputs: The files of each domain. Their order is the order of the domain numbers.
 
     Returns:
-        The contents of metrics/data.json: row accounting and sequence statistics, in all and by domain.
+        The contents of metrics/data.json: row accounting and sequence statistics, of all domains and of each.
 
     Raises:
-        TapestryError: more interactions than `max_contested_share` are of another domain's items, a domain has no
-            user left after filtering, or a split no target.
+        TapestryError: In a domain, more than `max_contested_share` of the interactions are of items that another domain
+            owns; or after filtering a domain has no user, or a split no target.
     """
     domains = list(inputs)
     interactions = {domain: source.interactions for domain, source in inputs.items()}
     with connect(settings.memory_limit, settings.threads) as connection, atomic_folder(folder) as temporary:
         with _engine(settings, connection, folder) as engine:
             filtered = apply_rules(engine, interactions, settings)
-            for name, query in _KEPT.items():
-                engine.hand_over(name, query)
-            _number(connection)
-            _write(connection, domains, temporary)
+            for name, query in _EXPORTS.items():
+                engine.export_to_duckdb(name, query)
+            _assign_ids(connection)
+            _write_files(connection, domains, temporary)
         check_sequences(connection, len(domains), settings.item_identity)
-        return _account(inputs, filtered, sequence_statistics(connection, domains))
+        return _with_row_counts(inputs, filtered, sequence_statistics(connection, domains))
 
 
 def contested_interactions(metrics: dict[str, Any]) -> str | None:
-    """A line for the console on the interactions filtered as of another domain's items; None if there are none."""
-    lost = {domain: row["filtered"][CONTESTED] for domain, row in metrics["domain"].items()}
+    """Return a line for the console about interactions of items that another domain owns; None if there are none."""
+    filtered = {domain: row["filtered"][CONTESTED] for domain, row in metrics["domain"].items()}
     usable = sum(
         row["rows_in"] - row["rows_quarantined"] - row["filtered"]["duplicate"] for row in metrics["domain"].values()
     )
-    if not (total := sum(lost.values())):
+    if not (total := sum(filtered.values())):
         return None
-    by_domain = ", ".join(f"{domain} {rows}" for domain, rows in lost.items() if rows)
+    by_domain = ", ".join(f"{domain} {rows}" for domain, rows in filtered.items() if rows)
     return (
         f"{CONTESTED}: {total} of {usable} interactions filtered ({total / usable:.2%}; {by_domain}); if each domain "
-        "numbers its items by itself, set sessionize.item_identity to domain"
+        "numbers its own items, set sessionize.item_identity to domain"
     )
 
 
-_KEPT = {
+# From the engine's tables to DuckDB. Here each integer of a user or item gets its text again.
+_EXPORTS = {
     "kept": "SELECT * FROM rows",
     "kept_users": """SELECT user, user_id, length
         FROM (SELECT user, count(*) AS length FROM rows GROUP BY user) AS users JOIN user_ids USING (user)""",
@@ -109,8 +126,12 @@ def _engine(settings: SessionizeSettings, connection: duckdb.DuckDBPyConnection,
         yield engine
 
 
-def _number(connection: duckdb.DuckDBPyConnection) -> None:
-    """Tables `numbered_users` and `numbered_items`: contiguous ids from 0, in the order of the texts."""
+def _assign_ids(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the tables `numbered_users` and `numbered_items`, with contiguous ids (`number`) from 0.
+
+    Users are in the order of user_id, items in the order of domain and item_id. These ids depend on the
+    data only, unlike the integers of `user_ids` and `item_ids`, which may differ from run to run.
+    """
     connection.execute(
         """CREATE TABLE numbered_items AS
         SELECT *, (row_number() OVER (ORDER BY domain, item_id) - 1)::INTEGER AS number FROM kept_items"""
@@ -123,9 +144,9 @@ def _number(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def _write(connection: duckdb.DuckDBPyConnection, domains: list[str], folder: Path) -> None:
-    """The files, and views `sequences`, `users` and `items` of them."""
-    connection.execute(  # apart from sorting, which together with the joins takes memory that cannot be spilled
+def _write_files(connection: duckdb.DuckDBPyConnection, domains: list[str], folder: Path) -> None:
+    """Write the files, and create the views `sequences`, `users` and `items` of them."""
+    connection.execute(  # a step of its own: joined and sorted at once, it needs memory that DuckDB can't spill
         """CREATE TABLE numbered AS
         SELECT u.number AS "user", r.position, i.number AS item, r.domain, r.timestamp, r.split
         FROM kept r JOIN numbered_users u USING ("user") JOIN numbered_items i USING (item)"""
@@ -150,17 +171,17 @@ def _write(connection: duckdb.DuckDBPyConnection, domains: list[str], folder: Pa
     )
 
 
-def _account(
+def _with_row_counts(
     inputs: Mapping[str, DomainInput],
-    filtered: dict[str, dict[str, int]],
+    filtered: dict[str, RowsByDomain],
     statistics: dict[str, Any],
 ) -> dict[str, Any]:
-    """Row accounting beside the statistics; rows in must be rows kept + quarantined + filtered."""
-    rows: dict[str, dict[str, Any]] = {}
+    """Add row counts to the statistics, and check that rows in = rows kept + rows quarantined + rows filtered."""
+    accounts: dict[str, dict[str, Any]] = {}
     for domain, source in inputs.items():
         counts = json.loads(source.counts.read_text(encoding="utf-8"))
-        reasons = {"duplicate": counts["rows_duplicate"]} | {why: lost[domain] for why, lost in filtered.items()}
-        rows[domain] = {
+        reasons = {"duplicate": counts["rows_duplicate"]} | {reason: rows[domain] for reason, rows in filtered.items()}
+        accounts[domain] = {
             "rows_in": counts["rows_in"],
             "rows_kept": statistics["domain"][domain]["interactions"],
             "rows_quarantined": counts["rows_quarantined"],
@@ -168,18 +189,18 @@ def _account(
             "quarantined": counts["reasons"],
             "filtered": reasons,
         }
-        row = rows[domain]
-        parts = row["rows_kept"] + row["rows_quarantined"] + row["rows_filtered"]
-        if row["rows_in"] != parts:
+        account = accounts[domain]
+        parts = account["rows_kept"] + account["rows_quarantined"] + account["rows_filtered"]
+        if account["rows_in"] != parts:
             raise TapestryError(
-                f"{domain}: {row['rows_in']} rows in, but {parts} kept, quarantined or filtered; "
-                f"{source.interactions} and {source.counts} are not of one run: repeat ingest"
+                f"{domain}: {account['rows_in']} rows in, but {parts} kept, quarantined or filtered; "
+                f"{source.interactions} and {source.counts} are from different runs of ingest: run ingest again"
             )
     total = {
-        key: sum(row[key] for row in rows.values())
+        key: sum(account[key] for account in accounts.values())
         for key in ("rows_in", "rows_kept", "rows_quarantined", "rows_filtered")
     }
     return {
         "all": total | statistics["all"],
-        "domain": {domain: rows[domain] | statistics["domain"][domain] for domain in inputs},
+        "domain": {domain: accounts[domain] | statistics["domain"][domain] for domain in inputs},
     }

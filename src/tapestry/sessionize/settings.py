@@ -13,34 +13,39 @@ class SessionizeSettings:
     """Which interactions become sequences, how they are ordered and split (`tapestry.sessionize.sessionize`)."""
 
     item_identity: Literal["global", "domain"]
-    """`global`: an item id names one item in all domains. `domain`: each domain numbers its items by itself."""
+    """`global`: an item_id names the same item in all domains. `domain`: each domain numbers its own items, so that an
+    item_id of two domains names two items."""
     max_contested_share: Fraction
-    """The stage stops if more than this share of a domain's interactions is of items that another domain owns."""
+    """Fraction. The stage stops if more than this share of a domain's interactions is of items that another domain
+    owns."""
     min_user_interactions: Count
-    """k-core: a user has at least so many interactions."""
+    """k-core: the fewest interactions of a user."""
     min_item_interactions: Count
-    """k-core: an item has at least so many interactions."""
+    """k-core: the fewest interactions of an item."""
     min_domains: Annotated[int, between(1, 63)]
-    """A user is active in at least so many domains."""
+    """k-core: the fewest domains in which a user has interactions."""
     max_length: Annotated[int, between(3, 10**6)]
-    """Most recent interactions kept of a user. With `split: temporal`, of the training period alone."""
+    """Longest sequence: the most recent interactions of a user are kept. With `split: temporal` the limit applies to
+    the interactions of the training period."""
     split: Literal["leave_one_out", "temporal"]
     """`leave_one_out`: each user's last interaction is the test target, the one before it the validation target.
     `temporal`: two points in time separate training, validation and test for all users."""
     validation_share: Fraction
-    """temporal: share of all interactions, by time, that the validation period has."""
+    """Temporal split: fraction of all interactions in the validation period, just before the test period."""
     test_share: Fraction
-    """temporal: share of all interactions, by time, that the test period has."""
+    """Temporal split: fraction of all interactions in the test period, the last one."""
     ties: Literal["hash", "row"]
-    """Order of a user's interactions of one timestamp: `hash` of seed, user and item, or `row` of the raw file."""
+    """Order of a user's interactions with equal timestamps: by a `hash` of seed, user_id and item_id, or by the `row`
+    of the raw file."""
     seed: Annotated[int, between(-(2**63), 2**63 - 1)]
-    """Of the hash that orders ties."""
+    """Seed of the hash that orders ties."""
     engine: Literal["duckdb", "spark"]
-    """What runs the SQL. Both give the same bytes; Spark is an optional extra, for data beyond one machine."""
+    """Engine that runs the SQL. Both write the same bytes. Spark is an optional extra, for data too large for one
+    machine."""
     memory_limit: MemorySize
-    """Memory of the process, about, such as 2GB. Larger work spills to a temporary folder."""
+    """Approximate memory of the process, such as 2GB. Larger data spills to a temporary folder."""
     threads: Threads
-    """CPU threads. The result is the same for any number."""
+    """Number of CPU threads. It does not change the result."""
 
     def __post_init__(self) -> None:
         if self.split == "leave_one_out":

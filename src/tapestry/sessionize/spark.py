@@ -1,4 +1,4 @@
-"""The rules on Spark: a session of the user's usual configuration, or a local one where there is none."""
+"""The Spark engine: runs the rules in a Spark session that the user configured, or else in a local one."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from tapestry.tables.database import quote, scalar
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-CONFIGURED_BY = ("SPARK_REMOTE", "SPARK_HOME", "SPARK_CONF_DIR", "PYSPARK_SUBMIT_ARGS", "MASTER")
+CONFIGURATION_VARIABLES = ("SPARK_REMOTE", "SPARK_HOME", "SPARK_CONF_DIR", "PYSPARK_SUBMIT_ARGS", "MASTER")
+"""Environment variables that configure Spark. If none is set, the session is local."""
 
 
 class SparkEngine:
-    """Runs the rules in `session`, and hands results to `connection` by `folder`, which all nodes must see."""
+    """Runs the rules in `session`. Results reach DuckDB as Parquet files in `folder`, on a file system that all nodes
+    share."""
 
-    number = "monotonically_increasing_id()"
+    unique_integer = "monotonically_increasing_id()"
 
     def __init__(self, session: SparkSession, connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
         self._session = session
@@ -40,16 +42,17 @@ class SparkEngine:
         self._session.sql(query).createOrReplaceTempView(name)
 
     def table(self, name: str, query: str) -> None:
-        # Without a checkpoint each round of the k-core would plan, and number, all before it again.
+        # A plain view would run again, with all views before it, in each round of the k-core. The integers of
+        # monotonically_increasing_id could then differ.
         self._session.sql(query).localCheckpoint(eager=True).createOrReplaceTempView(name)
 
     def fetch(self, query: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in self._session.sql(query).collect()]
 
-    def hand_over(self, name: str, query: str) -> None:
+    def export_to_duckdb(self, name: str, query: str) -> None:
         folder = self._folder / name
         self._session.sql(query).write.parquet(folder.as_uri())
-        # A table, as DuckDB's own are: of a view of files it would write the columns as nullable, in other bytes.
+        # A table, as with the DuckDB engine: from a view of files DuckDB would write nullable columns, in other bytes.
         self._connection.execute(f"CREATE TABLE {name} AS FROM read_parquet('{quote(folder)}/*.parquet')")
 
 
@@ -57,11 +60,11 @@ class SparkEngine:
 def spark_engine(
     connection: duckdb.DuckDBPyConnection, folder: Path, settings: SessionizeSettings
 ) -> Iterator[SparkEngine]:
-    """An engine on the session that is active, or else a new one, stopped at the end.
+    """Yield an engine on the active Spark session. If there is none, start a session and stop it at the end.
 
-    Where none of the variables by which Spark is told of a cluster is set (`CONFIGURED_BY`), that is a local session
-    of `settings.threads` threads and `settings.memory_limit`. What Spark hands over lies in a folder beside `folder`,
-    and is gone at the end.
+    If no environment variable configures Spark (`CONFIGURATION_VARIABLES`), the new session is local, with
+    `settings.threads` threads and `settings.memory_limit` of memory. Results pass to DuckDB through a temporary folder
+    beside `folder`.
 
     Raises:
         TapestryError: PySpark or Java is missing, or Spark failed.
@@ -77,7 +80,7 @@ def spark_engine(
     if not os.environ.get("SPARK_REMOTE"):
         _require_java()
     builder = SparkSession.builder.appName("tapestry sessionize")
-    if not any(os.environ.get(name) for name in CONFIGURED_BY):
+    if not any(os.environ.get(name) for name in CONFIGURATION_VARIABLES):
         memory = scalar(connection, f"SELECT parse_formatted_bytes('{quote(settings.memory_limit)}')")
         options = {
             "spark.master": f"local[{settings.threads}]",
@@ -94,8 +97,8 @@ def spark_engine(
     except PySparkException as error:
         raise TapestryError(
             f"sessionize.engine: Spark failed: {error}\n"
-            f"Every node must see the files of {folder.parent.resolve()}, by a file system that they share, under that "
-            "name, and run on Java 17 or newer."
+            f"Every node must see {folder.parent.resolve()}, at the same path of a shared file system, and run Java 17 "
+            "or newer."
         ) from error
     finally:
         if active is None and (started := SparkSession.getActiveSession()) is not None:
@@ -106,7 +109,7 @@ def _require_java() -> None:
     home = os.environ.get("JAVA_HOME")
     if shutil.which("java", path=f"{home}/bin" if home else None) is None:
         raise TapestryError(
-            f"sessionize.engine: spark needs Java 17 or newer, and there is no {f'{home}/bin/java' if home else 'java'}"
+            f"sessionize.engine: spark needs Java 17 or newer, but {f'{home}/bin/java' if home else 'java'} is missing"
             ": install a JRE (Debian: apt install openjdk-17-jre-headless) or set JAVA_HOME, or set sessionize.engine "
             "to duckdb"
         )

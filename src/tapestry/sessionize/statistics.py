@@ -1,4 +1,8 @@
-"""What sequences are like: δ, transition entropy, ties. Each figure of one domain is of the later item's."""
+"""Statistics of the sequences: counts, δ (how unevenly users spread over domains), transition entropy and ties.
+
+A pair is two adjacent interactions of one user. In the statistics of one domain, a pair counts for the domain of its
+later interaction, unless the text says otherwise.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,24 @@ from typing import Any
 
 import duckdb
 
+from tapestry.tables.database import scalar
+
 
 def sequence_statistics(connection: duckdb.DuckDBPyConnection, domains: list[str]) -> dict[str, Any]:
-    """Statistics of tables `sequences`, whose rows are in the order of users and positions, `users` and `items`, in
-    all and by domain.
+    """Return the statistics of all domains and of each: {"all": {...}, "domain": {name: {...}}}.
 
-    users, items, interactions; `delta`: δ = Σ_d n_d² / S² averaged over users (by domain: its term of the
-    sum); `transition_entropy`: entropy of the next domain given this one, in nats (by domain: given that
-    this one is it); `tied_pairs`: share of adjacent pairs with one timestamp; `tied_switches`: share of
-    adjacent pairs of two domains with one timestamp (by domain: pairs whose later interaction is in it).
+    Reads the tables `sequences` (rows sorted by user and position), `users` and `items`. The statistics:
+
+    users, items, interactions: counts.
+    delta: δ = Σ_d n_d² / S², averaged over users. A user has S interactions, n_d of them in domain d. δ is 1 if all
+        users are active in one domain only, and 1 / D if they spread evenly over D domains. Of one domain: the
+        average of its term n_d² / S².
+    transition_entropy: conditional entropy of the next interaction's domain, given this one's, in nats. Of one domain:
+        the entropy of the next domain after an interaction in it.
+    tied_pairs: share of pairs whose two timestamps are equal.
+    tied_switches: share of pairs with equal timestamps among the pairs of two different domains.
     """
-    (users,) = connection.execute("SELECT count(*) FROM users").fetchone() or (0,)
+    users = scalar(connection, "SELECT count(*) FROM users")
     items = dict(connection.execute("SELECT domain, count(*) FROM items GROUP BY domain").fetchall())
     shares = connection.execute(
         """SELECT domain, n, length, count(*)
@@ -33,28 +44,28 @@ def sequence_statistics(connection: duckdb.DuckDBPyConnection, domains: list[str
     ).fetchall()
     result: dict[int | None, dict[str, Any]] = {}
     for key in [None, *range(len(domains))]:
-        of_users = [row for row in shares if key is None or row[0] == key]
-        into = [row for row in pairs if key is None or row[1] == key]
-        switches = [row for row in into if row[0] != row[1]]
+        selected_shares = [row for row in shares if key is None or row[0] == key]
+        pairs_into = [row for row in pairs if key is None or row[1] == key]
+        switches = [row for row in pairs_into if row[0] != row[1]]
         result[key] = {
-            "users": users if key is None else sum(count for *_, count in of_users),
+            "users": users if key is None else sum(count for *_, count in selected_shares),
             "items": sum(items.values()) if key is None else items[key],
-            "interactions": sum(n * count for _, n, _, count in of_users),
-            "delta": math.fsum(count * (n / length) ** 2 for _, n, length, count in of_users) / users,
+            "interactions": sum(n * count for _, n, _, count in selected_shares),
+            "delta": math.fsum(count * (n / length) ** 2 for _, n, length, count in selected_shares) / users,
             "transition_entropy": _conditional_entropy([row for row in pairs if key is None or row[0] == key]),
-            "tied_pairs": _tied_share(into),
+            "tied_pairs": _tied_share(pairs_into),
             "tied_switches": _tied_share(switches),
         }
     return {"all": result[None], "domain": {name: result[index] for index, name in enumerate(domains)}}
 
 
 def _conditional_entropy(pairs: list[tuple[int, int, int, int]]) -> float:
-    """H(next domain | this domain) in nats; 0 for no pairs."""
+    """Return H(next domain | this domain) in nats; 0 without pairs."""
     total = sum(count for _, _, count, _ in pairs)
-    leaving: dict[int, int] = {}
+    from_domain: dict[int, int] = {}
     for previous, _, count, _ in pairs:
-        leaving[previous] = leaving.get(previous, 0) + count
-    return sum(count / total * math.log(leaving[previous] / count) for previous, _, count, _ in pairs)
+        from_domain[previous] = from_domain.get(previous, 0) + count
+    return sum(count / total * math.log(from_domain[previous] / count) for previous, _, count, _ in pairs)
 
 
 def _tied_share(pairs: list[tuple[int, int, int, int]]) -> float:

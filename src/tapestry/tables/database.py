@@ -1,4 +1,4 @@
-"""DuckDB connections with bounded memory and threads, and Parquet whose bytes depend on content alone."""
+"""DuckDB connections with limits on memory and threads, and Parquet files whose bytes depend only on their rows."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ import pyarrow.parquet
 from tapestry.core.atomic import atomic_file, own_folder
 from tapestry.core.errors import TapestryError
 
-_OF_THE_LIMIT = 0.65  # measured: DuckDB counts its buffers alone, and a process at its limit takes half as much again
+# DuckDB's own limit counts only its buffers. Measured: at that limit the process uses 1.5 times as much.
+_BUFFER_SHARE = 0.65
 
 
 @contextmanager
 def connect(memory_limit: str, threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-process database that keeps the process to about `memory_limit` (such as 2GB), and spills to a folder of
-    TMPDIR what is more; the next one removes what a killed process left there.
+    """Open an in-memory database. The process uses about `memory_limit` (such as 2GB).
+
+    Larger data spills to a folder in TMPDIR. The folder is removed at the end. If the process is killed, the next
+    connection removes it.
 
     Raises:
-        TapestryError: DuckDB doesn't understand `memory_limit`, or can't do with it what it is asked.
-        OSError: the disk of the spill folder is full.
+        TapestryError: DuckDB can't parse `memory_limit`, or a query needs more memory than that.
+        OSError: The disk of the spill folder is full.
     """
     with own_folder(Path(tempfile.gettempdir(), "tapestry-spill")) as spill, duckdb.connect() as connection:
         connection.execute(f"SET threads = {threads}")
@@ -34,13 +37,13 @@ def connect(memory_limit: str, threads: int) -> Iterator[duckdb.DuckDBPyConnecti
         connection.execute(f"SET temp_directory = '{quote(spill)}'")
         try:
             limit = scalar(connection, f"SELECT parse_formatted_bytes('{quote(memory_limit)}')")
-            connection.execute(f"SET memory_limit = '{int(_OF_THE_LIMIT * limit)} B'")
+            connection.execute(f"SET memory_limit = '{int(_BUFFER_SHARE * limit)} B'")
         except duckdb.Error as error:
             raise TapestryError(f"memory_limit: {memory_limit!r} is not a size such as 2GB") from error
         try:
             yield connection
         except duckdb.OutOfMemoryException as error:
-            if "max_temp_directory_size" in str(error):  # as large as the disk allows, unless it is set
+            if "max_temp_directory_size" in str(error):  # DuckDB's default for it is the free space of the disk
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(spill)) from error
             raise TapestryError(
                 f"memory_limit: {memory_limit} is too little here for {threads} threads; raise it, or lower threads. "
@@ -49,16 +52,17 @@ def connect(memory_limit: str, threads: int) -> Iterator[duckdb.DuckDBPyConnecti
 
 
 def quote(text: str | Path) -> str:
-    """Escape text for use between single quotes in SQL."""
+    """Escape a text for use between single quotes in SQL."""
     return str(text).replace("'", "''")
 
 
 def write_parquet(
     connection: duckdb.DuckDBPyConnection, query: str, path: Path, check: Callable[[Path], None] | None = None
 ) -> None:
-    """Write a query's rows atomically. Same rows in the same (total) order give the same bytes.
+    """Write the rows of a query as Parquet, atomically. The same rows in the same order give the same bytes.
 
-    `check` is given what was written, and raises if it mustn't be trusted: then nothing is.
+    Args:
+        check: Is called with the temporary file before it replaces `path`. If it raises, `path` stays unchanged.
     """
     with atomic_file(path) as temporary:
         connection.execute(
@@ -69,12 +73,12 @@ def write_parquet(
 
 
 def count_rows(path: Path) -> int:
-    """The rows of a Parquet file."""
+    """Return the number of rows of a Parquet file."""
     return int(pyarrow.parquet.read_metadata(path).num_rows)
 
 
 def scalar(connection: duckdb.DuckDBPyConnection, query: str) -> int:
-    """The single integer that a query returns."""
-    row = connection.execute(query).fetchone()
-    assert row is not None
-    return int(row[0] or 0)
+    """Return the integer of a query that returns one row of one column; 0 for NULL."""
+    # fetchall, unlike fetchone, completes the result. DuckDB refuses `register` while a result is incomplete.
+    ((value,),) = connection.execute(query).fetchall()
+    return int(value or 0)

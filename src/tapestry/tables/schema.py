@@ -1,7 +1,7 @@
-"""Pandera schemas, checked by SQL in DuckDB.
+"""Validate DuckDB tables by Pandera schemas. Pandera turns each check into SQL, through Ibis.
 
-Pandera's `Column(unique=True)` lets duplicates through on Ibis tables and `coerce` does nothing there, so
-uniqueness is a schema-level rule and types are compared as they are.
+On Ibis tables Pandera ignores `Column(unique=True)` and `coerce`. So schemas state uniqueness at the level of the table
+(`DataFrameSchema(unique=…)`), and a column must already have the type that the schema states.
 """
 
 from __future__ import annotations
@@ -17,25 +17,31 @@ from pandera.errors import SchemaErrors
 
 from tapestry.core.errors import TapestryError
 
-_SHOWN_FAILURES = 5
+_EXAMPLES = 5
 
 
-def holds(name: str, rule: Any) -> pa.Check:
+def column_check(name: str, rule: Any) -> pa.Check:
+    """Return a check of one column. `rule` takes the column and returns a boolean for each row."""
     return pa.Check(lambda data: rule(data.table[data.key]), name=name)
 
 
-def compares(name: str, rule: Any) -> pa.Check:
+def table_check(name: str, rule: Any) -> pa.Check:
+    """Return a check that reads several columns. `rule` takes the table and returns a boolean for each row."""
     return pa.Check(lambda data: rule(data.table), name=name)
 
 
 def validate(connection: duckdb.DuckDBPyConnection, schemas: Mapping[str, pa.DataFrameSchema]) -> None:
-    """Check tables by their schemas, all of them before raising."""
+    """Validate each table by its schema.
+
+    Raises:
+        TapestryError: The message lists every broken rule of every table, with up to five examples.
+    """
     found = []
     backend = ibis.duckdb.from_connection(connection)
     for table, schema in schemas.items():
         for part in (schema, *schema.columns.values()):
             for check in part.checks:
-                check.n_failure_cases = _SHOWN_FAILURES
+                check.n_failure_cases = _EXAMPLES
         try:
             schema.validate(backend.table(table), lazy=True)
         except SchemaErrors as errors:

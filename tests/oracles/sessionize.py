@@ -1,0 +1,291 @@
+"""The sequences that sessionize must write: its rules followed one by one in plain Python."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import re
+import statistics
+from collections import Counter, defaultdict
+from dataclasses import asdict
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from interactions import DAY, DOMAINS, Interaction, Result
+
+from tapestry.sessionize.settings import SessionizeSettings
+
+
+class ExpectedError(Exception):
+    """sessionize must raise an error. The text is a regular expression that its message matches."""
+
+
+def owned(
+    interactions: list[Interaction], counted: list[Interaction], settings: SessionizeSettings
+) -> list[Interaction]:
+    """The interactions whose domain owns their item: the domain with most of the item's `counted` interactions."""
+    if settings.item_identity == "domain":
+        return interactions
+    domains_of: dict[str, set[int]] = defaultdict(set)
+    for i in interactions:
+        domains_of[i.item].add(i.domain)
+    counts = Counter((i.item, i.domain) for i in counted)
+    owner = {item: min(domains, key=lambda d: (-counts[item, d], d)) for item, domains in domains_of.items()}
+    return [i for i in interactions if i.domain == owner[i.item]]
+
+
+def require_few_contested(before: list[Interaction], after: list[Interaction], settings: SessionizeSettings) -> None:
+    loaded, contested = Counter(i.domain for i in before), Counter(i.domain for i in before)
+    contested.subtract(i.domain for i in after)
+    if any(Fraction(contested[d], loaded[d]) > Fraction(str(settings.max_contested_share)) for d in loaded):
+        raise ExpectedError(rf"would filter {contested.total()} of {loaded.total()} interactions .*max_contested_share")
+
+
+def period_starts(interactions: list[Interaction], settings: SessionizeSettings) -> tuple[int, int]:
+    """The days on which validation and test begin: quantiles of the interactions' days."""
+    days = sorted(i.day for i in interactions)
+
+    def quantile(share: Fraction) -> int:
+        return days[max(math.ceil(share * len(days)), 1) - 1]
+
+    validation, test = Fraction(str(settings.validation_share)), Fraction(str(settings.test_share))
+    return quantile(1 - validation - test), quantile(1 - test)
+
+
+def before_validation(interactions: list[Interaction], starts: tuple[int, int] | None) -> list[Interaction]:
+    return [i for i in interactions if starts is None or i.day < starts[0]]
+
+
+def item_of(i: Interaction) -> tuple[int, str]:
+    """The identity of an item, once every item belongs to one domain."""
+    return i.domain, i.item
+
+
+def without_short_users(remaining: list[Interaction], settings: SessionizeSettings) -> list[Interaction]:
+    lengths = Counter(i.user for i in remaining)
+    return [i for i in remaining if lengths[i.user] >= settings.min_user_interactions]
+
+
+def without_users_of_few_domains(remaining: list[Interaction], settings: SessionizeSettings) -> list[Interaction]:
+    domains: dict[str, set[int]] = defaultdict(set)
+    for i in remaining:
+        domains[i.user].add(i.domain)
+    return [i for i in remaining if len(domains[i.user]) >= settings.min_domains]
+
+
+def without_rare_items(remaining: list[Interaction], settings: SessionizeSettings) -> list[Interaction]:
+    popularity = Counter(map(item_of, remaining))
+    return [i for i in remaining if popularity[item_of(i)] >= settings.min_item_interactions]
+
+
+def core_of(interactions: list[Interaction], settings: SessionizeSettings) -> list[Interaction]:
+    """The interactions that remain when no filter removes any more."""
+    remaining, before = interactions, None
+    while remaining != before:
+        before = remaining
+        remaining = without_rare_items(
+            without_users_of_few_domains(without_short_users(remaining, settings), settings), settings
+        )
+    return remaining
+
+
+def recent(core: list[Interaction], settings: SessionizeSettings, starts: tuple[int, int] | None) -> list[Interaction]:
+    """Each user's latest interactions, in order. The temporal split counts the training period; all later ones stay."""
+
+    def order(i: Interaction) -> tuple[Any, ...]:
+        name = [i.item, DOMAINS[i.domain]] if settings.item_identity == "domain" else [i.item]
+        tie = hashlib.md5("\x1f".join([str(settings.seed), i.user, *name]).encode()).hexdigest()
+        return (i.day, i.row, tie) if settings.ties == "row" else (i.day, tie)
+
+    kept = []
+    for user in sorted({i.user for i in core}):
+        timeline = sorted((i for i in core if i.user == user), key=order)
+        counted = len(before_validation(timeline, starts))
+        kept += timeline[max(0, counted - settings.max_length) :]
+    return kept
+
+
+def filtered_by_rule(
+    interactions: list[Interaction], settings: SessionizeSettings, starts: tuple[int, int] | None, domain: int | None
+) -> dict[str, tuple[int, int]]:
+    """{parameter: (interactions, users)} that each rule filters of one domain, or of all domains (None)."""
+    filtered: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+
+    def after(parameter: str, before: list[Interaction], remaining: list[Interaction]) -> list[Interaction]:
+        rows_before, rows_after = ([i for i in part if domain in (None, i.domain)] for part in (before, remaining))
+        rows, users = filtered[parameter]
+        users += len({i.user for i in rows_before}) - len({i.user for i in rows_after})
+        filtered[parameter] = (rows + len(rows_before) - len(rows_after), users)
+        return remaining
+
+    remaining = after(
+        "item_identity", interactions, owned(interactions, before_validation(interactions, starts), settings)
+    )
+    remaining = after("validation_share", remaining, before_validation(remaining, starts))
+    before = None
+    while remaining != before:
+        before = remaining
+        remaining = after("min_user_interactions", remaining, without_short_users(remaining, settings))
+        remaining = after("min_domains", remaining, without_users_of_few_domains(remaining, settings))
+        remaining = after("min_item_interactions", remaining, without_rare_items(remaining, settings))
+    after("max_length", remaining, recent(remaining, settings, starts))
+    return {parameter: count for parameter, count in filtered.items() if count[0]}
+
+
+DESCRIPTIONS = {
+    "item_identity": "of items of another domain",
+    "validation_share": "after the training period",
+    "min_user_interactions": "of users with fewer than {min_user_interactions} interactions",
+    "min_domains": "of users with fewer than {min_domains} domains",
+    "min_item_interactions": "of items with fewer than {min_item_interactions} interactions",
+    "max_length": "older than the last {max_length} of a user",
+}
+
+
+def require_every_domain(
+    remaining: list[Interaction],
+    interactions: list[Interaction],
+    settings: SessionizeSettings,
+    starts: tuple[int, int] | None,
+    domains: int,
+) -> None:
+    empty = [d for d in range(domains) if all(i.domain != d for i in remaining)]
+    if not empty:
+        return
+    details = []
+    for d in [None] if len(empty) == domains else empty:
+        loaded = [i for i in interactions if d in (None, i.domain)]
+        text = f"{'All domains' if d is None else DOMAINS[d]}: "
+        if not loaded:
+            details.append(f"{text}ingest wrote no interaction.")
+            continue
+        filtered = filtered_by_rule(interactions, settings, starts, d)
+        parts = [
+            f"{rows} {DESCRIPTIONS[parameter].format(**asdict(settings))} (users removed: {users})"
+            for parameter, (rows, users) in filtered.items()
+        ]
+        without_shares = {
+            parameter: rows for parameter, (rows, _) in filtered.items() if parameter != "validation_share"
+        }
+        largest = max(without_shares, key=lambda name: without_shares[name]) if without_shares else "validation_share"
+        text += f"{len(loaded)} interactions of {len({i.user for i in loaded})} users before filtering. Filtered: "
+        text += f"{', '.join(parts)}. "
+        details.append(rf"{re.escape(text)}[^.()]*\.{largest}\b")
+    raise ExpectedError(
+        f"no user remains in {', '.join(DOMAINS[d] for d in empty)} after filtering. {'.*'.join(details)}"
+    )
+
+
+def filtered_by_domain(before: list[Interaction], after: list[Interaction], domains: int) -> list[int]:
+    return [sum(i.domain == d for i in before) - sum(i.domain == d for i in after) for d in range(domains)]
+
+
+def expected_result(interactions: list[Interaction], settings: SessionizeSettings, domains: int) -> Result:
+    starts = period_starts(interactions, settings) if settings.split == "temporal" else None
+    of_owner = owned(interactions, before_validation(interactions, starts), settings)
+    require_few_contested(interactions, of_owner, settings)
+    in_training = core_of(before_validation(of_owner, starts), settings)
+    users, items = {i.user for i in in_training}, set(map(item_of, in_training))
+    core = [i for i in of_owner if i.user in users and item_of(i) in items]
+    require_every_domain(core, interactions, settings, starts, domains)
+    kept = recent(core, settings, starts)
+    timelines = {user: list(steps) for user, steps in itertools.groupby(kept, key=lambda i: i.user)}
+    require_every_domain(kept, interactions, settings, starts, domains)
+
+    def split(position: int, timeline: list[Interaction]) -> int:
+        if starts is None:
+            return max(0, position + 3 - len(timeline))
+        return sum(timeline[position].day >= start for start in starts)
+
+    steps = [
+        (user, position, i, split(position, timeline))
+        for user, timeline in timelines.items()
+        for position, i in enumerate(timeline)
+    ]
+    for number, name in ((1, "validation"), (2, "test")):
+        if not any(which == number and position > 0 for _, position, _, which in steps):
+            raise ExpectedError(f"the {name} split has no target")
+    vocabulary = sorted(set(map(item_of, kept)))
+    ids = {item: number for number, item in enumerate(vocabulary)}
+    numbers = {user: number for number, user in enumerate(timelines)}
+    trained = Counter(item_of(i) for _, _, i, which in steps if which == 0)
+    domain_of = [domain for domain, _ in vocabulary]
+    lengths = [len(timeline) for timeline in timelines.values()]
+    filtered = {
+        "item of another domain": filtered_by_domain(interactions, of_owner, domains),
+        "too few interactions or domains": filtered_by_domain(of_owner, core, domains),
+        "older than max_length": filtered_by_domain(core, kept, domains),
+    }
+    return Result(
+        sequences=[
+            (numbers[user], position, ids[item_of(i)], i.domain, i.day * DAY, which)
+            for user, position, i, which in steps
+        ],
+        users=[(numbers[user], user, sum(lengths[: numbers[user]]), len(timelines[user])) for user in timelines],
+        items=[(number, item, domain, trained[domain, item]) for number, (domain, item) in enumerate(vocabulary)],
+        domains=[
+            {"name": DOMAINS[d], "start": domain_of.index(d), "end": domain_of.index(d) + domain_of.count(d)}
+            for d in range(domains)
+        ],
+        metrics=expected_metrics(interactions, list(timelines.values()), filtered, domains),
+    )
+
+
+def expected_metrics(
+    interactions: list[Interaction],
+    timelines: list[list[Interaction]],
+    filtered_by_reason: dict[str, list[int]],
+    domains: int,
+) -> dict[str, Any]:
+    accounts: list[dict[str, Any]] = []
+    for d in range(domains):
+        filtered = {"duplicate": 2 * d} | {reason: by_domain[d] for reason, by_domain in filtered_by_reason.items()}
+        accounts.append(
+            {
+                "rows_in": sum(i.domain == d for i in interactions) + 3 * d,
+                "rows_kept": sum(i.domain == d for timeline in timelines for i in timeline),
+                "rows_quarantined": d,
+                "rows_filtered": sum(filtered.values()),
+                "quarantined": {"missing user": d},
+                "filtered": filtered,
+            }
+        )
+    names = ("rows_in", "rows_kept", "rows_quarantined", "rows_filtered")
+    total = {name: sum(account[name] for account in accounts) for name in names}
+    assert total["rows_in"] == sum(total[name] for name in names[1:])
+    return {
+        "all": total | figures(timelines, None),
+        "domain": {DOMAINS[d]: account | figures(timelines, d) for d, account in enumerate(accounts)},
+    }
+
+
+def figures(timelines: list[list[Interaction]], domain: int | None) -> dict[str, Any]:
+    """The statistics of all domains, or of one."""
+    mine = [[i for i in timeline if domain in (None, i.domain)] for timeline in timelines]
+    pairs = [pair for timeline in timelines for pair in itertools.pairwise(timeline)]
+    into = [pair for pair in pairs if domain in (None, pair[1].domain)]
+    switches = [pair for pair in into if pair[0].domain != pair[1].domain]
+    leaving = [pair for pair in pairs if domain in (None, pair[0].domain)]
+    transitions = Counter((a.domain, b.domain) for a, b in leaving)
+    sources = Counter(a.domain for a, _ in leaving)
+    shares = [
+        sum(
+            (count / len(timeline)) ** 2
+            for d, count in Counter(i.domain for i in timeline).items()
+            if domain in (None, d)
+        )
+        for timeline in timelines
+    ]
+    return {
+        "users": sum(bool(timeline) for timeline in mine),
+        "items": len({item_of(i) for timeline in mine for i in timeline}),
+        "interactions": sum(map(len, mine)),
+        "delta": pytest.approx(statistics.fmean(shares)),
+        "transition_entropy": pytest.approx(
+            -sum(count / len(leaving) * math.log(count / sources[a]) for (a, _), count in transitions.items())
+        ),
+        "tied_pairs": pytest.approx(sum(a.day == b.day for a, b in into) / max(len(into), 1)),
+        "tied_switches": pytest.approx(sum(a.day == b.day for a, b in switches) / max(len(switches), 1)),
+    }
