@@ -232,10 +232,10 @@ def _id_value(key: str) -> str:
 
 
 def _count(connection: duckdb.DuckDBPyConnection) -> Tally:
-    counts = connection.execute(
+    # fetchall, not fetchone: DuckDB registers no new reader while a result of the connection is unfinished.
+    (counts,) = connection.execute(
         f"SELECT count(*), count(reason), count(*) FILTER (WHERE reason = '{BLANK_LINE}') FROM classified"
-    ).fetchone()
-    assert counts is not None
+    ).fetchall()
     return Tally(*counts)
 
 
