@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -191,7 +192,7 @@ CASES = {
 """{name of the layout: (a review with its column names, milliseconds in its unit of time)}"""
 
 
-def write_review(folder: Path, review: dict[str, str | float], name: str) -> Path:
+def write_review(folder: Path, review: Mapping[str, object], name: str) -> Path:
     path = folder / name
     match path.suffix:
         case ".json":

@@ -85,9 +85,9 @@ def test_a_transient_status_is_retried_after_growing_waits(
     site.script = [Reply(status, {"Content-Length": "0"})] * 3
     assert download(site.url, target, record) == DIGEST
     assert len(site.requests) == 4
-    message = capfd.readouterr().err.splitlines()
-    assert len(message) == 3
-    assert all(f"{site.url}: the server answers {status}" in line and "trying again in" in line for line in message)
+    messages = capfd.readouterr().err.splitlines()
+    assert len(messages) == 3
+    assert all(f"{site.url}: the server answers {status}" in line and "trying again in" in line for line in messages)
     assert all(low <= wait <= low + 1 for low, wait in zip((1, 2, 4), waits, strict=True))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet
 
-from tapestry.core.atomic import atomic_file, own_folder
+from tapestry.core.atomic import atomic_file, temporary_folder
 from tapestry.core.errors import TapestryError
 
 _OF_THE_LIMIT = 0.65  # measured: DuckDB counts its buffers alone, and a process at its limit takes half as much again
@@ -28,7 +28,7 @@ def connect(memory_limit: str, threads: int) -> Iterator[duckdb.DuckDBPyConnecti
         TapestryError: DuckDB doesn't understand `memory_limit`, or can't do with it what it is asked.
         OSError: the disk of the spill folder is full.
     """
-    with own_folder(Path(tempfile.gettempdir(), "tapestry-spill")) as spill, duckdb.connect() as connection:
+    with temporary_folder(Path(tempfile.gettempdir(), "tapestry-spill")) as spill, duckdb.connect() as connection:
         connection.execute(f"SET threads = {threads}")
         connection.execute(f"SET enable_progress_bar = {sys.stdout.isatty()}")
         connection.execute(f"SET temp_directory = '{quote(spill)}'")
