@@ -1,8 +1,8 @@
-"""Raw gzipped reviews to interactions, beside reading the gzip alone and beside pandas: python ingestion.py
+"""Measure ingest of gzipped reviews, compared with decompression only (zcat) and with pandas: python ingestion.py
 
-Files are generated in the 2018 layout, with texts of Amazon's mean length. The floor is `zcat FILE > /dev/null`, which
-runs on one core; ours may use two. pandas reads the same file in chunks, keeps the four columns, drops duplicates,
-sorts and writes Parquet. ROWS (the environment variable) are those of the five files together.
+The files are generated in the 2018 layout, with texts of Amazon's mean length. The lower bound is
+`zcat FILE > /dev/null`, which uses one core; ingest may use two. pandas reads the same files in chunks, keeps the four
+columns, drops duplicates, sorts and writes Parquet. The environment variable ROWS sets the rows of all five files.
 """
 
 from __future__ import annotations
@@ -51,21 +51,21 @@ def floor(raw: list[Path], out: Path) -> None:
 
 
 def timed(run: Callable[[list[Path], Path], None], raw: list[Path], out: Path) -> tuple[float, float, float]:
-    """Seconds by the clock and of processors, and MiB of memory at the peak, of a process that has done its imports."""
+    """Measure wall-clock seconds, CPU seconds and peak memory in MiB, in a process that has done its imports."""
     import pandas  # noqa: F401
 
     import tapestry.ingest.ingest  # noqa: F401
 
-    before = _processor_seconds()
+    before = _cpu_seconds()
     started = time.perf_counter()
     run(raw, out)
     seconds = time.perf_counter() - started
-    return seconds, _processor_seconds() - before, peak_mib()
+    return seconds, _cpu_seconds() - before, peak_mib()
 
 
-def _processor_seconds() -> float:
-    of = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in of)
+def _cpu_seconds() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def main() -> None:

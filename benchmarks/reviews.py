@@ -1,4 +1,4 @@
-"""Raw review files in the 2018 layout, as long and as compressible as Amazon's own, of random people and items."""
+"""Random raw review files in the 2018 layout, with the size and compressibility of Amazon's files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-# The whole 2018 release is 34 GB gzipped for 233 million reviews: 146 bytes each, some 500 before.
+# The 2018 release has 233 million reviews in 34 GB of gzip: 146 bytes each, about 500 decompressed.
 _MEAN_WORDS = 45
 _VOCABULARY = 20_000
 _CHUNK = 50_000
@@ -18,10 +18,10 @@ _FIRST, _LAST = 1_262_304_000, 1_538_352_000  # 2010 to 2018, in seconds
 
 
 def write_reviews(path: Path, rows: int, users: int, items: int, seed: int) -> int:
-    """Write `rows` reviews grouped by item, one JSON object a line, gzipped; return their bytes before gzip."""
+    """Write `rows` reviews sorted by item as gzipped JSON lines; return their size in bytes before compression."""
     generator = np.random.default_rng(seed)
     words = _words(generator)
-    item = np.sort((items * generator.random(rows) ** 2).astype(np.int64))  # some are popular
+    item = np.sort((items * generator.random(rows) ** 2).astype(np.int64))  # few items have most reviews
     written = 0
     with gzip.open(path, "wb", compresslevel=6) as file:
         for start in tqdm(range(0, rows, _CHUNK), desc=path.name, unit="chunk", leave=False, disable=None):
@@ -49,7 +49,7 @@ def _reviews(
     rows = len(item)
     user = generator.integers(0, users, rows)
     day = generator.integers(_FIRST // 86_400, _LAST // 86_400, rows) * 86_400
-    stars = generator.integers(1, 6, rows)
+    rating = generator.integers(1, 6, rows)
     lengths = 1 + generator.geometric(1 / _MEAN_WORDS, rows)
     rank = (_VOCABULARY ** generator.random(lengths.sum())).astype(np.int64) - 1  # Zipf's law
     ends = np.cumsum(lengths)
@@ -58,7 +58,7 @@ def _reviews(
     for row in range(rows):
         text = " ".join(drawn[ends[row] - lengths[row] : ends[row]])
         review = {
-            "overall": float(stars[row]),
+            "overall": float(rating[row]),
             "verified": bool(user[row] % 5),
             "reviewTime": "09 1, 2016",
             "reviewerID": f"A{user[row] * 7_919 % 78_364_164_096:013d}",

@@ -16,6 +16,8 @@ from tapestry.ingest.ingest import ingest
 from tapestry.parameters import Parameters, load_parameters
 from tapestry.sessionize.sessionize import DomainInput
 
+pytest_plugins = ["http_site", "review_files"]  # fixtures of several test modules
+
 ROOT = Path(__file__).parents[1]
 AMAZON = ROOT.parent / "shared" / "amazon"
 

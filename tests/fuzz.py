@@ -1,7 +1,7 @@
-"""Generated raw files against a plain-Python reader: python tests/fuzz.py [--inputs N] [--seed S] [--keep FOLDER]
+"""Compares ingest with an oracle on generated files: python tests/fuzz.py [--inputs N] [--seed S] [--keep FOLDER]
 
-Every input is made from its own number, so a fault is repeated by `--seed NUMBER --inputs 1`. Its file is kept. The
-interactions, the quarantine with its reasons and the counts must be what `oracles.ingest` says of each row.
+Input number N depends only on N, so `--seed N --inputs 1` repeats it. The file of an input that fails is kept. The
+interactions, the quarantine with its reasons and the counts must equal those of `oracles.ingest`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,18 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from oracles.ingest import Bad, Moment, Reading, expected, float_id, judge, judge_csv, judge_json, text_id
-from raw_rows import small_pieces
+from oracles.ingest import (
+    Interaction,
+    Timestamp,
+    Unusable,
+    classify,
+    classify_csv,
+    classify_json,
+    expected,
+    float_id,
+    text_id,
+)
+from raw_rows import small_blocks
 from tqdm import tqdm
 
 from tapestry.core.errors import TapestryError
@@ -44,12 +54,12 @@ OTHER_COLUMNS = ("note", "Timestamp", "USER_ID", "file_row_number", "row", "prob
 
 
 @dataclass(frozen=True)
-class Input:
-    """A raw file and what must come of its rows."""
+class RawInput:
+    """A raw file, and for each row its interaction or the reason why it is unusable."""
 
     name: str
     content: bytes
-    judged: list[str | Reading]
+    classified: list[str | Interaction]
 
 
 class Generator:
@@ -60,8 +70,8 @@ class Generator:
         self.settings = settings
         self.names, self.unit = self.random.choice(list(LAYOUTS.items()))
 
-    def make(self) -> Input:
-        kinds: list[Callable[[], Input]] = [self.csv, self.csv, self.json, self.parquet]
+    def make(self) -> RawInput:
+        kinds: list[Callable[[], RawInput]] = [self.csv, self.csv, self.json, self.parquet]
         return self.random.choice(kinds)()
 
     def pick(self, *choices: Any) -> Any:
@@ -103,7 +113,7 @@ class Generator:
         self.random.shuffle(names)
         return names
 
-    def csv(self) -> Input:
+    def csv(self) -> RawInput:
         delimiter = self.pick(",", ",", "\t", ";", "|")
         line_end = self.pick("\n", "\n", "\r\n", "\r")
         columns = self.columns(OTHER_COLUMNS)
@@ -127,16 +137,16 @@ class Generator:
             lines.append(delimiter.join(fields) if self.random.random() > 0.03 else self.pick("", " ", "\t "))
         body = bytearray((line_end.join(lines) + self.pick(line_end, "")).encode())
         for _ in range(self.pick(0, 0, 0, 1, 1, 3, 10) if body else 0):
-            place = self.random.randrange(len(body))
+            position = self.random.randrange(len(body))
             damage = self.pick(b'"', b'"', b'""', b"\n", b"\r", delimiter.encode(), b"\xff", b"\0", b"")
-            body[place : place + self.random.randrange(2)] = damage
+            body[position : position + self.random.randrange(2)] = damage
         quoted = ['"' + name.replace('"', '""') + '"' if '"' in name else name for name in columns]
         header = self.pick(b"", b"\xef\xbb\xbf", b"\n") + (delimiter.join(quoted) + line_end).encode()
         if header.endswith(b"\r") and body.startswith(b"\n"):
             body = body[1:]
-        judged = judge_csv(bytes(body), delimiter.encode(), columns, self.names, self.settings, self.unit)
+        classified = classify_csv(bytes(body), delimiter.encode(), columns, self.names, self.settings, self.unit)
         return self.stored(
-            self.pick("Books.csv", "Books.csv", "Books.tsv", "Books.inter"), header + bytes(body), judged
+            self.pick("Books.csv", "Books.csv", "Books.tsv", "Books.inter"), header + bytes(body), classified
         )
 
     def field(self, text: str, delimiter: str, quoting: str) -> str:
@@ -145,7 +155,7 @@ class Generator:
             return '"' + text.replace('"', '""') + '"'
         return text
 
-    def json(self) -> Input:
+    def json(self) -> RawInput:
         lines = []
         for _ in range(self.random.randrange(1, 60)):
             time = self.time()
@@ -169,10 +179,10 @@ class Generator:
             lines.append(junk if self.random.random() < 0.08 else line)
         lines.insert(0, b"{" + b", ".join(b'"%b": 0' % name.encode() for name in self.names[:3]) + b"}")
         content = self.pick(b"\n", b"\r\n").join(lines) + self.pick(b"\n", b"")
-        judged = [judge_json(line, self.names, self.settings, self.unit) for line in content.split(b"\n")]
+        classified = [classify_json(line, self.names, self.settings, self.unit) for line in content.split(b"\n")]
         if content.endswith(b"\n"):
-            judged.pop()
-        return self.stored(self.pick("Books.json", "Books.jsonl", "Books.ndjson"), content, judged)
+            classified.pop()
+        return self.stored(self.pick("Books.json", "Books.jsonl", "Books.ndjson"), content, classified)
 
     def json_value(self, letter: str) -> str:
         number = self.random.randrange(9)
@@ -185,7 +195,7 @@ class Generator:
             )
         )  # fmt: skip
 
-    def parquet(self) -> Input:
+    def parquet(self) -> RawInput:
         count = self.random.randrange(1, 60)
         columns = self.columns([*OTHER_COLUMNS, "Item_ID", "reviewerid"])
         arrays = {name: pa.array(["x"] * count) for name in columns}
@@ -197,18 +207,20 @@ class Generator:
             arrays[self.names[3]] = pa.array(ratings, self.pick(pa.float32(), pa.float64()))
         else:
             ratings = [None] * count
-        judged: list[str | Reading] = []
+        classified: list[str | Interaction] = []
         for user, item, time, rating in zip(user_values, item_values, times, ratings, strict=True):
-            stars = None if rating is None or math.isnan(rating) else str(rating)
-            invalid = Bad("invalid UTF-8") in (user, item)
-            judged.append("invalid UTF-8" if invalid else judge(user, item, time, stars, self.settings, unit))
+            rating_text = None if rating is None or math.isnan(rating) else str(rating)
+            invalid = Unusable("invalid UTF-8") in (user, item)
+            classified.append(
+                "invalid UTF-8" if invalid else classify(user, item, time, rating_text, self.settings, unit)
+            )
         table = pa.table([arrays[name] for name in columns], names=columns)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, row_group_size=self.pick(7, 1000))
-        return Input("Books.parquet", sink.getvalue().to_pybytes(), judged)
+        return RawInput("Books.parquet", sink.getvalue().to_pybytes(), classified)
 
-    def parquet_ids(self, letter: str, count: int) -> tuple[list[str | Bad], pa.Array]:
-        """What each id must be read as, and the column."""
+    def parquet_ids(self, letter: str, count: int) -> tuple[list[str | Unusable], pa.Array]:
+        """Make a column of ids; return the expected id of each row, and the column."""
         texts = [f"{letter}{self.random.randrange(9)}" for _ in range(count)]
         odd = [
             self.pick(None, "", " ", "NaN", "é", '"', texts[0]) if self.random.random() < 0.2 else text
@@ -216,13 +228,13 @@ class Generator:
         ]
         numbers = [self.pick(*range(9), None) for _ in range(count)]
         floats = [self.pick(*map(float, range(9)), None, math.nan, 1.5, math.inf, 2.0**60) for _ in range(count)]
-        no_scalars = {
+        not_scalar = {
             "true or false": pa.array([self.pick(True, False, None) for _ in range(count)]),
             "a list": pa.array([self.pick([1], [], None) for _ in range(count)], pa.list_(pa.int64())),
             "an object": pa.array([self.pick({"a": 1}, None) for _ in range(count)], pa.struct({"a": pa.int64()})),
             "a time": pa.array([self.pick(0, 1, None) for _ in range(count)], pa.timestamp("s")),
         }
-        kind = self.pick(*["text"] * 4, "int", "float64", "float32", "binary", "decimal", *no_scalars)
+        kind = self.pick(*["text"] * 4, "int", "float64", "float32", "binary", "decimal", *not_scalar)
         if kind == "text":
             column = pa.array(odd, self.pick(pa.string(), pa.large_string()))
             return [text_id(text) for text in odd], self.pick(column, column.dictionary_encode())
@@ -236,65 +248,65 @@ class Generator:
         if kind == "binary":
             raw = [self.pick(b"\xff\xfe", b"B\xc3") if text is None else text.encode() for text in odd]
             valid = [None if text is None else text for text in odd]
-            return [Bad("invalid UTF-8") if text is None else text_id(text) for text in valid], pa.array(
+            return [Unusable("invalid UTF-8") if text is None else text_id(text) for text in valid], pa.array(
                 raw, pa.binary()
             )
-        if kind in no_scalars:
-            reason = Bad(f"{{}} is {kind}, not text or a number")
-            column = no_scalars[kind]
+        if kind in not_scalar:
+            reason = Unusable(f"{{}} is {kind}, not text or a number")
+            column = not_scalar[kind]
             return [text_id(None) if value is None else reason for value in column.to_pylist()], column
         bits = 53 if kind == "float64" else 24
         values = [text_id(None) if number is None else float_id(number, bits) for number in floats]
         return values, pa.array(floats, pa.float64() if kind == "float64" else pa.float32())
 
-    def parquet_times(self, count: int) -> tuple[list[Moment], pa.Array, str]:
-        """What each timestamp must be read as, the column, and its unit."""
+    def parquet_times(self, count: int) -> tuple[list[Timestamp], pa.Array, str]:
+        """Make a column of timestamps; return the expected timestamp of each row, the column, and its unit."""
         times: list[int | None] = [self.pick(*[self.time()] * 8, None, 0, self.time() * 1000) for _ in range(count)]
         kind = self.pick("int", "int", "text", "float64", "float32", "timestamp", "date")
         if kind == "int":
             return (
-                [Moment(None if time is None else str(time)) for time in times],
+                [Timestamp(None if time is None else str(time)) for time in times],
                 pa.array(times, pa.int64()),
                 self.unit,
             )
         if kind == "text":
             texts = [self.time_text() if time else None for time in times]
-            return [Moment(text) for text in texts], pa.array(texts, pa.string()), self.unit
+            return [Timestamp(text) for text in texts], pa.array(texts, pa.string()), self.unit
         if kind in ("float64", "float32"):
             column = pa.array(times, pa.float64()).cast(pa.float64() if kind == "float64" else pa.float32())
             rounded = None if kind == "float64" else "timestamp is a 32-bit float, which rounds it"
             texts = [None if value is None else str(int(value)) for value in column.to_pylist()]
-            return [Moment(text, rounded) for text in texts], column, self.unit
+            return [Timestamp(text, rounded) for text in texts], column, self.unit
         seconds = [None if time is None else NOON + self.random.randrange(10**6) for time in times]
         if kind == "date":
             days = [None if second is None else second // 86_400 for second in seconds]
             column = pa.array(days, pa.int32()).cast(pa.date32())
-            return [Moment(None if day is None else str(day * 86_400_000)) for day in days], column, "milliseconds"
+            return [Timestamp(None if day is None else str(day * 86_400_000)) for day in days], column, "milliseconds"
         unit, parts = self.pick(("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9))
         ticks = [None if second is None else second * parts + self.random.randrange(parts) for second in seconds]
         zone = self.pick(None, "UTC", "Europe/Vienna")
         column = pa.array(ticks, pa.int64()).cast(pa.timestamp(unit, zone))
-        return [Moment(None if t is None else str(t * 1000 // parts)) for t in ticks], column, "milliseconds"
+        return [Timestamp(None if t is None else str(t * 1000 // parts)) for t in ticks], column, "milliseconds"
 
-    def stored(self, name: str, content: bytes, judged: list[str | Reading]) -> Input:
+    def stored(self, name: str, content: bytes, classified: list[str | Interaction]) -> RawInput:
         if self.random.random() < 0.3:
-            return Input(f"{name}.gz", gzip.compress(content, 1, mtime=0), judged)
-        return Input(name, content, judged)
+            return RawInput(f"{name}.gz", gzip.compress(content, 1, mtime=0), classified)
+        return RawInput(name, content, classified)
 
 
-def check(given: Input, number: int, settings: IngestSettings, folder: Path) -> None:
-    """Ingest the input and compare.
+def check(raw_file: RawInput, number: int, settings: IngestSettings, folder: Path) -> None:
+    """Ingest the input and compare the outputs with the oracle's.
 
     Raises:
-        AssertionError: something else came of it.
+        AssertionError: they differ.
     """
-    raw = folder / given.name
-    raw.write_bytes(given.content)
+    raw = folder / raw_file.name
+    raw.write_bytes(raw_file.content)
     out = [folder / "interactions.parquet", folder / "quarantine.parquet", folder / "counts.json"]
-    interactions, quarantine, counts = expected(given.judged, "Books")
+    interactions, quarantine, counts = expected(raw_file.classified, "Books")
     pieces = random.Random(number)
     try:
-        with small_pieces(pieces.choice([1, 7, 64, 1000, 1 << 22]), pieces.choice([1, 5, 1 << 17])):
+        with small_blocks(pieces.choice([1, 7, 64, 1000, 1 << 22]), pieces.choice([1, 5, 1 << 17])):
             ingest(raw, "Books", settings, *out)
     except TapestryError as error:
         if counts["interactions"] or not re.search("holds no rows|can't be used", str(error)):
@@ -303,32 +315,39 @@ def check(given: Input, number: int, settings: IngestSettings, folder: Path) -> 
     assert counts["interactions"], "accepted without a usable row"
     same("quarantine", [(row["row"], row["reason"]) for row in pq.read_table(out[1]).to_pylist()], quarantine)
     same("interactions", pq.read_table(out[0]).to_pylist(), interactions)
-    same("counts", [json.loads(out[2].read_text(encoding="utf-8"))], [{"file": given.name, **counts}])
+    same("counts", [json.loads(out[2].read_text(encoding="utf-8"))], [{"file": raw_file.name, **counts}])
 
 
-def same(what: str, found: list[Any], wanted: list[Any]) -> None:
-    only = [value for value in found if value not in wanted], [value for value in wanted if value not in found]
-    assert found == wanted, f"{what}: only found {only[0]}, only expected {only[1]}"
+def same(what: str, found: list[Any], expected_values: list[Any]) -> None:
+    only = (
+        [value for value in found if value not in expected_values],
+        [value for value in expected_values if value not in found],
+    )
+    assert found == expected_values, f"{what}: only found {only[0]}, only expected {only[1]}"
 
 
 def fuzz(first: int, inputs: int, keep: Path) -> tuple[Counter[str], list[int]]:
-    """Check inputs of the numbers from `first` on: how many of which kind there were, and the numbers of faults."""
+    """Check the inputs number `first` and following.
+
+    Returns:
+        The number of inputs by file extension, and the numbers of the inputs that failed.
+    """
     settings = dataclasses.replace(
         load_parameters(Path(__file__).parent.parent / "params.yaml").ingest, max_quarantine_share=1.0
     )
     kinds: Counter[str] = Counter()
     faults = []
     for number in tqdm(range(first, first + inputs), desc="inputs", disable=None, leave=False):
-        given = Generator(number, settings).make()
-        kinds[given.name.partition(".")[2]] += 1
+        raw_file = Generator(number, settings).make()
+        kinds[raw_file.name.partition(".")[2]] += 1
         with tempfile.TemporaryDirectory() as folder:
             try:
-                check(given, number, settings, Path(folder))
+                check(raw_file, number, settings, Path(folder))
             except Exception as error:
                 faults.append(number)
-                kept = keep / str(number) / given.name
+                kept = keep / str(number) / raw_file.name
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                kept.write_bytes(given.content)
+                kept.write_bytes(raw_file.content)
                 shown = str(error) if isinstance(error, AssertionError) else traceback.format_exc()
                 print(f"input {number} ({kept}): {shown[:3000]}", file=sys.stderr)
     return kinds, faults

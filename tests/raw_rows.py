@@ -1,4 +1,4 @@
-"""Raw content written to a file and read back as the rows that ingest sees."""
+"""Reads raw content as the rows that ingest classifies, in blocks and batches of any size."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tapestry.ingest.classify import open_reader
 
 
 @contextmanager
-def small_pieces(block_bytes: int, batch_rows: int = 1 << 17) -> Iterator[None]:
-    """Text files are read in blocks of `block_bytes` and handed on in batches of `batch_rows`."""
+def small_blocks(block_bytes: int, batch_rows: int = 1 << 17) -> Iterator[None]:
+    """Make text files be read in blocks of `block_bytes` and in batches of `batch_rows`."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (csv_rows, json_rows):
             patch.setattr(module, "_BLOCK_BYTES", block_bytes)
@@ -26,8 +26,8 @@ def small_pieces(block_bytes: int, batch_rows: int = 1 << 17) -> Iterator[None]:
 
 
 def read_rows(content: bytes, name: str, block_bytes: int, batch_rows: int = 1 << 17) -> list[dict[str, Any]]:
-    """The rows of a file of that name and content, in their order."""
-    with tempfile.TemporaryDirectory() as folder, small_pieces(block_bytes, batch_rows):
+    """Return the rows of a file with this name and content, in order."""
+    with tempfile.TemporaryDirectory() as folder, small_blocks(block_bytes, batch_rows):
         path = Path(folder, name)
         path.write_bytes(gzip.compress(content, 1, mtime=0) if name.endswith(".gz") else content)
         reader, layout = open_reader(path)

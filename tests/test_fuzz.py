@@ -7,7 +7,7 @@ from pathlib import Path
 from fuzz import fuzz
 
 
-def test_generated_raw_files_are_read_as_plain_python_reads_them(tmp_path: Path) -> None:
+def test_ingest_equals_the_oracle_on_generated_raw_files(tmp_path: Path) -> None:
     kinds, faults = fuzz(first=1_000_000, inputs=120, keep=tmp_path)
     assert faults == []
     assert {kind.partition(".")[0] for kind in kinds} == {"csv", "tsv", "inter", "json", "jsonl", "ndjson", "parquet"}

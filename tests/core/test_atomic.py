@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tapestry.core.atomic import atomic_file, atomic_folder, own_folder, write_csv, write_json
+from tapestry.core.atomic import atomic_file, atomic_folder, temporary_folder, write_csv, write_json
 
 
 class InterruptedWriteError(Exception):
-    """Stands for anything that ends a write half-way."""
+    """Any error during a write."""
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -32,7 +32,7 @@ def test_a_file_appears_only_when_its_writer_is_done(tmp_path: Path) -> None:
     assert files(tmp_path) == {"new/a.txt": "whole"}
 
 
-def test_a_file_replaces_the_one_before(tmp_path: Path) -> None:
+def test_a_file_replaces_the_old_one(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("old")
     with atomic_file(tmp_path / "a.txt") as temporary:
         temporary.write_text("new")
@@ -41,7 +41,7 @@ def test_a_file_replaces_the_one_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [{}, {"a.txt": "old"}])
-def test_an_interrupted_file_leaves_what_was_there_and_nothing_else(tmp_path: Path, before: dict[str, str]) -> None:
+def test_an_interrupted_file_leaves_only_the_old_one(tmp_path: Path, before: dict[str, str]) -> None:
     for name, text in before.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(InterruptedWriteError), atomic_file(tmp_path / "a.txt") as temporary:  # noqa: PT012
@@ -50,7 +50,7 @@ def test_an_interrupted_file_leaves_what_was_there_and_nothing_else(tmp_path: Pa
     assert files(tmp_path) == before
 
 
-def test_what_is_written_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
+def test_outputs_have_the_permissions_of_new_files(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         with atomic_file(tmp_path / "file") as temporary:
@@ -63,14 +63,14 @@ def test_what_is_written_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
     assert modes == [0o640, 0o750, 0o640]
 
 
-def test_a_file_that_its_writer_never_made_is_an_error_and_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_file_that_was_not_written_is_an_error_and_the_old_one_stays(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("old")
     with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "a.txt"):
         pass
     assert files(tmp_path) == {"a.txt": "old"}
 
 
-def test_a_folder_replaces_the_one_before_with_all_its_files(tmp_path: Path) -> None:
+def test_a_folder_replaces_the_old_one_with_all_its_files(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     for content in ({"a": "1", "b": "2"}, {"b": "3", "sub/c": "4"}):
         with atomic_folder(folder) as temporary:
@@ -81,7 +81,7 @@ def test_a_folder_replaces_the_one_before_with_all_its_files(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("before", [{}, {"folder/a": "old"}])
-def test_an_interrupted_folder_leaves_what_was_there_and_nothing_else(tmp_path: Path, before: dict[str, str]) -> None:
+def test_an_interrupted_folder_leaves_only_the_old_one(tmp_path: Path, before: dict[str, str]) -> None:
     for name, text in before.items():
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(text)
@@ -94,7 +94,7 @@ def test_an_interrupted_folder_leaves_what_was_there_and_nothing_else(tmp_path: 
 
 
 @pytest.mark.parametrize("in_place", ["file", "link"])
-def test_a_file_or_link_in_a_folders_place_is_left_alone(tmp_path: Path, in_place: str) -> None:
+def test_a_file_or_link_at_the_path_of_a_folder_stays(tmp_path: Path, in_place: str) -> None:
     (tmp_path / "elsewhere").mkdir()
     if in_place == "file":
         (tmp_path / "folder").write_text("mine")
@@ -111,7 +111,7 @@ def waiting(code: str, folder: Path) -> subprocess.Popen[str]:
     prelude = """
 import sys
 from pathlib import Path
-from tapestry.core.atomic import atomic_file, atomic_folder, own_folder
+from tapestry.core.atomic import atomic_file, atomic_folder, temporary_folder
 def wait():
     print("ready", flush=True)
     sys.stdin.read()
@@ -127,27 +127,25 @@ def wait():
 HALF_WRITTEN = {
     "file": "with atomic_file(Path('out')) as t: t.write_text('half'); wait()",
     "folder": "with atomic_folder(Path('out')) as t: (t / 'a').write_text('half'); wait()",
-    "spilled": "with own_folder(Path('out')) as t: (t / 'a').write_text('half'); wait()",
+    "spilled": "with temporary_folder(Path('out')) as t: (t / 'a').write_text('half'); wait()",
 }
 
 
 @pytest.mark.parametrize("code", HALF_WRITTEN.values(), ids=HALF_WRITTEN)
-def test_what_a_killed_process_left_is_removed_by_the_next_and_what_a_living_one_has_is_not(
-    tmp_path: Path, code: str
-) -> None:
+def test_the_next_writer_removes_the_temporary_folder_of_a_killed_process_only(tmp_path: Path, code: str) -> None:
     killed, living = waiting(code, tmp_path), waiting(code, tmp_path)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     assert len(list(tmp_path.iterdir())) == 2
-    with own_folder(tmp_path / "out.other"):  # of another path
+    with temporary_folder(tmp_path / "out.other"):  # of another path
         assert len(list(tmp_path.iterdir())) == 3
-    with own_folder(tmp_path / "out") as mine:
+    with temporary_folder(tmp_path / "out") as mine:
         kept = set(tmp_path.iterdir()) - {mine}
         assert len(kept) == 1
     assert set(tmp_path.iterdir()) == kept
     living.communicate("go on")
     assert living.returncode == 0
-    assert [path.name for path in tmp_path.iterdir()] == ([] if "own_folder" in code else ["out"])
+    assert [path.name for path in tmp_path.iterdir()] == ([] if "temporary_folder" in code else ["out"])
 
 
 WRITER = """
@@ -181,7 +179,7 @@ def whole_file(path: Path) -> bool:
 
 
 def whole_folder(path: Path) -> bool:
-    """Read by one descriptor: names looked up one by one could be of two folders, each of them whole."""
+    """Read through one descriptor: files opened by path could belong to two different folders, each complete."""
     handle = os.open(path, os.O_RDONLY)
     try:
         texts = set()
@@ -194,7 +192,7 @@ def whole_folder(path: Path) -> bool:
 
 
 @pytest.mark.parametrize(("kind", "whole"), [("file", whole_file), ("folder", whole_folder)])
-def test_of_several_writers_of_one_path_each_read_sees_one_whole(
+def test_readers_see_the_complete_output_of_one_of_several_writers(
     tmp_path: Path, kind: str, whole: Callable[[Path], bool]
 ) -> None:
     writers = [
@@ -203,7 +201,7 @@ def test_of_several_writers_of_one_path_each_read_sees_one_whole(
     ]
     reads = 0
     while any(writer.poll() is None for writer in writers):
-        # Neither is there at first; a folder that is being replaced may be gone for an instant, or while it is read.
+        # At first there is no output. Also, a folder that is being replaced may be missing for an instant.
         with suppress(FileNotFoundError) if kind == "folder" or reads == 0 else nullcontext():
             assert whole(tmp_path / "out")
             reads += 1
@@ -215,7 +213,7 @@ def test_of_several_writers_of_one_path_each_read_sees_one_whole(
     assert whole(tmp_path / "out")
 
 
-def test_json_that_holds_no_number_is_refused_and_leaves_the_old_file(tmp_path: Path) -> None:
+def test_json_with_nan_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"b": 1, "a": [0.5, "é"]})
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"b": float("nan")})
@@ -223,7 +221,7 @@ def test_json_that_holds_no_number_is_refused_and_leaves_the_old_file(tmp_path: 
     assert list(json.loads((tmp_path / "a.json").read_text()).items()) == [("b", 1), ("a", [0.5, "é"])]
 
 
-def test_csv_rows_come_back_as_written(tmp_path: Path) -> None:
+def test_csv_rows_are_read_back(tmp_path: Path) -> None:
     rows = [{"a": "1", "b": 'with, "quotes"\nand lines'}, {"a": "é", "b": ""}]
     write_csv(tmp_path / "a.csv", rows)
     with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:

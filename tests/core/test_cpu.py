@@ -1,4 +1,4 @@
-"""Arithmetic that doesn't depend on the processor: what is set where, and that a user's own setting wins."""
+"""Arithmetic that doesn't depend on the processor: the variables that are set, and the user's own settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tapestry.training.optimizer import _root
 
 @pytest.fixture
 def cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Of a processor with AVX2, on which nothing is set."""
+    """The cpuinfo of a processor with AVX2; no variable is set."""
     for name in PORTABLE:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
@@ -29,33 +29,33 @@ def settings() -> dict[str, str]:
     return {name: os.environ[name] for name in PORTABLE if name in os.environ}
 
 
-def test_a_processor_with_avx2_is_asked_for_portable_arithmetic(cpuinfo: Path) -> None:
+def test_portable_arithmetic_is_set_on_a_processor_with_avx2(cpuinfo: Path) -> None:
     make_portable(cpuinfo)
     assert settings() == PORTABLE
 
 
-def test_what_the_user_has_set_stays(cpuinfo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_set_by_the_user_stay(cpuinfo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MKL_CBWR", "AUTO")
     make_portable(cpuinfo)
     assert settings() == PORTABLE | {"MKL_CBWR": "AUTO"}
 
 
 @pytest.mark.parametrize("flags", ["fpu avx", "fpu avx512f avx2x"])
-def test_a_processor_without_avx2_is_left_alone(cpuinfo: Path, flags: str) -> None:
+def test_nothing_is_set_on_a_processor_without_avx2(cpuinfo: Path, flags: str) -> None:
     cpuinfo.write_text(f"flags : {flags}\n")
     make_portable(cpuinfo)
     assert settings() == {}
 
 
-def test_another_kind_of_processor_is_left_alone(cpuinfo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_set_on_another_kind_of_processor(cpuinfo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_portable(cpuinfo / "not there")
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     make_portable(cpuinfo)
     assert settings() == {}
 
 
-def test_the_package_itself_does_not_load_torch() -> None:
-    """What it sets would come too late."""
+def test_importing_the_package_does_not_import_torch() -> None:
+    """Otherwise the variables would be set too late."""
     code = "import sys, tapestry; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"
 

@@ -1,4 +1,4 @@
-"""What a full disk, or something else in an output's place, is told as: one line, and nothing half-written."""
+"""A full disk, or a folder at the path of a file: one line of error, and no incomplete output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tapestry.core.atomic import atomic_file, atomic_folder, own_folder, write_csv, write_json
+from tapestry.core.atomic import atomic_file, atomic_folder, temporary_folder, write_csv, write_json
 from tapestry.core.errors import TapestryError
 from tapestry.core.failures import explain, reported_errors
 from tapestry.tables.database import connect, write_parquet
@@ -75,7 +75,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_a_full_disk_is_one_line_that_names_the_output_and_leaves_what_was_there(
+def test_a_full_disk_is_one_line_that_names_the_output_and_other_files_stay(
     small_disk: Callable[[int], Path], capsys: pytest.CaptureFixture[str], write: Callable[[Path], None]
 ) -> None:
     disk = small_disk(MEGABYTE)
@@ -83,14 +83,14 @@ def test_a_full_disk_is_one_line_that_names_the_output_and_leaves_what_was_there
     line = reported(capsys, lambda: write(disk / "output"))
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
     assert line == (
-        f"{disk / 'output'}: No space left on device: {free:,} bytes are free in {disk} now that what was half-written "
-        "is gone; make room, then run again\n"
+        f"{disk / 'output'}: No space left on device: {free:,} bytes are free in {disk} after the "
+        "incomplete output was removed; make room, then run again\n"
     )
     assert {path.name for path in disk.iterdir()} == {"other"}
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["a table", "a file elsewhere"])
-def test_a_full_disk_of_spilled_files_names_them_and_where_to_put_them_instead(
+def test_a_full_disk_of_spilled_files_names_them_and_tmpdir(
     small_disk: Callable[[int], Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -152,7 +152,7 @@ def test_an_error_that_names_a_file_in_words_is_about_that_file(tmp_path: Path) 
     """While DuckDB writes an output it spills, and may fail to do either."""
 
     def fail(inside: str) -> None:
-        with own_folder(tmp_path / "spill") as spill, atomic_file(tmp_path / "output") as output:
+        with temporary_folder(tmp_path / "spill") as spill, atomic_file(tmp_path / "output") as output:
             file = {"spill": spill, "output": output}[inside]
             raise duckdb.IOException(f'Could not write file "{file}/x": No space left on device')
 
@@ -186,32 +186,32 @@ def test_a_limit_of_file_sizes_is_one_line_that_names_the_output(tmp_path: Path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_in_a_files_place_and_the_other_way_round_are_one_line_each(
+def test_a_folder_at_the_path_of_a_file_and_a_file_at_that_of_a_folder_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
     Path("file").touch()
-    is_file = "file: Not a directory: a file or link is in the place of a folder: move it away\n"
+    is_file = "file: Not a directory: a folder belongs there, but it is a file or link: move it away\n"
     assert reported(capsys, lambda: write_json(Path("folder"), 1)) == (
-        "folder: Is a directory: a folder is in the place of a file: move it away\n"
+        "folder: Is a directory: a file belongs there, but it is a folder: move it away\n"
     )
     assert reported(capsys, lambda: by_json_in_a_folder(Path("file"))) == is_file
     assert reported(capsys, lambda: write_json(Path("file/a.json"), 1)) == (
-        "file: File exists: a file is in the place of a folder: move it away\n"
+        "file: File exists: a folder belongs there, but it is a file: move it away\n"
     )
     assert reported(capsys, lambda: write_json(Path("file/b/a.json"), 1)).startswith("file/b: Not a directory: ")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_the_right_to_write_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_write_permission_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "folder").mkdir(0o500)
     line = reported(capsys, lambda: write_json(tmp_path / "folder" / "a.json", 1))
-    assert line.startswith(f"{tmp_path}/folder/a.json: Permission denied: this user has no right to it: ")
+    assert line.startswith(f"{tmp_path}/folder/a.json: Permission denied: this user has no permission: ")
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EDQUOT])
-def test_an_error_about_a_temporary_file_names_what_it_was_to_become(code: int) -> None:
+def test_an_error_about_a_temporary_file_names_the_final_path(code: int) -> None:
     error = OSError(code, os.strerror(code), "data/.Books.parquet.abc_d012.partial/Books.parquet")
     assert str(explain(error, "mlflow.db")).startswith(f"data/Books.parquet: {os.strerror(code)}: ")
 
@@ -223,7 +223,7 @@ def test_other_errors_keep_their_traceback() -> None:
             raise error
 
 
-def test_an_error_that_already_says_what_to_do_is_told_as_it_is(
+def test_a_tapestry_error_about_a_full_disk_is_printed_unchanged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> None:

@@ -1,4 +1,4 @@
-"""Files of parameters that are damaged, or made to take long: one line each, within a second."""
+"""Damaged and hostile files of parameters: each is refused in one line, within a second."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tapestry.core.yaml_file import MAX_BYTES, read_yaml
 
 
 def bomb(entry: str) -> str:
-    """Ten names, each of which stands for ten of the one before."""
+    """Ten nested anchors, each with ten aliases of the one before."""
     return "a0: &a0 {x: 1}\n" + "".join(
         f"a{i}: &a{i} {entry.format(', '.join([f'*a{i - 1}'] * 10))}\n" for i in range(1, 11)
     )
@@ -47,26 +47,26 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize(("text", "complaint"), HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize(("text", "message"), HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_file_is_refused_in_one_short_line_within_a_second(
-    tmp_path: Path, text: str, complaint: str | None
+    tmp_path: Path, text: str, message: str | None
 ) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
     started = time.process_time()
-    if complaint is None:
+    if message is None:
         read_yaml(path)
     else:
-        with pytest.raises(TapestryError, match=rf"params\.yaml.*: {complaint}") as failure:
+        with pytest.raises(TapestryError, match=rf"params\.yaml.*: {message}") as failure:
             read_yaml(path)
-        message = str(failure.value).removeprefix(str(path))
-        assert len(message) < 250
-        assert message.isprintable()
+        found = str(failure.value).removeprefix(str(path))
+        assert len(found) < 250
+        assert found.isprintable()
     assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "latin 1", "UTF-16", "huge", "missing"])
-def test_what_is_no_text_file_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+def test_a_file_that_is_not_utf_8_text_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "params.yaml"
     if kind == "folder":
         path.mkdir()
@@ -77,7 +77,7 @@ def test_what_is_no_text_file_is_refused_by_name(tmp_path: Path, kind: str) -> N
             file.truncate(1 << 40)
     elif kind != "missing":
         path.write_bytes("train:\n  seed: 1  # für".encode(kind.replace(" ", "")))
-    complaints = {
+    messages = {
         "folder": "params.yaml is no file",
         "pipe": "params.yaml is no file",
         "latin 1": "params.yaml, line 2: byte 0xfc is not UTF-8; save the file as UTF-8",
@@ -85,18 +85,18 @@ def test_what_is_no_text_file_is_refused_by_name(tmp_path: Path, kind: str) -> N
         "huge": "params.yaml is larger than 64 KiB",
         "missing": "params.yaml not found: run from the checkout's root",
     }
-    with pytest.raises(TapestryError, match=complaints[kind]):
+    with pytest.raises(TapestryError, match=messages[kind]):
         read_yaml(path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_a_file_without_the_right_to_read_it_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_read_permission_is_refused(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").touch(0o000)
     with pytest.raises(TapestryError, match=r"params.yaml can't be read: Permission denied"):
         read_yaml(tmp_path / "params.yaml")
 
 
-def test_an_alias_within_bounds_stands_for_its_value(tmp_path: Path) -> None:
+def test_an_alias_within_the_limits_is_replaced_by_its_value(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("train: &shared {seed: 7}\nother: {<<: *shared, x: [*shared, *shared]}\n")
     shared = {"seed": 7}
     assert read_yaml(tmp_path / "params.yaml") == {"train": shared, "other": {"seed": 7, "x": [shared, shared]}}
@@ -104,7 +104,7 @@ def test_an_alias_within_bounds_stands_for_its_value(tmp_path: Path) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text("ab: -[]{}&*!?|>'\"#%,\n\t1.~<=", max_size=60) | st.text(max_size=60) | st.binary(max_size=40))
-def test_any_text_is_read_as_by_the_library_or_refused(
+def test_any_text_is_read_as_the_library_reads_it_or_refused(
     tmp_path_factory: pytest.TempPathFactory, text: str | bytes
 ) -> None:
     content = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")

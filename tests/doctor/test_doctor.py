@@ -140,8 +140,8 @@ def test_entries_of_dead_processes_go_and_of_living_ones_stay(checkout: Path, tm
 HOLD = """
 import sys, time
 from pathlib import Path
-from tapestry.core.atomic import own_folder
-with own_folder(Path(sys.argv[1])):
+from tapestry.core.atomic import temporary_folder
+with temporary_folder(Path(sys.argv[1])):
     time.sleep(600)
 """
 

@@ -1,4 +1,4 @@
-"""Rows of CSV against a reader of single characters, whatever the quotes, and the blocks in which the file is read."""
+"""CSV rows, compared with an oracle for any quotes and any size of the blocks in which the file is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracles.csv_records import physical_lines, read_records
-from raw_rows import read_rows, small_pieces
+from raw_rows import read_rows, small_blocks
 
 from tapestry.core.errors import TapestryError
 from tapestry.ingest import csv_records, csv_rows
@@ -44,7 +44,7 @@ def expected_rows(body: bytes, delimiter: bytes) -> Rows:
     return rows
 
 
-# Few kinds of characters, so that quotes, delimiters and line ends meet in every order.
+# Few different characters, so that quotes, delimiters and line ends occur in every order.
 pieces = st.sampled_from(
     [b'"', b'"', b'""', b",", b",", b"\n", b"\n", b"\r\n", b"\r", b"7", b"x", b" ", b"\xff", "é".encode(), b"B,n,A,7\n"]
 )
@@ -63,7 +63,7 @@ whole_rows = st.tuples(whole_fields, whole_fields, whole_fields, st.sampled_from
 )
 @example([b'B,"n,A,7\n', b'B,6",A,7\n'], b"", b",", "a.csv", 5, 2)  # each line is a row: no line break inside quotes
 @example([b'"x\n', b"B,n,A,7\n", b'y",n,A,7\n'], b"", b",", "a.csv", 5, 2)
-def test_csv_rows_are_those_that_single_characters_make(
+def test_csv_rows_equal_those_of_the_oracle(
     parts: list[bytes], mark: bytes, delimiter: bytes, name: str, block_bytes: int, batch_rows: int
 ) -> None:
     header, body = (text.replace(b",", delimiter) for text in (",".join(HEADER).encode() + b"\r\n", b"".join(parts)))
@@ -83,17 +83,17 @@ texts = st.text(st.sampled_from('ab,"\n;é '), max_size=6)
     line_end=st.sampled_from(["\n", "\r\n"]),
     block_bytes=st.integers(1, 60),
 )
-def test_what_the_standard_library_writes_is_read_back(
+def test_csv_written_by_the_standard_library_is_read_back(
     table: list[tuple[str, ...]], quoting: Any, line_end: str, block_bytes: int
 ) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, quoting=quoting, lineterminator=line_end).writerows([HEADER, *table])
     rows = read_rows(text.getvalue().encode(), "a.csv", block_bytes)
-    # A field that is a whole row by itself is told as such, and not part of this.
+    # A field that looks like a whole row makes its record bad, which other tests check.
     if all(row["problem"] is None for row in rows):
         assert [(row["item"], row["user"], row["timestamp"]) for row in rows] == [(i, u, t) for i, _, u, t in table]
     else:
-        assert {row["problem"] for row in rows} & {Problem.TAKES_IN_ROWS.reason, Problem.BLANK.reason}
+        assert {row["problem"] for row in rows} & {Problem.CONTAINS_ROWS.reason, Problem.BLANK.reason}
 
 
 def many_rows(opening: bytes, at: int, rows: int) -> bytes:
@@ -104,14 +104,14 @@ def many_rows(opening: bytes, at: int, rows: int) -> bytes:
 
 @pytest.mark.parametrize("field", range(WIDTH))
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
-def test_a_quote_that_is_never_closed_costs_its_own_row_alone(field: int, name: str) -> None:
-    opening = b",".join(b'"open' if place == field else b"7" for place in range(WIDTH))
+def test_a_quote_that_is_never_closed_costs_only_its_own_row(field: int, name: str) -> None:
+    opening = b",".join(b'"open' if index == field else b"7" for index in range(WIDTH))
     rows = read_rows(many_rows(opening, 150, 3000), name, 4096)
     assert [(row["row"], row["problem"]) for row in rows if row["problem"]] == [(151, "quote not closed")]
     assert [row["user"] for row in rows] == [f"A{row}" if row != 150 else None for row in range(3000)]
 
 
-def test_a_quote_that_stays_open_longer_than_a_record_may_be_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quoted_field_longer_than_the_longest_record_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tapestry.ingest.csv_records.LONGEST_RECORD", 5000)
     monkeypatch.setattr("tapestry.ingest.csv_rows.LONGEST_RECORD", 5000)
     rows = read_rows(many_rows(b'B,"open,A,7', 20, 3000), "a.csv", 1000)
@@ -120,7 +120,9 @@ def test_a_quote_that_stays_open_longer_than_a_record_may_be_is_given_up(monkeyp
 
 
 @pytest.mark.parametrize("block_bytes", [100, 7000])
-def test_a_line_longer_than_a_record_may_be_is_one_bad_row(monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
+def test_a_line_longer_than_the_longest_record_is_one_bad_row(
+    monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
     monkeypatch.setattr("tapestry.ingest.csv_records.LONGEST_RECORD", 5000)
     monkeypatch.setattr("tapestry.ingest.csv_rows.LONGEST_RECORD", 5000)
     long = [b"B," + b"x" * length + b",A,7" for length in (4900, 6000, 90_000)]
@@ -133,13 +135,13 @@ def test_a_line_longer_than_a_record_may_be_is_one_bad_row(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("line", [b'x",A,"y\n', b'"""x\n', b'x,"y\n', b'""\n', b'"",""\n', b'"\n'])
-def test_work_on_quotes_is_linear(monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
+def test_the_time_to_scan_quotes_is_linear(monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
     class Counting:
         matched = 0
 
-        def match(self, data: bytes, place: int) -> re.Match[bytes] | None:
-            match = quoted.match(data, place)
-            self.matched += match.end() - place if match else len(data) - place
+        def match(self, data: bytes, index: int) -> re.Match[bytes] | None:
+            match = quoted.match(data, index)
+            self.matched += match.end() - index if match else len(data) - index
             return match
 
     quoted = csv_records._QUOTED
@@ -168,7 +170,7 @@ def test_work_on_quotes_is_linear(monkeypatch: pytest.MonkeyPatch, line: bytes) 
         b"\n\r\nitem_id,note,user_id,timestamp",
     ],
 )
-def test_csv_columns_are_found_by_name_however_the_header_is_written(header: bytes) -> None:
+def test_csv_columns_are_found_by_name_in_any_notation_of_the_header(header: bytes) -> None:
     delimiter = next(delimiter for delimiter in (b"\t", b";", b"|", b",") if delimiter in header)
     rows = read_rows(header + b"\r\n" + b"i,n,u,7\r\n".replace(b",", delimiter), "a.csv", 1000)
     assert [(row["row"], row["item"], row["user"], row["timestamp"]) for row in rows] == [(1, "i", "u", "7")]
@@ -188,20 +190,20 @@ def refused(tmp_path: Path, content: bytes, name: str = "Books.csv") -> str:
     return str(caught.value)
 
 
-def test_a_needed_column_that_is_there_twice_is_refused_and_another_is_not(tmp_path: Path) -> None:
+def test_a_duplicate_of_a_needed_column_is_refused_and_of_another_is_not(tmp_path: Path) -> None:
     message = refused(tmp_path, b"user_id,item_id,timestamp,user_id\nA,B,7,C\n")
     assert "column user_id is there 2 times (columns 1, 4)" in message
     rows = read_rows(b"user_id,item_id,timestamp,note,note,row,problem\nA,B,7,x,y,z,w\n", "a.csv", 1000)
     assert [(row["row"], row["user"], row["problem"]) for row in rows] == [(1, "A", None)]
 
 
-def test_lines_above_the_header_are_named(tmp_path: Path) -> None:
+def test_lines_above_the_header_are_refused(tmp_path: Path) -> None:
     message = refused(tmp_path, b"# exported by hand\n\nuser_id,item_id,timestamp\nA,B,7\n")
     assert "the names of the columns are in line 3, not at the top; delete the lines above" in message
 
 
 @pytest.mark.parametrize("content", [b"\n", b" \r\n\t\n", b"\xef\xbb\xbf"])
-def test_a_file_of_blanks_holds_no_rows(tmp_path: Path, content: bytes) -> None:
+def test_a_file_of_whitespace_has_no_rows(tmp_path: Path, content: bytes) -> None:
     assert "holds no rows" in refused(tmp_path, content)
 
 
@@ -211,12 +213,14 @@ def test_a_field_may_be_long(tmp_path: Path) -> None:
     assert [row["timestamp"] for row in rows] == ["7", "8"]
 
 
-def test_what_was_cut_and_what_was_parsed_must_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_between_split_and_parsed_rows_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "Books.csv"
     path.write_bytes(b"user_id,item_id,timestamp\nA,B,7\nA,B,8\n")
-    for fault, message in (("_count_lines", "lines were read as"), ("_joined", "were cut and")):
-        with monkeypatch.context() as patch, small_pieces(1000):
-            patch.setattr(csv_rows, fault, {"_count_lines": lambda data: 5, "_joined": lambda *_: b"A,B,7\n"}[fault])
+    for fault, message in (("_count_lines", "lines were read as"), ("_bytes_of", "were split and")):
+        with monkeypatch.context() as patch, small_blocks(1000):
+            patch.setattr(csv_rows, fault, {"_count_lines": lambda data: 5, "_bytes_of": lambda *_: b"A,B,7\n"}[fault])
             reader, layout = open_reader(path)
             with pytest.raises(TapestryError, match=message):
                 list(reader.batches(layout))

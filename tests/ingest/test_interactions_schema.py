@@ -1,4 +1,4 @@
-"""Each rule names the row that breaks it: sound tables pass, and flaws planted in them are all found.
+"""The schema of interactions: a valid table passes, and every flaw put into it is found and named.
 
 A check reports every broken rule of a table, so the flaws of one table are planted together, a row each.
 """
@@ -59,7 +59,7 @@ def check_written(connection: duckdb.DuckDBPyConnection, settings: IngestSetting
         check_interactions(connection, Path(folder, "i.parquet"), "Books", settings)
 
 
-def test_sound_interactions_pass(connection: duckdb.DuckDBPyConnection, settings: IngestSettings) -> None:
+def test_valid_interactions_pass(connection: duckdb.DuckDBPyConnection, settings: IngestSettings) -> None:
     check_written(connection, settings)
 
 
@@ -72,7 +72,7 @@ def test_sound_interactions_pass(connection: duckdb.DuckDBPyConnection, settings
         "SET item_id = 'B12' WHERE row = 3",
     ],
 )
-def test_interactions_not_in_order_are_found(
+def test_unsorted_interactions_are_found(
     connection: duckdb.DuckDBPyConnection, settings: IngestSettings, flaw: str
 ) -> None:
     connection.execute(f"UPDATE interactions {flaw}")
@@ -106,7 +106,7 @@ def test_a_flaw_of_the_whole_table_of_interactions_is_found(
     assert complaint in str(caught.value)
 
 
-def test_of_many_bad_values_some_are_shown(connection: duckdb.DuckDBPyConnection, settings: IngestSettings) -> None:
+def test_some_of_many_bad_values_are_shown(connection: duckdb.DuckDBPyConnection, settings: IngestSettings) -> None:
     connection.execute(
         """INSERT INTO interactions
         SELECT 'C' || (1000 + i), 'B' || i, 1378252800000, 9, 'Toys', i FROM range(100, 1100) numbers(i)"""

@@ -1,4 +1,4 @@
-"""Rows of JSON lines, whatever the blocks in which the file is read."""
+"""JSON lines are read the same for any size of the blocks in which the file is read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tapestry.ingest.raw import RawFile
     block_bytes=st.integers(1, 40),
     batch_rows=st.integers(1, 5),
 )
-def test_lines_are_those_of_the_whole_file_in_order(
+def test_lines_are_read_in_order_for_any_size_of_block(
     lines: list[bytes], ends_with_newline: bool, mark: bytes, name: str, block_bytes: int, batch_rows: int
 ) -> None:
     first = b'{"user_id": "A", "item_id": "B", "timestamp": 1}\n'
@@ -46,7 +46,7 @@ SPREAD = b'{\n  "user_id": "A1",\n  "item_id": "B1"\n}\n'
         (b"\r\n" + SPREAD.replace(b"\n", b"\r\n"), "JSON objects spread over several lines"),
     ],
 )
-def test_other_json_than_lines_is_named_with_the_mend(tmp_path: Path, content: bytes, found: str) -> None:
+def test_json_that_is_not_one_object_a_line_is_refused_with_the_fix(tmp_path: Path, content: bytes, found: str) -> None:
     path = tmp_path / "Books.json"
     path.write_bytes(content)
     with pytest.raises(TapestryError, match=f"{found}; one object a line is needed") as caught:
@@ -56,7 +56,7 @@ def test_other_json_than_lines_is_named_with_the_mend(tmp_path: Path, content: b
 
 
 @pytest.mark.parametrize("first", [b"{", b'{"user_id": "A', b"garbage", b'"text"', b"{'user_id': 1,"])
-def test_a_bad_first_line_is_a_row_and_not_the_file(tmp_path: Path, first: bytes) -> None:
+def test_a_bad_first_line_does_not_refuse_the_file(tmp_path: Path, first: bytes) -> None:
     path = tmp_path / "Books.json"
     path.write_bytes(first + b'\n{"user_id": "A1", "item_id": "B1", "timestamp": 1}\n' * 3)
     assert JsonRows(RawFile.open(path)).columns == ["user_id", "item_id", "timestamp"]

@@ -1,4 +1,4 @@
-"""What a raw file is, by its name and its first bytes."""
+"""The format of a raw file, by its name and its first bytes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def as_parquet() -> bytes:
     ],
     ids=lambda value: None if isinstance(value, bytes) else str(value).replace(" ", "-"),
 )
-def test_a_file_of_another_kind_is_named_with_the_mend(tmp_path: Path, name: str, content: bytes, found: str) -> None:
+def test_a_file_of_another_format_is_refused_with_the_fix(
+    tmp_path: Path, name: str, content: bytes, found: str
+) -> None:
     path = tmp_path / name
     path.write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
     with pytest.raises(TapestryError, match=f"this is {found}") as caught:
@@ -68,7 +70,7 @@ def test_a_file_of_another_kind_is_named_with_the_mend(tmp_path: Path, name: str
     assert str(path) in str(caught.value)
 
 
-def test_gzip_needs_no_name_but_is_unpacked_only_once(tmp_path: Path) -> None:
+def test_gzip_is_decompressed_once_also_without_its_suffix(tmp_path: Path) -> None:
     path = tmp_path / "Books.csv"
     path.write_bytes(gzip.compress(CSV, mtime=0))
     assert RawFile.open(path).head == CSV
@@ -77,29 +79,29 @@ def test_gzip_needs_no_name_but_is_unpacked_only_once(tmp_path: Path) -> None:
         RawFile.open(path)
 
 
-def test_text_with_some_nul_bytes_is_no_utf_16(tmp_path: Path) -> None:
+def test_text_with_some_nul_bytes_is_not_taken_for_utf_16(tmp_path: Path) -> None:
     path = tmp_path / "Books.csv"
     path.write_bytes(CSV + b"\0\0\0,B1,7\n")
     assert RawFile.open(path).format == "csv"
 
 
 @pytest.mark.parametrize("name", ["Books.csv", "Books.csv.gz"])
-def test_what_may_still_come_is_never_less_than_what_comes(tmp_path: Path, name: str) -> None:
+def test_max_bytes_left_is_an_upper_bound(tmp_path: Path, name: str) -> None:
     content = CSV * 5000 + bytes(3_000_000)
     path = tmp_path / name
     path.write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
     blocks = RawFile.open(path).blocks(70_000)
-    assert blocks.left >= len(content)
+    assert blocks.max_bytes_left >= len(content)
     read = 0
     for block in blocks:
         read += len(block)
-        assert blocks.left >= len(content) - read
-    assert (read, blocks.left) == (len(content), 0)
+        assert blocks.max_bytes_left >= len(content) - read
+    assert (read, blocks.max_bytes_left) == (len(content), 0)
 
 
-def test_the_head_is_without_the_mark_and_no_longer_than_said(tmp_path: Path) -> None:
+def test_the_head_has_no_byte_order_mark_and_at_most_its_size(tmp_path: Path) -> None:
     path = tmp_path / "Books.csv"
     path.write_bytes(b"\xef\xbb\xbf" + CSV * 2000)
     file = RawFile.open(path)
     assert file.head.startswith(b"user_id")
-    assert (file.mark, len(file.head)) == (3, HEAD_BYTES - 3)
+    assert (file.bom_bytes, len(file.head)) == (3, HEAD_BYTES - 3)

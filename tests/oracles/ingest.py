@@ -1,4 +1,4 @@
-"""What ingest must make of a raw file, a row at a time in plain Python."""
+"""An independent ingest: classifies a raw file row by row in plain Python."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 from oracles.csv_records import read_records
 from tapestry.ingest.settings import IngestSettings
 
-Reading = tuple[str, str, int, float | None]
-"""User, item, milliseconds, rating."""
+Interaction = tuple[str, str, int, float | None]
+"""User, item, timestamp in milliseconds, rating."""
 
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _IN_FULL = re.compile(r"[-+]?[0-9]+(\.0*)?")
@@ -22,116 +22,121 @@ _UNITS = {"seconds": 1000.0, "milliseconds": 1.0, "microseconds": 1e-3, "nanosec
 
 
 @dataclass(frozen=True)
-class Bad:
-    """Why a value can't be used; `{}` stands for what it is."""
+class Unusable:
+    """Why a value can't be used; `{}` stands for the name of the field."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Moment:
-    """A timestamp as text, whether it was saved with fewer digits than it has, and the reason if so."""
+class Timestamp:
+    """A timestamp as text, and the reason why it is rounded, if it is."""
 
     text: str | None
     rounded: str | None = None
 
 
 @dataclass(frozen=True)
-class Written:
-    """A number with a fraction or an exponent, as JSON has it."""
+class NumberText:
+    """The text of a JSON number with a fraction or an exponent, or of NaN or an infinity."""
 
     text: str
 
 
-def judge(
-    user: str | Bad, item: str | Bad, time: Moment, rating: str | None, settings: IngestSettings, unit: str
-) -> str | Reading:
-    """A row's fields, or the reason why they can't be used."""
+def classify(
+    user: str | Unusable, item: str | Unusable, time: Timestamp, rating: str | None, settings: IngestSettings, unit: str
+) -> str | Interaction:
+    """Return the interaction of a row, or the reason why the row is unusable."""
     for name, value in (("user", user), ("item", item)):
-        if isinstance(value, Bad):
+        if isinstance(value, Unusable):
             return value.reason.format(name)
     text = (time.text or "").strip()
     if not text:
         return "missing timestamp"
-    moment = float(text) if _NUMBER.fullmatch(text) else math.nan
-    if not math.isfinite(moment) or moment != math.floor(moment):
+    number = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not math.isfinite(number) or number != math.floor(number):
         return "timestamp is not a whole number"
     first, last = settings.time_range()
-    if not first <= moment * _UNITS[unit] < last:
+    if not first <= number * _UNITS[unit] < last:
         for other, size in _UNITS.items():
-            if other != unit and first <= moment * size < last:
+            if other != unit and first <= number * size < last:
                 return f"timestamp in {other}, {unit} expected"
         return "timestamp out of range"
     if not _IN_FULL.fullmatch(text):
         return "timestamp in scientific notation, which rounds it"
     if time.rounded:
         return time.rounded
-    score = (rating or "").strip()
-    if score:
-        stars = math.inf if score.lower().lstrip("+-") in ("inf", "infinity") else math.nan
-        stars = float(score) if _NUMBER.fullmatch(score) else stars
-        if math.isnan(stars):
+    rating_text = (rating or "").strip()
+    if rating_text:
+        parsed = math.inf if rating_text.lower().lstrip("+-") in ("inf", "infinity") else math.nan
+        parsed = float(rating_text) if _NUMBER.fullmatch(rating_text) else parsed
+        if math.isnan(parsed):
             return "rating is not a number"
-        if not settings.min_rating <= stars <= settings.max_rating:
+        if not settings.min_rating <= parsed <= settings.max_rating:
             return "rating out of range"
     assert isinstance(user, str)
     assert isinstance(item, str)
-    return user, item, int(moment * _UNITS[unit]), float(score) if score else None
+    return user, item, int(number * _UNITS[unit]), float(rating_text) if rating_text else None
 
 
-def text_id(text: str | None) -> str | Bad:
+def text_id(text: str | None) -> str | Unusable:
     text = (text or "").strip()
-    return text or Bad("missing {}")
+    return text or Unusable("missing {}")
 
 
-def float_id(number: float, bits: int = 53) -> str | Bad:
+def float_id(number: float, bits: int = 53) -> str | Unusable:
     if math.isnan(number):
-        return Bad("missing {} (NaN)")
+        return Unusable("missing {} (NaN)")
     if not math.isfinite(number) or number != math.floor(number):
-        return Bad("{} is not a whole number")
-    return Bad(f"{{}} is a float above 2^{bits}, which rounds it") if abs(number) > 2**bits else str(int(number))
+        return Unusable("{} is not a whole number")
+    return Unusable(f"{{}} is a float above 2^{bits}, which rounds it") if abs(number) > 2**bits else str(int(number))
 
 
-def csv_id(text: str) -> str | Bad:
+def csv_id(text: str) -> str | Unusable:
     text = text.strip()
     if re.fullmatch(r"-?[0-9]+\.0", text):
         return float_id(float(text))
     if re.fullmatch(r"-?[0-9]\.[0-9]+[eE]\+[0-9]+", text):
-        return Bad("{} is a number in scientific notation, which rounds it")
-    return Bad("missing {} (NaN)") if text.lower() in ("nan", "null", "none") else text_id(text)
+        return Unusable("{} is a number in scientific notation, which rounds it")
+    return Unusable("missing {} (NaN)") if text.lower() in ("nan", "null", "none") else text_id(text)
 
 
-def json_id(value: Any) -> str | Bad:
-    if isinstance(value, Written):
+def json_id(value: Any) -> str | Unusable:
+    if isinstance(value, NumberText):
         return float_id(float(value.text))
     for kind, what in ((bool, "true or false"), (list, "a list"), (dict, "an object")):
         if isinstance(value, kind):
-            return Bad(f"{{}} is {what}, not text or a number")
+            return Unusable(f"{{}} is {what}, not text or a number")
     return text_id(None if value is None else str(value))
 
 
-def judge_csv(
+def classify_csv(
     body: bytes, delimiter: bytes, columns: Sequence[str], names: Sequence[str], settings: IngestSettings, unit: str
-) -> list[str | Reading]:
-    """The rows of CSV below its header, with these columns; `names` are of user, item, timestamp and rating."""
-    places = [columns.index(name) if name in columns else None for name in names]
-    assert places[2] is not None
-    judged: list[str | Reading] = []
-    for record in read_records(body, delimiter, len(columns), places[2]):
+) -> list[str | Interaction]:
+    """Classify the rows of CSV below its header.
+
+    Args:
+        columns: the names of all columns.
+        names: the names of the user, item, timestamp and rating columns.
+    """
+    indices = [columns.index(name) if name in columns else None for name in names]
+    assert indices[2] is not None
+    classified: list[str | Interaction] = []
+    for record in read_records(body, delimiter, len(columns), indices[2]):
         if record.problem is not None:
-            judged.append(record.problem)
+            classified.append(record.problem)
             continue
-        fields = [None if place is None else record.fields[place].decode("utf-8", "replace") for place in places]
+        fields = [None if index is None else record.fields[index].decode("utf-8", "replace") for index in indices]
         if any("\ufffd" in (field or "") for field in fields):
-            judged.append("invalid UTF-8")
+            classified.append("invalid UTF-8")
             continue
         user, item, time, rating = fields
-        judged.append(judge(csv_id(user or ""), csv_id(item or ""), Moment(time), rating, settings, unit))
-    return judged
+        classified.append(classify(csv_id(user or ""), csv_id(item or ""), Timestamp(time), rating, settings, unit))
+    return classified
 
 
-def judge_json(line: bytes, names: Sequence[str], settings: IngestSettings, unit: str) -> str | Reading:
-    """One line of JSON."""
+def classify_json(line: bytes, names: Sequence[str], settings: IngestSettings, unit: str) -> str | Interaction:
+    """Classify one line of a file of JSON lines."""
     try:
         text = line.decode()
     except UnicodeDecodeError:
@@ -139,40 +144,40 @@ def judge_json(line: bytes, names: Sequence[str], settings: IngestSettings, unit
     if not text.strip():
         return "blank line"
     try:
-        value = json.loads(text, parse_float=Written, parse_constant=Written)
+        value = json.loads(text, parse_float=NumberText, parse_constant=NumberText)
     except ValueError:
         value = None
     if not isinstance(value, dict):
         return "not a JSON object"
     user, item, time, rating = (value.get(name) for name in names)
-    if isinstance(time, Written):
+    if isinstance(time, NumberText):
         has_exponent = "e" in time.text.lower() and _NUMBER.fullmatch(time.text) is not None
         rounded = "timestamp in scientific notation, which rounds it" if has_exponent else None
-        moment = Moment(repr(float(time.text)), rounded)
+        timestamp = Timestamp(repr(float(time.text)), rounded)
     else:
-        moment = Moment(None if time is None else str(time))
-    stars = rating.text if isinstance(rating, Written) else None if rating is None else str(rating)
-    return judge(json_id(user), json_id(item), moment, stars, settings, unit)
+        timestamp = Timestamp(None if time is None else str(time))
+    rating_text = rating.text if isinstance(rating, NumberText) else None if rating is None else str(rating)
+    return classify(json_id(user), json_id(item), timestamp, rating_text, settings, unit)
 
 
 def expected(
-    judged: list[str | Reading], domain: str
+    classified: list[str | Interaction], domain: str
 ) -> tuple[list[dict[str, Any]], list[tuple[int, str]], dict[str, Any]]:
-    """The interactions, the quarantine as (row, reason), and the counts of rows judged one by one."""
-    quarantine = [(row, reason) for row, reason in enumerate(judged, start=1) if isinstance(reason, str)]
+    """Return the interactions, the quarantine as (row, reason), and the counts that ingest must give for these rows."""
+    quarantine = [(row, reason) for row, reason in enumerate(classified, start=1) if isinstance(reason, str)]
     kept: dict[tuple[str, str, int], tuple[float | None, int]] = {}
-    for row, reading in enumerate(judged, start=1):
-        if not isinstance(reading, str):
-            kept.setdefault(reading[:3], (reading[3], row))
+    for row, interaction in enumerate(classified, start=1):
+        if not isinstance(interaction, str):
+            kept.setdefault(interaction[:3], (interaction[3], row))
     interactions: list[dict[str, Any]] = [
         {"user_id": user, "item_id": item, "timestamp": time, "rating": rating, "domain": domain, "row": row}
         for (user, item, time), (rating, row) in kept.items()
     ]
     interactions.sort(key=lambda row: (row["user_id"].encode(), row["timestamp"], row["item_id"].encode()))
     counts = {
-        "rows_in": len(judged),
+        "rows_in": len(classified),
         "rows_quarantined": len(quarantine),
-        "rows_duplicate": len(judged) - len(quarantine) - len(kept),
+        "rows_duplicate": len(classified) - len(quarantine) - len(kept),
         "interactions": len(kept),
         "reasons": Counter(reason for _, reason in quarantine),
     }

@@ -81,17 +81,17 @@ def test_every_release_can_be_configured(parameters: Parameters) -> None:
 
 
 @pytest.mark.parametrize(
-    ("category", "told"), [("Amazon_Fashion", "AMAZON_FASHION"), ("book", "Books"), ("Groceries", "Grocery_and")]
+    ("category", "similar"), [("Amazon_Fashion", "AMAZON_FASHION"), ("book", "Books"), ("Groceries", "Grocery_and")]
 )
-def test_an_unknown_category_is_told_with_those_like_it(category: str, told: str) -> None:
+def test_an_unknown_category_is_refused_with_similar_ones(category: str, similar: str) -> None:
     with pytest.raises(TapestryError, match=r"source\.domains: amazon-2018 has no category") as caught:
         RELEASES["amazon-2018"].url(category)
-    assert told in str(caught.value)
+    assert similar in str(caught.value)
 
 
 @pytest.fixture
 def publisher(tmp_path: Path) -> Iterator[tuple[ThreadingHTTPServer, list[str]]]:
-    """A server of the folder `published`, and the paths it was asked for."""
+    """Serve the folder `published`; return the address and the list of requested paths."""
     asked: list[str] = []
 
     class Handler(SimpleHTTPRequestHandler):

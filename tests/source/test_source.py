@@ -101,7 +101,7 @@ def test_every_accepted_name_is_found(raw: Path, name: str) -> None:
         ".Books.json",
     ],
 )
-def test_other_names_are_not_taken(raw: Path, name: str) -> None:
+def test_other_names_are_not_accepted(raw: Path, name: str) -> None:
     (raw / name).write_text("x")
     with pytest.raises(TapestryError, match="no raw file of Books") as caught:
         find_raw_file(Path("raw"), "Books")
@@ -121,14 +121,14 @@ def test_relative_folders_start_at_the_original_checkout(
     assert find_raw_file(raw, "Books") == raw / "Books.csv"
 
 
-def test_a_missing_folder_is_named_as_given_and_in_full(checkout: Path) -> None:
+def test_a_missing_folder_is_named_as_given_and_as_absolute_path(checkout: Path) -> None:
     with pytest.raises(TapestryError, match="checkout's root") as caught:
         find_raw_file(Path("nowhere"), "Books")
     assert "folder nowhere" in str(caught.value)
     assert str(checkout.resolve() / "nowhere") in str(caught.value)
 
 
-def test_a_file_in_place_of_the_folder_is_refused(raw: Path) -> None:
+def test_a_file_instead_of_the_folder_is_refused(raw: Path) -> None:
     (raw / "Books.csv").write_text("x")
     with pytest.raises(TapestryError, match=r"raw/Books\.csv is a file"):
         find_raw_file(Path("raw/Books.csv"), "Books")
@@ -156,7 +156,7 @@ def test_an_empty_file_is_refused(raw: Path) -> None:
         find_raw_file(Path("raw"), "Books")
 
 
-def test_files_are_described_by_name_and_content_wherever_they_lie(raw: Path, tmp_path: Path) -> None:
+def test_files_are_described_by_name_and_content_but_not_by_folder(raw: Path, tmp_path: Path) -> None:
     (raw / "Books.csv").write_text("books")
     (raw / "Toys_5.json").write_text("toys!!")
     expected = {
@@ -167,7 +167,7 @@ def test_files_are_described_by_name_and_content_wherever_they_lie(raw: Path, tm
     assert describe(own_files(), SYNTHETIC) == describe(own_files(str(moved)), SYNTHETIC) == expected
 
 
-def test_simulated_domains_are_described_by_all_that_the_simulator_depends_on() -> None:
+def test_simulated_domains_are_described_by_all_settings_of_the_simulator() -> None:
     described = describe(SIMULATED, SYNTHETIC)
     assert described["Books"] | {"domain": 1} == described["Toys"]
     assert described != describe(SIMULATED, dataclasses.replace(SYNTHETIC, seed=8))
@@ -175,7 +175,7 @@ def test_simulated_domains_are_described_by_all_that_the_simulator_depends_on() 
     assert described["Books"] != describe(three, SYNTHETIC)["Books"]
 
 
-def test_fetching_a_users_file_copies_it_alone_and_replaces_what_was_there(raw: Path, tmp_path: Path) -> None:
+def test_fetching_a_users_file_replaces_the_content_of_the_folder(raw: Path, tmp_path: Path) -> None:
     content = bytes(range(256)) * 10_000
     (raw / "reviews_Books_5.json.gz").write_bytes(content)
     folder = tmp_path / "out" / "Books"
@@ -228,7 +228,7 @@ def test_a_write_that_fails_leaves_nothing_behind(
 
 @pytest.mark.parametrize("written", ["NFC", "NFD"])
 @pytest.mark.parametrize("asked", ["NFC", "NFD"])
-def test_composed_and_decomposed_names_meet(
+def test_composed_and_decomposed_names_are_equal(
     raw: Path, written: Literal["NFC", "NFD"], asked: Literal["NFC", "NFD"]
 ) -> None:
     (raw / unicodedata.normalize(written, "Café.csv")).write_text("x")
@@ -240,7 +240,7 @@ def test_composed_and_decomposed_names_meet(
     assert fetch(source, SYNTHETIC, domain, Path("data/raw") / domain).read_text() == "x"
 
 
-def test_a_folder_of_parts_is_told(raw: Path) -> None:
+def test_a_folder_of_parts_is_refused(raw: Path) -> None:
     (raw / "Books.parquet").mkdir()
     with pytest.raises(TapestryError, match=r"Books\.parquet is a folder, as Spark writes files in parts"):
         find_raw_file(Path("raw"), "Books")

@@ -50,7 +50,7 @@ def assert_share(hits: int, trials: int, expected: float) -> None:
 
 
 def follows(simulation: Simulation) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """[N - 1]: whether interaction i + 1 is of the same user as interaction i."""
+    """Whether interaction i + 1 has the same user as interaction i, [N - 1]."""
     return np.asarray(simulation.user[1:] == simulation.user[:-1])
 
 
@@ -62,7 +62,7 @@ def transition_counts(simulation: Simulation) -> np.ndarray[tuple[int, int], np.
 
 
 def replay(settings: SyntheticSettings, simulation: Simulation) -> dict[str, list[tuple[int, bool]]]:
-    """By effect, (cause, hit) of each interaction it could have made; one user, one interaction at a time."""
+    """Return, by effect, (cause, hit) of each interaction that it could have caused, in a loop over interactions."""
     world = structure(settings, D)
     seen: dict[str, list[tuple[int, bool]]] = {"within": [], "cross": []}
     for user in range(settings.users):
@@ -144,7 +144,7 @@ def test_skewed_domains_get_more_predictable_with_strength() -> None:
 
 
 @pytest.mark.parametrize(("skew", "strength"), [(0.0, 0.0), (0.0, 0.6), (1.0, 0.3), (1.0, 1.0)])
-def test_simulated_domains_follow_the_planted_matrix(skew: float, strength: float) -> None:
+def test_simulated_domains_follow_the_transition_matrix(skew: float, strength: float) -> None:
     settings = replace(CONFIG, domain_skew=skew, transition_strength=strength)
     simulation = simulate(settings, D)
     counts, matrix = transition_counts(simulation), transition_matrix(settings, D)
@@ -156,7 +156,7 @@ def test_simulated_domains_follow_the_planted_matrix(skew: float, strength: floa
         assert_share(int((simulation.domain[first] == domain).sum()), settings.users, float(share))
 
 
-def test_every_caused_interest_is_the_one_the_history_calls_for() -> None:
+def test_every_caused_interest_is_determined_by_the_history() -> None:
     seen = replay(CONFIG, simulate(CONFIG, D))
     assert all(hit for cause, hit in seen["within"] if cause == Cause.WITHIN)
     assert all(hit for cause, hit in seen["cross"] if cause == Cause.CROSS)
@@ -165,7 +165,7 @@ def test_every_caused_interest_is_the_one_the_history_calls_for() -> None:
 
 
 @pytest.mark.parametrize(("effect", "within", "cross"), [("within", 0.4, 0.0), ("cross", 0.0, 0.4)])
-def test_an_effect_shows_when_planted_and_is_absent_at_0(effect: str, within: float, cross: float) -> None:
+def test_an_effect_is_found_if_it_is_set_and_absent_at_0(effect: str, within: float, cross: float) -> None:
     none = replace(CONFIG, users=300, within_domain_effect=0.0, cross_domain_effect=0.0)
     planted = replace(none, within_domain_effect=within, cross_domain_effect=cross)
     rates = {}
@@ -177,19 +177,19 @@ def test_an_effect_shows_when_planted_and_is_absent_at_0(effect: str, within: fl
     assert rates["planted"] == pytest.approx(0.4 + 0.6 * rates["none"], abs=0.05)
 
 
-def test_effects_of_0_leave_every_interest_to_the_user() -> None:
+def test_without_effects_every_interest_is_the_users_preference() -> None:
     settings = replace(SMALL, within_domain_effect=0.0, cross_domain_effect=0.0)
     assert (simulate(settings, D).cause == Cause.BASE).all()
 
 
-def test_changing_the_cross_effect_leaves_users_domains_and_days_alone() -> None:
+def test_the_cross_effect_does_not_change_users_domains_and_days() -> None:
     one, other = simulate(SMALL, D), simulate(replace(SMALL, cross_domain_effect=0.0), D)
     for name in ("user", "domain", "timestamp", "rating"):
         assert (getattr(one, name) == getattr(other, name)).all()
     assert (one.interest != other.interest).any()
 
 
-def test_items_are_of_the_interest_and_the_popular_ones_lead() -> None:
+def test_items_have_the_interest_and_follow_its_popularity() -> None:
     settings = replace(CONFIG, items=61, popularity_exponent=1.5)
     simulation, world = simulate(settings, D), structure(settings, D)
     slots = np.argsort(world.ranked_items, axis=1)[simulation.domain, simulation.item]
@@ -212,14 +212,14 @@ def test_lengths_are_5_plus_a_geometric_number() -> None:
     assert (np.bincount(simulate(replace(SMALL, mean_length=5.0), D).user) == 5).all()
 
 
-def test_tied_interactions_are_as_many_as_planted() -> None:
+def test_the_share_of_ties_is_the_tie_probability() -> None:
     simulation = simulate(CONFIG, D)
     gaps = np.diff(simulation.timestamp)[follows(simulation)]
     assert_share(int((gaps == 0).sum()), len(gaps), CONFIG.tie_probability)
 
 
 @pytest.mark.parametrize("mean_length", [20.0, 400.0])
-def test_time_never_runs_back_and_ends_before_2019(mean_length: float) -> None:
+def test_time_is_ascending_and_ends_before_2019(mean_length: float) -> None:
     settings = replace(SMALL, mean_length=mean_length)
     simulation = simulate(settings, D)
     gaps = np.diff(simulation.timestamp)[follows(simulation)]
@@ -248,7 +248,7 @@ def test_equal_arguments_give_equal_bytes_and_another_seed_others(tmp_path: Path
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
-def test_files_are_in_the_2018_layout_and_together_hold_the_simulation(tmp_path: Path) -> None:
+def test_files_are_in_the_2018_layout_and_together_are_the_simulation(tmp_path: Path) -> None:
     kinds = {
         "overall": float,
         "verified": bool,

@@ -13,7 +13,7 @@ from tapestry.audit.records import shown_run
 from tapestry.core.checkout import only_file
 from tapestry.core.errors import TapestryError
 from tapestry.provenance.git import git
-from tapestry.source.checksums import digest_of, read_record, told
+from tapestry.source.checksums import digest_of, read_record
 from tapestry.source.releases import RELEASES
 from tapestry.source.source import describe, find_raw_file
 
@@ -98,11 +98,11 @@ def _published(root: Path, raw: Path, url: str) -> Finding:
     if recorded is None:
         return unknown(f"{name}: checksums.json has no entry for {url}", _AGAIN)
     if recorded != digest:
-        text = f"{name} is {told(digest)}, but checksums.json has {told(recorded)} for {url}"
+        text = f"{name} is {digest}, but checksums.json has {recorded} for {url}"
         return failed(text, f"delete it in downloads/, then {_AGAIN}")
     if not _unchanged_in_git(root, Path("checksums.json")):
-        return unknown(f"{name} is {told(digest)}, which only this checkout says of {url}", "commit checksums.json")
-    return passed(f"{name} is {told(digest)}, as checksums.json in git has it for {url}")
+        return unknown(f"{name} is {digest}, which only this checkout says of {url}", "commit checksums.json")
+    return passed(f"{name} is {digest}, as checksums.json in git has it for {url}")
 
 
 def _of_the_user(evidence: Evidence, domain: str, raw: Path) -> Finding:
@@ -110,15 +110,15 @@ def _of_the_user(evidence: Evidence, domain: str, raw: Path) -> Finding:
     path = evidence.root / f"data/source/{domain}.json"
     fingerprint = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if fingerprint.get("sha256") != digest.sha256:
-        return failed(f"{name} is {told(digest)}, data/source has sha256 {fingerprint.get('sha256')}", _AGAIN)
+        return failed(f"{name} is {digest}, data/source has sha256 {fingerprint.get('sha256')}", _AGAIN)
     try:
         own = find_raw_file(evidence.root / (evidence.parameters.source.path or ""), domain)
     except TapestryError:
         own = None
     if own is not None and _unchanged_in_git(evidence.root, own):
-        return passed(f"{name} is {told(digest)}, a copy of {own.name}, which is in git")
+        return passed(f"{name} is {digest}, a copy of {own.name}, which is in git")
     return unknown(
-        f"{name} is {told(digest)}, a file of yours: no publisher tells its checksum",
+        f"{name} is {digest}, a file of yours: no publisher tells its checksum",
         "nothing need be done; whoever repeats this needs the file of that hash",
     )
 

@@ -1,8 +1,8 @@
-"""Atomic writes: a killed process leaves nothing half-written that a later one would trust.
+"""Atomic writes: a killed process leaves no incomplete file that a later process would trust.
 
-Every writer works in a folder of its own, `.<name>.<random>.partial` beside the path, and holds a lock on that folder
-for as long as its process lives. So several may write one path, the last wins, and a folder without a lock is known
-to be left by a killed process: the next writer of the path removes it.
+Every writer uses a temporary folder, `.<name>.<random>.partial` beside the path, and locks it until its process ends.
+So several processes can write the same path, and the last one wins. A temporary folder without a lock belongs to a
+killed process; the next writer of the same path removes it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from typing import Any
 
 from tapestry.core.errors import TapestryError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FULL_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SQLITE_FULL = "database or disk is full"
 _TEMPORARY = re.compile(r"^(.*?/|)\.([^/]+)\.[a-z0-9_]{8}\.partial(/.*)?$", re.DOTALL)
-_IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST)
+_TARGET_EXISTS = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; what is there takes the place of `path` only on success."""
-    with own_folder(path) as folder:
+    """Yield a temporary path to write to; on success, it replaces `path`."""
+    with temporary_folder(path) as folder:
         temporary = folder / path.name
         yield temporary
         _sync(temporary)
@@ -43,16 +43,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder; it takes the place of the folder `path` only on success.
+    """Yield a temporary folder to write to; on success, it replaces the folder `path`.
 
-    No file system replaces a folder that isn't empty: for an instant there is none, but never a mix of two.
+    No file system can replace a folder that isn't empty in one step. So for an instant there is no folder at `path`,
+    but there is never a mix of the old and the new one.
 
     Raises:
         NotADirectoryError: `path` is a file or a link.
     """
-    if _is_no_folder(path):
+    if _is_not_folder(path):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-    with own_folder(path) as folder:
+    with temporary_folder(path) as folder:
         temporary = folder / path.name
         temporary.mkdir()
         yield temporary
@@ -63,24 +64,23 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def own_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path`, which is removed at the end, after those that killed processes left there.
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside `path` and remove it at the end. First remove those of killed processes.
 
-    The folder is locked by flock(2), a lock that goes with the process. Where a file system has no such locks,
-    nothing is taken for left.
+    The folder is locked by flock(2), which ends with the process. On a file system without such locks, the folders of
+    killed processes stay.
 
     Raises:
-        OSError: with the name of `path`, where the disk was too full for what was written to the folder, whatever
-            error the library that wrote it raised.
+        OSError: the disk was too full; the error names `path`, whichever error the writing library raised.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left(path)
-    folder, lock = _make_own(path)
+    _remove_abandoned(path)
+    folder, lock = _make_locked(path)
     try:
         yield folder
     except Exception as error:
         code = disk_full(error)
-        if code is not None and _is_of(folder, error):
+        if code is not None and _concerns(folder, error):
             raise OSError(code, os.strerror(code), str(path)) from error
         raise
     finally:
@@ -88,8 +88,11 @@ def own_folder(path: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _is_no_folder(path: Path) -> bool:
-    """Whether something else is there, by one look: a folder may go while another writer replaces it."""
+def _is_not_folder(path: Path) -> bool:
+    """Whether something other than a folder is at `path`.
+
+    One system call, because a folder may disappear while another writer replaces it.
+    """
     try:
         return not stat.S_ISDIR(path.lstat().st_mode)
     except FileNotFoundError:
@@ -97,30 +100,30 @@ def _is_no_folder(path: Path) -> bool:
 
 
 def disk_full(error: BaseException) -> int | None:
-    """The errno of an error that says that a disk is full; None of any other. DuckDB and others give it as text."""
+    """Return the errno of an error about a full disk, else None. DuckDB and other libraries give it only as text."""
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno if error.errno in _FULL else None
-    if isinstance(error, TapestryError):  # says already what it has to
+        return error.errno if error.errno in _DISK_FULL_CODES else None
+    if isinstance(error, TapestryError):  # its message is already complete
         return None
     if SQLITE_FULL in str(error):
         return errno.ENOSPC
-    return next((code for code in _FULL if os.strerror(code) in str(error)), None)
+    return next((code for code in _DISK_FULL_CODES if os.strerror(code) in str(error)), None)
 
 
-def _is_of(folder: Path, error: Exception) -> bool:
-    """Whether an error is about a file of the folder: it says so, or names no file."""
+def _concerns(folder: Path, error: Exception) -> bool:
+    """Whether an error is about a file in the temporary folder: it names such a file, or no temporary file."""
     if isinstance(error, OSError) and error.filename is not None:
         return folder.name in str(error.filename)
     return folder.name in str(error) or ".partial/" not in str(error)
 
 
-def path_of(temporary: str) -> str:
-    """The path that a temporary path stands for; any other as it is."""
+def final_path(temporary: str) -> str:
+    """Return the final path of a temporary path; any other path unchanged."""
     return _TEMPORARY.sub(r"\1\2", temporary)
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of the same keys as CSV with a header, atomically."""
+    """Write rows with the same keys as CSV with a header, atomically."""
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -128,16 +131,16 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, keys in the order given, atomically."""
+    """Write `value` as indented JSON, with keys in their given order, atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _make_own(path: Path) -> tuple[Path, int]:
-    """A new folder and the open descriptor that holds its lock."""
+def _make_locked(path: Path) -> tuple[Path, int]:
+    """Make a temporary folder; return it and the descriptor that holds its lock."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-        # Another writer may take it for left before it is locked: then it is gone, or about to be.
+        # Before it is locked, another writer may take it for abandoned. Then it is removed, so make another.
         with suppress(FileNotFoundError):
             handle = os.open(folder, os.O_RDONLY)
             if try_lock(handle) is not False and folder.exists():
@@ -145,12 +148,12 @@ def _make_own(path: Path) -> tuple[Path, int]:
             os.close(handle)
 
 
-def _remove_left(path: Path) -> None:
-    """Remove the folders of processes that no longer live."""
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary folders of processes that have ended."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.partial")
     for entry in os.scandir(path.parent):
         if pattern.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-            with suppress(OSError):  # another user's, or removed by another writer meanwhile
+            with suppress(OSError):  # it belongs to another user, or another writer has just removed it
                 handle = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW)
                 try:
                     if try_lock(handle):
@@ -160,7 +163,11 @@ def _remove_left(path: Path) -> None:
 
 
 def try_lock(handle: int) -> bool | None:
-    """Whether the lock (flock) of an open file or folder is had; None where there are no locks."""
+    """Try to lock an open file or folder (flock), without waiting.
+
+    Returns:
+        True if this process has the lock, False if another has it, None if the file system has no locks.
+    """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -171,7 +178,7 @@ def try_lock(handle: int) -> bool | None:
 
 
 def _replace_folder(path: Path, new: Path, aside: Path) -> None:
-    """Put `new` in the place of `path`, whose folder goes to `aside`, also while others do the same."""
+    """Move the folder `path` into `aside`, and `new` to `path`. Repeat if another writer was faster."""
     for number in itertools.count():
         with suppress(FileNotFoundError):
             path.rename(aside / f"{number}.old")
@@ -179,16 +186,17 @@ def _replace_folder(path: Path, new: Path, aside: Path) -> None:
             new.rename(path)
             return
         except OSError as error:
-            if error.errno not in _IN_THE_WAY:
+            if error.errno not in _TARGET_EXISTS:
                 raise
 
 
 def _sync(path: Path) -> None:
+    """Force a file or folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that can't do so for folders
+        if error.errno != errno.EINVAL:  # this file system can't sync folders
             raise
     finally:
         os.close(handle)

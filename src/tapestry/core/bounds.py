@@ -1,4 +1,4 @@
-"""Rules on the values of parameters, for `Annotated` fields of the sections (see `tapestry.core.settings`)."""
+"""Rules for the values of parameters, for `Annotated` fields of settings (see `tapestry.core.settings`)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ def require(condition: bool, message: str) -> None:
 
 
 def at_most(bound: float) -> Rule:
+    """Make the rule value <= bound."""
     return between(-math.inf, bound)
 
 
 def between(low: float, high: float) -> Rule:
-    """Both bounds are allowed."""
+    """Make the rule low <= value <= high."""
 
     def rule(value: Any, name: str) -> None:
         require(value >= low, f"{name}: {shown(value)} is below {low}")
@@ -34,11 +35,12 @@ def between(low: float, high: float) -> Rule:
 
 
 def fraction(value: Any, name: str) -> None:
+    """Rule: 0 <= value <= 1."""
     require(0 <= value <= 1, f"{name}: {shown(value)} is not between 0 and 1")
 
 
 def memory_size(value: Any, name: str) -> None:
-    """A size in DuckDB's own syntax, of at least what DuckDB can work with."""
+    """Rule: a size in DuckDB's syntax, from 100MB, which DuckDB needs, to 1000TB."""
     form = "a number and a unit (MB, GB, TB, MiB, GiB or TiB), such as 2GB"
     match = _MEMORY.fullmatch(value)
     if match is None:

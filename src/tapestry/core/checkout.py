@@ -1,4 +1,4 @@
-"""Where the main checkout is, also from DVC's temporary ones, and what earlier stages must have made in this one."""
+"""The root of the checkout, also from DVC's temporary checkouts, and the outputs of earlier stages."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from tapestry.core.errors import TapestryError, one_line
 
 
 def checkout_root() -> Path:
-    """The checkout that the user works in.
+    """Return the root of the checkout that the user works in.
 
-    DVC sets DVC_ROOT for its stages; under `dvc exp run --temp` and `--queue` it still names the original
-    checkout, while the working directory is a temporary one. Otherwise: the working directory.
+    DVC sets DVC_ROOT for its stages. Under `dvc exp run --temp` and `--queue` the working directory is a temporary
+    checkout, but DVC_ROOT is still the original one. Outside DVC, the root is the working directory.
     """
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
 def find_checkout() -> Path:
-    """The checkout that the working directory is in: the nearest folder upwards with dvc.yaml beside .dvc.
+    """Find the root of the checkout around the working directory: the nearest parent with dvc.yaml and .dvc.
 
     Raises:
-        TapestryError: there is none.
+        TapestryError: there is no such folder.
     """
     here = Path.cwd().resolve()
     for folder in (here, *here.parents):
@@ -31,7 +31,7 @@ def find_checkout() -> Path:
 
 
 def enter_checkout() -> Path:
-    """Make the checkout's root the working directory, so that relative paths mean what they do to stages; the root.
+    """Change to the root of the checkout, to which the paths of the stages are relative, and return it.
 
     Raises:
         TapestryError: the working directory is in no checkout.
@@ -42,16 +42,16 @@ def enter_checkout() -> Path:
 
 
 def require_root() -> None:
-    """Raise a TapestryError where the working directory is no checkout's root."""
+    """Raise a TapestryError unless the working directory is the root of a checkout."""
     if not Path("dvc.yaml").is_file():
         raise TapestryError(f"dvc.yaml not found in {Path.cwd()}: run from the checkout's root")
 
 
 def require_made(path: Path, stage: str) -> Path:
-    """`path`, which `stage` makes.
+    """Return `path`, an output of `stage`.
 
     Raises:
-        TapestryError: it isn't there.
+        TapestryError: it doesn't exist.
     """
     if not path.exists():
         raise TapestryError(f"{path}: not there; run `dvc repro {stage}`")
@@ -59,10 +59,10 @@ def require_made(path: Path, stage: str) -> Path:
 
 
 def only_file(folder: Path, stage: str) -> Path:
-    """The one file in `folder`, which `stage` makes.
+    """Return the only file in `folder`, an output of `stage`.
 
     Raises:
-        TapestryError: there is none, or there are several.
+        TapestryError: the folder doesn't exist, or doesn't contain exactly one file.
     """
     files = sorted(require_made(folder, stage).iterdir())
     if len(files) != 1:

@@ -1,8 +1,8 @@
-"""The same arithmetic on every x86-64 processor that has AVX2.
+"""Settings that give the same arithmetic on every x86-64 processor with AVX2.
 
-torch, MKL and oneDNN each choose the widest instructions that a processor has, and the order of a sum goes with the
-width. MKL besides has other code for Intel's processors than for others', but for its COMPATIBLE branch. All are told
-by environment variables, which they read when they are loaded or first used: so before torch is imported.
+torch, MKL and oneDNN each choose the widest vector instructions of the processor, and the order of a sum depends on
+their width. MKL also has different code for Intel's processors than for others, unless its branch COMPATIBLE is set.
+All three read environment variables when they are loaded or first used, so these must be set before torch is imported.
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ _CPUINFO = Path("/proc/cpuinfo")  # Linux
 
 
 def make_portable(cpuinfo: Path = _CPUINFO) -> None:
-    """Ask for the arithmetic of any processor with AVX2, of this process and those it starts.
+    """Set the environment variables of `PORTABLE` for this process and the processes that it starts.
 
-    What the user has set stays. A processor without AVX2 is left alone: torch would crash on the first instruction.
+    Variables that the user has set stay. On a processor without AVX2 nothing is set: torch would crash on the first
+    AVX2 instruction.
     """
-    if platform.machine() in ("x86_64", "AMD64") and "avx2" in _described(cpuinfo).get("flags", "").split():
+    if platform.machine() in ("x86_64", "AMD64") and "avx2" in _read_cpuinfo(cpuinfo).get("flags", "").split():
         for name, value in PORTABLE.items():
             os.environ.setdefault(name, value)
 
 
 def describe_cpu(cpuinfo: Path = _CPUINFO) -> dict[str, str]:
-    """What a run should say of its processor: {"cpu": its name, "cpu_arithmetic": what decides of the last bits}."""
-    import torch  # here: this module is for what comes before
+    """Describe the processor: {"cpu": its name, "cpu_arithmetic": the settings that decide the last bits of a sum}."""
+    import torch  # not above: make_portable must run before torch is imported
 
     level = torch.backends.cpu.get_cpu_capability()
     settings = " ".join(f"{name}={os.environ.get(name, 'unset')}" for name in PORTABLE)
-    model = _described(cpuinfo).get("model name") or platform.processor() or platform.machine()
+    model = _read_cpuinfo(cpuinfo).get("model name") or platform.processor() or platform.machine()
     return {"cpu": model, "cpu_arithmetic": f"{level} {settings}"}
 
 
-def _described(cpuinfo: Path) -> Mapping[str, str]:
-    """The first processor's entries in Linux's list; none elsewhere."""
+def _read_cpuinfo(cpuinfo: Path) -> Mapping[str, str]:
+    """Read the entries of the first processor in Linux's cpuinfo; empty on other systems."""
     try:
         first = cpuinfo.read_text(encoding="utf-8").partition("\n\n")[0]
     except OSError:

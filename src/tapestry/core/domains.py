@@ -1,4 +1,4 @@
-"""The names of a run's domains, in the order of their numbers. Most stages need nothing else of section `source`."""
+"""The names of the domains, in the order of their numbers: the only part of section `source` that most stages need."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tapestry.core.bounds import require
 from tapestry.core.errors import TapestryError, one_line, shown
 from tapestry.core.settings import PARAMETERS, load_section
 
-_LONGEST = 200  # bytes; files and temporary files have longer names, of at most 255
+_LONGEST = 200  # bytes; names of files and temporary files add to it, and may have 255
 
 
 def load_domains(path: Path = PARAMETERS) -> tuple[str, ...]:
-    """`source.domains` of params.yaml.
+    """Read `source.domains` of params.yaml.
 
     Raises:
         TapestryError: see `load_section` and `check_domains`.
@@ -28,7 +28,7 @@ def load_domains(path: Path = PARAMETERS) -> tuple[str, ...]:
 
 
 def check_domains(domains: Sequence[str]) -> None:
-    """Check that there are 2 to 63 domains, and that each name can be the name of a file and of no other domain.
+    """Check that there are 2 to 63 domains, and that each name is a valid and unique file name.
 
     Raises:
         TapestryError: the message names the domain.
@@ -56,10 +56,10 @@ def check_domains(domains: Sequence[str]) -> None:
 
 
 def chosen_domain(arguments: Sequence[str], domains: Sequence[str]) -> str:
-    """The domain that the one argument of a stage's script names.
+    """Return the domain that the command-line arguments of a stage name.
 
     Raises:
-        TapestryError: there is none, or more than one, or it is none of `domains`.
+        TapestryError: there isn't exactly one argument, or it is not one of `domains`.
     """
     accepted = f"source.domains: {', '.join(domains)}"
     if len(arguments) != 1:

@@ -1,11 +1,11 @@
-"""Sections of params.yaml as frozen, typed dataclasses. Unknown keys, missing keys and wrong types are errors.
+"""Strict parser of the sections of params.yaml. Unknown keys, missing keys and wrong types are errors.
 
-Each package holds the dataclass of the section that it reads, such as `tapestry.model.settings.ModelSettings`. A stage
-reads only its own sections, so a new parameter reruns only the stages of that section. The first stage and the
-commands read the whole file (`tapestry.parameters`).
+Each package has the frozen dataclass of its section, such as `tapestry.model.settings.ModelSettings`. A stage reads
+only its own sections, so a new parameter reruns only the stages of its section. The first stage and the commands read
+the whole file (`tapestry.parameters`).
 
-Parameters are read as DVC reads them (YAML 1.2), so `1e-05` is a number. No parameter may be called
-`size` or `nfiles`: DVC leaves keys of those names out of its run-cache key.
+Parameters are read as DVC reads them (YAML 1.2), so `1e-05` is a number. No parameter may have the name `size` or
+`nfiles`, because DVC leaves keys of these names out of its run-cache key.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ def load_section(section: type[T], name: str, path: Path = PARAMETERS) -> T:
 
     Args:
         section: the section's dataclass, or the parameter's type.
-        name: `model`, or of a parameter `source.domains`.
+        name: the dotted name of the section (`model`) or parameter (`source.domains`).
+        path: the file.
 
     Raises:
-        TapestryError: the file can't be read (see `read_yaml`) or is no mapping, or a key is unknown, missing, of the
-            wrong type or out of range; the message names the file and the key.
+        TapestryError: the file can't be read (see `read_yaml`) or isn't a mapping, or a key is unknown or missing, or
+            a value has the wrong type or is out of range; the message names the file and the key.
     """
     values = read_yaml(path)
     try:
@@ -54,7 +55,16 @@ def load_section(section: type[T], name: str, path: Path = PARAMETERS) -> T:
 
 
 def parse(section: type[T], values: Any, name: str = "") -> T:
-    """Build the dataclass `section` from a mapping, strictly. `name` is the dotted path for messages."""
+    """Build the dataclass `section` from a mapping.
+
+    Args:
+        section: the dataclass.
+        values: the mapping.
+        name: the dotted name of the section, for messages.
+
+    Raises:
+        TapestryError: as for `load_section`.
+    """
     if not isinstance(values, dict):
         raise TapestryError(f"{name or 'the file'}: expected a mapping of keys, got {shown(values)}")
     hints = typing.get_type_hints(section, include_extras=True)
@@ -70,7 +80,7 @@ def parse(section: type[T], values: Any, name: str = "") -> T:
 
 
 def flatten(settings: Any, name: str = "") -> dict[str, Any]:
-    """A dataclass as {"model.width": 64, …}, the names that DVC and MLflow show."""
+    """Flatten a dataclass into {"model.width": 64, …}, the names that DVC and MLflow show."""
     flat: dict[str, Any] = {}
     for key, value in dataclasses.asdict(settings).items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The numbers that the column `split` of sequences.parquet holds."""
+"""The values of the column `split` of sequences.parquet."""
 
 TRAIN = 0
 VALIDATION = 1

@@ -1,4 +1,4 @@
-"""YAML within bounds: what would take long, or much memory, to read is refused before its values are made."""
+"""YAML with limits: a file that would take long, or much memory, is refused before its values are built."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from ruamel.yaml.nodes import Node
 from tapestry.core.errors import TapestryError, one_line, shown
 
 MAX_BYTES = 1 << 16
-MAX_DEPTH = 16  # mappings and lists inside each other
-MAX_NODES = 5_000  # keys, values and list entries, what aliases (*name) stand for counted each time
+MAX_DEPTH = 16  # nested mappings and lists
+MAX_NODES = 5_000  # keys, values and list entries; those of an alias (*name) count at each use
 MAX_CHARACTERS = 1_000  # of one key or value
 
 
 def read_yaml(path: Path) -> Any:
-    """The one document in a file.
+    """Read the only document in a YAML file.
 
     Raises:
-        TapestryError: no file, none that can be read, no UTF-8, no YAML, or above a bound of this module; the message
-            names the file, and the key or the line.
+        TapestryError: the file doesn't exist, can't be read, isn't valid UTF-8 or YAML, or is above a limit of this
+            module; the message names the file, and the key or the line.
     """
     text = _text(path)
     try:
@@ -45,7 +45,7 @@ def read_yaml(path: Path) -> Any:
         raise TapestryError(f"{path} is not valid YAML: {line}{one_line(error.problem)}") from error
     except YAMLError as error:
         raise TapestryError(f"{path} is not valid YAML: {one_line(str(error).partition(chr(10))[0])}") from error
-    except _BoundError as error:
+    except _LimitError as error:
         raise TapestryError(f"{path}: {error}") from None
 
 
@@ -71,7 +71,7 @@ def _text(path: Path) -> str:
 
 
 class _Constructor(SafeConstructor):
-    """Gives the line also of values that Python's own types refuse, such as the date 2001-02-30."""
+    """Names the line also of a value that Python's types refuse, such as the date 2001-02-30."""
 
     def construct_object(self, node: Node, deep: bool = False) -> Any:
         try:
@@ -80,13 +80,13 @@ class _Constructor(SafeConstructor):
             raise ConstructorError(None, None, f"{shown(node.value)}: {error}", node.start_mark) from error
 
 
-class _BoundError(Exception):
-    """Above a bound of this module."""
+class _LimitError(Exception):
+    """The file is above a limit of this module."""
 
 
 @dataclass
 class _Collection:
-    """A mapping or list whose end has not been read yet."""
+    """A mapping or list whose end the parser has not reached."""
 
     mapping: bool
     anchor: str | None
@@ -96,40 +96,40 @@ class _Collection:
 
 
 def _check(text: str) -> None:
-    """Walk through the document without making its values."""
-    nodes_of: dict[str, int] = {}  # by anchor, once its end has been read
-    around: list[_Collection] = []
+    """Check the limits on the parser's events, without building values."""
+    nodes_of: dict[str, int] = {}  # by anchor, for those whose end the parser has reached
+    open_collections: list[_Collection] = []
 
     def name() -> str:
-        keys = [one_line(collection.key) for collection in around if collection.key]
+        keys = [one_line(collection.key) for collection in open_collections if collection.key]
         return ".".join(keys[:3]) or "the file"
 
     def count(nodes: int) -> None:
-        if around:
-            around[-1].nodes += nodes
-            if around[-1].nodes > MAX_NODES:
-                raise _BoundError(f"{name()}: more than {MAX_NODES:,} values, each use of an alias counted")
+        if open_collections:
+            open_collections[-1].nodes += nodes
+            if open_collections[-1].nodes > MAX_NODES:
+                raise _LimitError(f"{name()}: more than {MAX_NODES:,} values, each use of an alias counted")
 
     for event in YAML(typ="safe", pure=True).parse(text):
-        if isinstance(event, NodeEvent) and around and around[-1].mapping:
-            parent = around[-1]
+        if isinstance(event, NodeEvent) and open_collections and open_collections[-1].mapping:
+            parent = open_collections[-1]
             if parent.key_next:
                 parent.key = str(event.value) if isinstance(event, ScalarEvent) else ""
             parent.key_next = not parent.key_next
         if isinstance(event, ScalarEvent):
             if len(event.value) > MAX_CHARACTERS:
-                raise _BoundError(f"{name()}: a text of {len(event.value):,} characters; at most {MAX_CHARACTERS:,}")
+                raise _LimitError(f"{name()}: a text of {len(event.value):,} characters; at most {MAX_CHARACTERS:,}")
             count(1)
         elif isinstance(event, AliasEvent):
-            if any(collection.anchor == event.anchor for collection in around):
-                raise _BoundError(f"{name()}: *{one_line(event.anchor)} is part of itself")
+            if any(collection.anchor == event.anchor for collection in open_collections):
+                raise _LimitError(f"{name()}: *{one_line(event.anchor)} is part of itself")
             count(nodes_of.get(event.anchor, 1))
         elif isinstance(event, CollectionStartEvent):
-            if len(around) == MAX_DEPTH:
-                raise _BoundError(f"{name()}: more than {MAX_DEPTH} mappings or lists inside each other")
-            around.append(_Collection(isinstance(event, MappingStartEvent), event.anchor))
+            if len(open_collections) == MAX_DEPTH:
+                raise _LimitError(f"{name()}: more than {MAX_DEPTH} mappings or lists inside each other")
+            open_collections.append(_Collection(isinstance(event, MappingStartEvent), event.anchor))
         elif isinstance(event, CollectionEndEvent):
-            closed = around.pop()
+            closed = open_collections.pop()
             if closed.anchor is not None:
                 nodes_of[closed.anchor] = closed.nodes
             count(closed.nodes)

@@ -22,7 +22,7 @@ import psutil
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from tapestry.core.atomic import atomic_file, own_folder, path_of, try_lock
+from tapestry.core.atomic import atomic_file, final_path, temporary_folder, try_lock
 from tapestry.core.errors import one_line
 from tapestry.doctor.finding import Finding, try_git
 
@@ -208,7 +208,7 @@ def partial_folders(root: Path) -> Iterator[Finding]:
 
 
 def _sweep(folder: Path) -> None:
-    with own_folder(Path(path_of(str(folder)))):
+    with temporary_folder(Path(final_path(str(folder)))):
         pass  # it removes the left ones of its path first
 
 

@@ -1,7 +1,7 @@
-"""Each row of a raw file judged: an interaction's fields, or the reason why it can't be one.
+"""Classifies each row of a raw file: the fields of an interaction, or the reason why the row is unusable.
 
-Rows are judged in groups of batches, each larger than the one before, so that a file that can't pass any more is given
-up early, whatever its size.
+Batches are classified in groups, each larger than the group before. So a file with too many unusable rows is given up
+early, whatever its size.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from tapestry.ingest.json_rows import JsonRows
 from tapestry.ingest.layouts import LAYOUTS, Layout, layout_of
 from tapestry.ingest.parquet_rows import ParquetRows
 from tapestry.ingest.raw import RawFile
-from tapestry.ingest.rows import Query, Reader, RowStream, plain_id, trimmed
+from tapestry.ingest.rows import BLANK_LINE, Query, Reader, RowStream, no_rows_error, plain_id, trimmed
 from tapestry.ingest.settings import IngestSettings
 
 QUARANTINED_CHARACTERS = 500
-BLANK_LINE = "blank line"
-_GROWTH = 8  # of a group of batches over the one before; each group costs some 50 ms
+_GROWTH = 8  # how many times more batches a group has than the group before; each group costs some 50 ms
 _SHOWN_COLUMNS = 30
 _SHOWN_ROWS = 3
 _SHOWN_CHARACTERS = 200
 _UNITS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}  # nanoseconds
-_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-_MENDS = {
+_UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+_FIXES = {  # by a part of the reason
     "timestamp out of range": "ingest.first_year and ingest.last_year say which times are plausible",
     "timestamp is not a whole number": "Write times as whole numbers since 1970 UTC, or as Parquet timestamps",
     "rating is not a number": "Write ratings as numbers, with a point before decimals",
@@ -43,27 +42,30 @@ _MENDS = {
 
 @dataclass(frozen=True)
 class Tally:
-    """Rows so far: in all, unusable ones, and those of them that are blank lines."""
+    """Counts of classified rows."""
 
     rows: int
+    """All rows."""
     unusable: int
+    """Rows that are no interactions; blank lines included."""
     blank: int
+    """Blank lines."""
 
-    def beyond(self, allowed: float, to_come: int = 0) -> bool:
-        """Whether unusable rows are more than the share `allowed`, even if `to_come` more rows were all usable.
+    def exceeds(self, allowed: float, rows_left: int = 0) -> bool:
+        """Whether the share of unusable rows is above `allowed`, even if the next `rows_left` rows are all usable.
 
-        Blank lines count only where they outnumber the other rows: nothing is lost with them.
+        Blank lines hold no data, so only those above the number of the other rows count as unusable.
         """
-        others = self.rows - self.blank + to_come
+        others = self.rows - self.blank + rows_left
         counted = self.unusable - self.blank + max(0, self.blank - others)
-        return counted > allowed * (self.rows + to_come)
+        return counted > allowed * (self.rows + rows_left)
 
 
 def open_reader(path: Path) -> tuple[Reader, Layout]:
-    """A reader of a raw file, and the release whose column names the file has.
+    """Open a raw file and find its layout.
 
     Raises:
-        TapestryError: no raw file that can be read, or a needed column is missing; lists what was found and what is
+        TapestryError: the file can't be read, or has the columns of no layout; the message lists the columns found and
             accepted.
     """
     file = RawFile.open(path)
@@ -83,58 +85,62 @@ def open_reader(path: Path) -> tuple[Reader, Layout]:
         raise TapestryError(
             f"{path}: no known set of columns. Found: {', '.join(found[:_SHOWN_COLUMNS]) or 'none'}{more}. "
             f"Accepted:\n  {accepted}\nor, in CSV without a header, Amazon's user, item, rating, timestamp "
-            f"(2014) or item, user, rating, timestamp (2018){_other_content(file)}"
+            f"(2014) or item, user, rating, timestamp (2018){_hint(file)}"
         )
     return reader, layout
 
 
 def classify(
     connection: duckdb.DuckDBPyConnection, path: Path, reader: Reader, layout: Layout, settings: IngestSettings
-) -> None:
-    """Make table `classified`: row, user_id, item_id, timestamp (ms), rating, and the reason and text of a row that
-    can't be used.
+) -> Tally:
+    """Make the table `classified`, with one row for each row of the file, and count its rows.
+
+    Its columns are row, user_id, item_id, timestamp (milliseconds), rating, reason and text. An unusable row has a
+    reason and its text; a usable row has neither.
 
     Raises:
-        TapestryError: an unreadable file, or too large a share of unusable rows: as soon as that is certain.
+        TapestryError: an unreadable file, or too large a share of unusable rows, raised as soon as that is certain.
     """
     connection.execute(
         """CREATE TABLE classified
         (row BIGINT, user_id VARCHAR, item_id VARCHAR, timestamp BIGINT, rating FLOAT, reason VARCHAR, text VARCHAR)"""
     )
-    judge = f"INSERT INTO classified {_judge(reader.query(layout), settings)}"
+    insert = f"INSERT INTO classified {_classification(reader.query(layout), settings)}"
     batches = reader.batches(layout)
+    tally = Tally(0, 0, 0)
     size = 1
     while (first := next(batches, None)) is not None:
         stream = RowStream(reader.schema, itertools.chain([first], itertools.islice(batches, size - 1)))
         connection.register("raw_rows", stream.reader)
         try:
-            connection.execute(judge).fetchall()  # DuckDB registers nothing while a result waits to be read
+            connection.execute(insert)
         except duckdb.Error as error:
             if stream.error is None:
                 raise
             raise stream.error from error
         tally = _count(connection)
-        left = reader.rows_left()
-        if tally.beyond(settings.max_quarantine_share, left):
-            raise _too_many(connection, path, tally, settings, is_whole=left == 0)
+        rows_left = reader.rows_left()
+        if tally.exceeds(settings.max_quarantine_share, rows_left):
+            raise _too_many_unusable(connection, path, tally, settings, is_complete=rows_left == 0)
         size *= _GROWTH
-    tally = _count(connection)
     if tally.rows == 0:
-        raise TapestryError(f"{path}: the file holds no rows; fetch or copy it again")
-    if tally.beyond(settings.max_quarantine_share) or tally.unusable == tally.rows:
-        raise _too_many(connection, path, tally, settings, is_whole=True)
+        raise no_rows_error(path)
+    if tally.exceeds(settings.max_quarantine_share) or tally.unusable == tally.rows:
+        raise _too_many_unusable(connection, path, tally, settings, is_complete=True)
+    return tally
 
 
-def _judge(query: Query, settings: IngestSettings) -> str:
+def _classification(query: Query, settings: IngestSettings) -> str:
+    """SQL for the rows of `classified`, from the batches in `raw_rows`."""
     first, last = settings.time_range()
     scale = _UNITS[query.unit] // _UNITS["ms"]
-    others = " ".join(
+    other_units = " ".join(
         f"WHEN time * {size / _UNITS['ms']} >= {first} AND time * {size / _UNITS['ms']} < {last} "
-        f"THEN 'timestamp in {_NAMES[unit]}, {_NAMES[query.unit]} expected'"
+        f"THEN 'timestamp in {_UNIT_NAMES[unit]}, {_UNIT_NAMES[query.unit]} expected'"
         for unit, size in _UNITS.items()
         if unit != query.unit
     )
-    # One level for each step: a column that is named again in its own level is computed, and planned, again.
+    # One subquery a step: DuckDB would compute, and plan, a column again if it were used in its own SELECT.
     return f"""
         WITH fields AS ({query.select}),
         texts AS (
@@ -163,7 +169,7 @@ def _judge(query: Query, settings: IngestSettings) -> str:
             FROM trimmed),
         numbered AS (SELECT *, {_id_number("user")}, {_id_number("item")} FROM typed),
         checked AS (SELECT *, {_id_problem("user")}, {_id_problem("item")} FROM numbered),
-        judged AS (
+        with_reason AS (
             SELECT *,
                 CASE
                     WHEN problem IS NOT NULL THEN problem
@@ -181,27 +187,29 @@ def _judge(query: Query, settings: IngestSettings) -> str:
                             WHEN rating_value < {settings.min_rating} OR rating_value > {settings.max_rating}
                                 THEN 'rating out of range'
                         END
-                    {others}
+                    {other_units}
                     ELSE 'timestamp out of range'
                 END AS reason
             FROM checked)
         SELECT row, {_id_value("user")}, {_id_value("item")},
             CASE WHEN reason IS NULL THEN CAST(time * {scale} AS BIGINT) END, rating_value, reason,
             CASE WHEN reason IS NOT NULL THEN ({query.text})[:{QUARANTINED_CHARACTERS}] END
-        FROM judged"""
+        FROM with_reason"""
 
 
 def _id_number(key: str) -> str:
-    """SQL for the number that a float is, and the bits that it has for whole numbers."""
+    """SQL for the value of a float, and the bits of its significand, which bound the whole numbers that it can hold."""
     return f"""
         CASE WHEN {key}_kind IN ('DOUBLE', 'FLOAT') THEN TRY_CAST({key}_text AS DOUBLE) END AS {key}_number,
         CASE {key}_kind WHEN 'FLOAT' THEN 24 ELSE 53 END AS {key}_bits"""
 
 
 def _id_problem(key: str) -> str:
-    """SQL for why a value can't be an id."""
-    others = {"BOOLEAN": "true or false", "ARRAY": "a list", "OBJECT": "an object", "TIME": "a time"}
-    no_scalar = " ".join(f"WHEN '{kind}' THEN '{key} is {what}, not text or a number'" for kind, what in others.items())
+    """SQL for the reason why a value is no id; NULL if it is one."""
+    not_scalar = {"BOOLEAN": "true or false", "ARRAY": "a list", "OBJECT": "an object", "TIME": "a time"}
+    not_scalar_cases = " ".join(
+        f"WHEN '{kind}' THEN '{key} is {what}, not text or a number'" for kind, what in not_scalar.items()
+    )
     return f"""
         CASE
             WHEN {key}_plain AND {key}_kind IS NULL THEN NULL
@@ -218,13 +226,13 @@ def _id_problem(key: str) -> str:
                 CASE {key}_kind
                     WHEN 'NAN' THEN 'missing {key} (NaN)'
                     WHEN 'ROUNDED' THEN '{key} is a number in scientific notation, which rounds it'
-                    {no_scalar}
+                    {not_scalar_cases}
                 END
         END AS {key}_problem"""
 
 
 def _id_value(key: str) -> str:
-    """SQL for the id: a float's text is a whole number's, so that 1.0 of one file is the 1 of another."""
+    """SQL for the id. A float becomes a whole number, so that 1.0 in one file equals 1 in another."""
     return f"""CASE
         WHEN reason IS NULL AND {key}_number IS NOT NULL THEN CAST(CAST({key}_number AS BIGINT) AS VARCHAR)
         ELSE {key}_text
@@ -232,16 +240,21 @@ def _id_value(key: str) -> str:
 
 
 def _count(connection: duckdb.DuckDBPyConnection) -> Tally:
+    # fetchall, not fetchone: DuckDB registers no new reader while a result of the connection is unfinished.
     (counts,) = connection.execute(
         f"SELECT count(*), count(reason), count(*) FILTER (WHERE reason = '{BLANK_LINE}') FROM classified"
     ).fetchall()
     return Tally(*counts)
 
 
-def _too_many(
-    connection: duckdb.DuckDBPyConnection, path: Path, tally: Tally, settings: IngestSettings, is_whole: bool
+def _too_many_unusable(
+    connection: duckdb.DuckDBPyConnection, path: Path, tally: Tally, settings: IngestSettings, is_complete: bool
 ) -> TapestryError:
-    """The error for more unusable rows than allowed: the first of them, and the mend of the most common reason."""
+    """Make the error for too many unusable rows: it shows the first of them, and the fix of the most common reason.
+
+    Args:
+        is_complete: whether the whole file has been classified.
+    """
     shown = connection.execute(
         f"SELECT row, reason, text FROM classified WHERE reason IS NOT NULL ORDER BY row LIMIT {_SHOWN_ROWS}"
     ).fetchall()
@@ -249,27 +262,27 @@ def _too_many(
         """SELECT reason, min(rating), max(rating) FROM classified WHERE reason IS NOT NULL
         GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 1"""
     ).fetchall()[0]
-    mend = next((mend for part, mend in _MENDS.items() if part in reason), "Mend the file")
+    fix = next((fix for part, fix in _FIXES.items() if part in reason), "Fix the file")
     if reason == "rating out of range":
-        mend = (
+        fix = (
             f"Ratings from {low:g} to {high:g} are beyond ingest.min_rating and ingest.max_rating "
             f"({settings.min_rating:g} to {settings.max_rating:g}): set these to the file's scale (min_rating to 0 "
             "where 0 means not rated), which keeps the rows"
         )
-    rows = f"{tally.rows} rows" if is_whole else f"the first {tally.rows} rows"
+    rows = f"{tally.rows} rows" if is_complete else f"the first {tally.rows} rows"
     allowed = f"allows {settings.max_quarantine_share:.1%}" + (
-        "" if is_whole else " of the file, which can't be met any more"
+        "" if is_complete else " of the file, which can't be met any more"
     )
     first = "\n".join(f"  row {row}: {why}: {one_line(text, _SHOWN_CHARACTERS)}" for row, why, text in shown)
     return TapestryError(
         f"{path}: {tally.unusable} of {rows} can't be used ({tally.unusable / tally.rows:.1%}; "
-        f"ingest.max_quarantine_share {allowed}). The first:\n{first}\n{mend}, or raise ingest.max_quarantine_share, "
+        f"ingest.max_quarantine_share {allowed}). The first:\n{first}\n{fix}, or raise ingest.max_quarantine_share, "
         "which drops them."
     )
 
 
-def _other_content(file: RawFile) -> str:
-    """What the file looks like instead, if that is plain."""
+def _hint(file: RawFile) -> str:
+    """Say what the file looks like instead; empty if that isn't clear."""
     head = file.head.lstrip() if file.format != "parquet" else b""
     if head[:1] == b"<":
         return ". This looks like a web page or XML"

@@ -1,4 +1,4 @@
-"""CSV as rows: delimiter and columns as the file's first lines tell, records as they were cut, fields by Arrow.
+"""Reader of CSV: finds delimiter and columns in the file's first lines, splits records, and parses fields by Arrow.
 
 Bytes that aren't UTF-8 become U+FFFD.
 """
@@ -18,55 +18,63 @@ import pyarrow as pa
 import pyarrow.csv
 
 from tapestry.core.errors import TapestryError
-from tapestry.ingest.csv_records import LONGEST_RECORD, Problem, RecordCutter, Records, line_ends, split_record
+from tapestry.ingest.csv_records import LONGEST_RECORD, Problem, Records, RecordSplitter, line_ends, split_record
 from tapestry.ingest.layouts import Layout, columns_without_header, header_names, layout_of
 from tapestry.ingest.raw import RawFile
-from tapestry.ingest.rows import BATCH_ROWS, Query
+from tapestry.ingest.rows import (
+    BATCH_ROWS,
+    INVALID_UTF8,
+    KEYS,
+    Query,
+    column_indices,
+    has_replacement,
+    joined_text,
+    no_rows_error,
+)
 
 DELIMITERS = (b",", b"\t", b";", b"|")
 _BLOCK_BYTES = 1 << 22
 _SNIFFED_LINES = 1000
 _PREAMBLE_LINES = 50
-_MOST_COLUMNS = 10_000  # that a header may have over several lines
-_SHORTEST_ROW = 6  # bytes of a row with a user, an item and a timestamp, at least
-_SHOWN_BYTES = 4096  # of a record that can't be read
-_KEYS = ("user", "item", "timestamp", "rating")
+_MAX_COLUMNS = 10_000  # of a header that has several lines
+_SHORTEST_ROW = 6  # bytes; no row with a user, an item and a timestamp is shorter
+_SHOWN_BYTES = 4096  # of a bad record, which become its text
 
 
 @dataclass(frozen=True)
 class _Dialect:
-    """Delimiter, column names, and how many bytes come before the first row."""
+    """How a file is written."""
 
     delimiter: bytes
     columns: list[str]
-    header: int
+    header_bytes: int
+    """Bytes before the first row."""
 
 
 class CsvRows:
     """Batches of (row int64, problem string, text string, user, item, timestamp, rating string).
 
-    Rows are counted from 1, below the header if there is one. One that can't be read comes with its `problem` and
-    `text`, and with nulls elsewhere; both are null in the others. `rating` is null where there is no such column.
+    Rows are counted from 1, which is the first row below the header. A row that can't be read has `problem` and
+    `text`, and nulls in the other columns. For every other row, both are null. `rating` is null if the file has no
+    such column.
 
     Raises:
-        TapestryError: no rows.
+        TapestryError: the file has no rows, or its header is not its first line.
     """
 
-    schema = pa.schema([("row", pa.int64())] + [(name, pa.string()) for name in ("problem", "text", *_KEYS)])
+    schema = pa.schema([("row", pa.int64())] + [(name, pa.string()) for name in ("problem", "text", *KEYS)])
 
     def __init__(self, file: RawFile) -> None:
         self._file = file
         self._blocks = file.blocks(_BLOCK_BYTES)
-        self._pending = 0
+        self._bytes_pending = 0  # of the current block, behind the last batch
         self._dialect = _sniff(file)
         self.columns = self._dialect.columns
 
     def query(self, layout: Layout) -> Query:
-        kept = [key for key, name in layout.by_key.items() if name in self.columns]
-        invalid = " OR ".join(f"contains(\"{key}\", '\ufffd')" for key in kept)
-        text = " || ',' || ".join(f"coalesce(\"{key}\", '')" for key in kept)
+        keys = [key for key, name in layout.by_key.items() if name in self.columns]
         kinds = {
-            # A whole column of numbers with a gap is saved as 1.0, 2.0, or from a spreadsheet as 7.65612E+16.
+            # Programs save a column of integers with a gap as 1.0, 2.0, and spreadsheets save them as 7.65612E+16.
             key: f"""CASE
                 WHEN {key}_plain THEN NULL
                 WHEN regexp_full_match({key}_text, '-?[0-9]+\\.0') THEN 'DOUBLE'
@@ -77,84 +85,84 @@ class CsvRows:
         }
         return Query(
             select='SELECT row, problem AS unread, "text", "user", item, "timestamp", rating FROM raw_rows',
-            text=f'coalesce("text", {text})',
-            problem=f"CASE WHEN unread IS NOT NULL THEN unread WHEN {invalid} THEN 'invalid UTF-8' END",
+            text=f'coalesce("text", {joined_text(keys)})',
+            problem=f"""CASE
+                WHEN unread IS NOT NULL THEN unread
+                WHEN {has_replacement(keys)} THEN '{INVALID_UTF8}'
+            END""",
             unit=layout.unit,
             kinds=kinds,
         )
 
     def batches(self, layout: Layout) -> Iterator[pa.RecordBatch]:
-        places = {key: self._place(name) for key, name in layout.by_key.items() if name in self.columns}
-        is_row = partial(_looks_like_a_row, self._dialect.delimiter, len(self.columns), places["timestamp"])
-        cutter = RecordCutter(self._dialect.delimiter, len(self.columns), is_row)
-        rows = breaks = lines = 0
+        indices = column_indices(self._file.path, self.columns, layout)
+        is_row = partial(_looks_like_a_row, self._dialect.delimiter, len(self.columns), indices["timestamp"])
+        splitter = RecordSplitter(self._dialect.delimiter, len(self.columns), is_row)
+        rows = line_breaks = lines = 0
         tail = b""
-        for block in itertools.chain(self._below_the_header(), [None]):
+        for block in itertools.chain(self._blocks_below_header(), [None]):
             data = tail + (block or b"")
-            records = cutter.cut(data, is_last=block is None)
+            records = splitter.split(data, is_last=block is None)
             for start in range(0, len(records.ends), BATCH_ROWS):
-                part = records.part(slice(start, start + BATCH_ROWS))
-                self._pending = len(data) - int(part.ends[-1])
-                yield from self._batches_of(data, part, rows + start, places)
+                batch = records.select(slice(start, start + BATCH_ROWS))
+                self._bytes_pending = len(data) - int(batch.ends[-1])
+                yield from self._record_batches(data, batch, rows + start, indices)
             used = int(records.ends[-1]) if len(records.ends) else 0
             rows += len(records.ends)
-            breaks += records.breaks
+            line_breaks += records.line_breaks
             lines += _count_lines(data[:used])
-            tail = _bounded(data[used:])
-        if lines != rows + breaks:
+            tail = _shorten_long_line(data[used:])
+        if lines != rows + line_breaks:
             raise TapestryError(
-                f"{self._file.path}: {lines} lines were read as {rows} rows with {breaks} line breaks inside quotes, "
-                "which doesn't add up: a fault of Tapestry's, please report it"
+                f"{self._file.path}: {lines} lines were read as {rows} rows with {line_breaks} line breaks inside "
+                "quotes, which doesn't add up: a fault of Tapestry's, please report it"
             )
 
     def rows_left(self) -> int:
-        return (self._pending + self._blocks.left) // _SHORTEST_ROW
+        return (self._bytes_pending + self._blocks.max_bytes_left) // _SHORTEST_ROW
 
-    def _place(self, name: str) -> int:
-        if self.columns.count(name) > 1:
-            places = [str(place) for place, column in enumerate(self.columns, start=1) if column == name]
-            raise TapestryError(
-                f"{self._file.path}: column {name} is there {len(places)} times (columns {', '.join(places)}); "
-                "rename all but the one that counts"
-            )
-        return self.columns.index(name)
-
-    def _below_the_header(self) -> Iterator[bytes]:
-        skipped = self._dialect.header
+    def _blocks_below_header(self) -> Iterator[bytes]:
+        skipped = self._dialect.header_bytes
         for block in self._blocks:
             yield block[skipped:]
             skipped = max(0, skipped - len(block))
 
-    def _batches_of(
-        self, data: bytes, records: Records, before: int, places: dict[str, int]
+    def _record_batches(
+        self, data: bytes, records: Records, rows_before: int, indices: dict[str, int]
     ) -> Iterator[pa.RecordBatch]:
+        """Yield one batch of the good records, and one for each problem of the bad ones."""
         good = np.flatnonzero(records.problems == Problem.NONE)
-        fields, wrong = self._parse(_joined(data, records, good), len(good), places)
+        fields, wrong = self._parse_fields(_bytes_of(data, records, good), len(good), indices)
         records.problems[good[wrong]] = Problem.WRONG_WIDTH
-        numbers = before + 1 + np.arange(len(records.ends))
+        numbers = rows_before + 1 + np.arange(len(records.ends))
         rows = pa.array(numbers[np.delete(good, wrong)])
         yield pa.RecordBatch.from_arrays([rows, *[pa.nulls(len(rows), pa.string())] * 2, *fields], schema=self.schema)
         for problem in set(records.problems[records.problems != Problem.NONE].tolist()):
             bad = np.flatnonzero(records.problems == problem)
             texts = pa.array([_shown(data[records.starts[row] : records.ends[row]]) for row in bad], pa.string())
             reasons = pa.array([Problem(problem).reason], pa.string()).take(pa.array(np.zeros(len(bad), np.int64)))
-            arrays = [pa.array(numbers[bad]), reasons, texts, *[pa.nulls(len(bad), pa.string())] * len(_KEYS)]
+            arrays = [pa.array(numbers[bad]), reasons, texts, *[pa.nulls(len(bad), pa.string())] * len(KEYS)]
             yield pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
-    def _parse(self, data: bytes, rows: int, places: dict[str, int]) -> tuple[list[pa.Array], list[int]]:
-        """The fields of whole records by Arrow, and which of the records have too few or too many."""
+    def _parse_fields(self, data: bytes, rows: int, indices: dict[str, int]) -> tuple[list[pa.Array], list[int]]:
+        """Parse complete records by Arrow.
+
+        Returns:
+            The values of each of KEYS, and the indices of the records with too few or too many fields, which have no
+            values.
+        """
         wrong: list[int] = []
         if rows == 0:
-            return [pa.nulls(0, pa.string())] * len(_KEYS), wrong
+            return [pa.nulls(0, pa.string())] * len(KEYS), wrong
 
         def skip(row: Any) -> Literal["skip"]:
             wrong.append(row.number - 1)
             return "skip"
 
-        # Arrow can't hand over a row that isn't UTF-8. Names of columns may be there twice, numbers are not.
+        # Arrow stops at a row that isn't UTF-8. Column names may occur twice; their numbers are unique.
         text = data if data.isascii() else data.decode("utf-8", "replace").encode()
-        names = [str(place) for place in range(len(self.columns))]
-        wanted = [names[place] for place in places.values()]
+        names = [str(index) for index in range(len(self.columns))]
+        wanted = [names[index] for index in indices.values()]
         try:
             table = pa.csv.read_csv(
                 pa.BufferReader(text),
@@ -173,37 +181,40 @@ class CsvRows:
             raise TapestryError(f"{self._file.path}: not readable as CSV: {error}") from error
         if len(table) + len(wrong) != rows:
             raise TapestryError(
-                f"{self._file.path}: {rows} rows were cut and {len(table) + len(wrong)} parsed: a fault of Tapestry's, "
-                "please report it"
+                f"{self._file.path}: {rows} rows were split and {len(table) + len(wrong)} parsed: a fault of "
+                "Tapestry's, please report it"
             )
         missing = pa.nulls(len(table), pa.string())
-        return [_one(table[names[places[key]]]) if key in places else missing for key in _KEYS], wrong
+        return [_single_chunk(table[names[indices[key]]]) if key in indices else missing for key in KEYS], wrong
 
 
 def _sniff(file: RawFile) -> _Dialect:
-    """How a file is written, by its first lines.
+    """Find the dialect of a file in its first lines.
 
-    The delimiter is the one by which the first line that isn't blank has the columns of a release; or, where there is
-    no header, the one by which ids tell which column is which.
+    The delimiter is the one with which the first line that isn't blank has the columns of a layout. If there is no such
+    header, it is the one with which the ids show which column is which.
+
+    Raises:
+        TapestryError: the file has no rows, or its header is not its first line.
     """
     ends = line_ends(np.frombuffer(file.head, np.uint8), is_last=True).tolist()[:_SNIFFED_LINES]
     starts = [0, *ends][: len(ends)]
     lines = [file.head[start:end] for start, end in zip(starts, ends, strict=True)]
     first = next((number for number, line in enumerate(lines) if line.strip()), None)
     if first is None:
-        raise TapestryError(f"{file.path}: the file holds no rows; fetch or copy it again")
+        raise no_rows_error(file.path)
     lines, start = lines[first:], starts[first]
     headers = []
     for delimiter in DELIMITERS:
-        length = RecordCutter(delimiter, _MOST_COLUMNS, lambda line: False).first(file.head[start:])
+        length = RecordSplitter(delimiter, _MAX_COLUMNS, lambda line: False).first_length(file.head[start:])
         names = header_names(_fields(file.head[start : start + length], delimiter))
-        headers.append(_Dialect(delimiter, names, file.mark + start + length))
+        headers.append(_Dialect(delimiter, names, file.bom_bytes + start + length))
     for dialect in headers:
         if layout_of(dialect.columns):
             return dialect
     for delimiter in DELIMITERS:
         if columns := columns_without_header([_fields(line, delimiter) for line in lines]):
-            return _Dialect(delimiter, list(columns), file.mark + start)
+            return _Dialect(delimiter, list(columns), file.bom_bytes + start)
     for number, line in enumerate(lines[:_PREAMBLE_LINES]):
         if any(layout_of(header_names(_fields(line, delimiter))) for delimiter in DELIMITERS):
             raise TapestryError(
@@ -218,28 +229,28 @@ def _fields(line: bytes, delimiter: bytes) -> list[str]:
 
 
 def _looks_like_a_row(delimiter: bytes, width: int, timestamp: int, line: bytes) -> bool:
-    """Whether a line, its quotes read as any character, has all fields and a whole number as its timestamp."""
+    """Whether a line has the right number of fields and a whole number as timestamp. Quotes are ordinary characters."""
     fields = line.rstrip(b"\r\n").split(delimiter)
     return len(fields) == width and re.fullmatch(rb'[\s"]*-?[0-9]+(\.0*)?[\s"]*', fields[timestamp]) is not None
 
 
-def _joined(data: bytes, records: Records, chosen: npt.NDArray[np.int64]) -> bytes:
-    """The chosen records' bytes, one after the other."""
+def _bytes_of(data: bytes, records: Records, chosen: npt.NDArray[np.int64]) -> bytes:
+    """Join the bytes of the chosen records."""
     if not len(chosen):
         return b""
-    cuts = np.flatnonzero(np.diff(chosen) > 1)
-    firsts, lasts = chosen[np.append(0, cuts + 1)], chosen[np.append(cuts, len(chosen) - 1)]
+    gaps = np.flatnonzero(np.diff(chosen) > 1)
+    firsts, lasts = chosen[np.append(0, gaps + 1)], chosen[np.append(gaps, len(chosen) - 1)]
     return b"".join(data[start:end] for start, end in zip(records.starts[firsts], records.ends[lasts], strict=True))
 
 
-def _bounded(tail: bytes) -> bytes:
-    """Of a line that grows too long no more than tells it."""
-    one_line = len(tail) > LONGEST_RECORD and not len(line_ends(np.frombuffer(tail, np.uint8), is_last=False))
-    return tail[: LONGEST_RECORD + 1] if one_line else tail
+def _shorten_long_line(tail: bytes) -> bytes:
+    """Cut a line that is too long, to bound the memory; it stays longer than LONGEST_RECORD, so it is still refused."""
+    is_too_long = len(tail) > LONGEST_RECORD and not len(line_ends(np.frombuffer(tail, np.uint8), is_last=False))
+    return tail[: LONGEST_RECORD + 1] if is_too_long else tail
 
 
 def _count_lines(data: bytes) -> int:
-    """Physical lines, counted apart from cutting and parsing."""
+    """Count the physical lines, independently of splitting and parsing."""
     unended = bool(data) and not data.endswith((b"\n", b"\r"))
     return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n") + unended
 
@@ -248,5 +259,5 @@ def _shown(record: bytes) -> str:
     return record[:_SHOWN_BYTES].decode("utf-8", "replace").rstrip("\r\n")
 
 
-def _one(column: pa.ChunkedArray) -> pa.Array:
+def _single_chunk(column: pa.ChunkedArray) -> pa.Array:
     return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)

@@ -1,8 +1,8 @@
-"""One domain's raw file → validated interactions, a quarantine with reasons, and counts that add up.
+"""The stage ingest: one domain's raw file → validated interactions, quarantined rows with reasons, and counts.
 
-interactions: user_id, item_id (text, the source's own), timestamp (int64, milliseconds since 1970 UTC),
-rating (float32, null where the source has none), domain, row (of the raw file, from 1); ordered by
-user_id, timestamp, item_id. The same user, item and timestamp is kept once: its first row.
+Columns of the interactions: user_id, item_id (text, as in the source), timestamp (int64, milliseconds since 1970 UTC),
+rating (float32, null if the source has none), domain, row (of the raw file, counted from 1). They are ordered by
+user_id, timestamp, item_id. Of several rows with the same user, item and timestamp, only the first is an interaction.
 """
 
 from __future__ import annotations
@@ -33,23 +33,29 @@ def ingest(
     """
     reader, layout = open_reader(raw)
     with connect(settings.memory_limit, settings.threads) as connection:
-        classify(connection, raw, reader, layout, settings)
-        summary = _count(connection)
-        _order(connection, domain)
-        summary["rows_duplicate"] = scalar(connection, "SELECT count(*) FROM ordered WHERE duplicate")
+        tally = classify(connection, raw, reader, layout, settings)
+        reasons = _count_reasons(connection)
+        _sort_usable(connection, domain)
+        duplicates = scalar(connection, "SELECT count(*) FROM ordered WHERE duplicate")
         write_parquet(
             connection,
             "SELECT * EXCLUDE duplicate FROM ordered WHERE NOT duplicate",
             interactions,
             lambda written: check_interactions(connection, written, domain, settings),
         )
-        summary["interactions"] = count_rows(interactions)
         write_parquet(
             connection,
             f"""SELECT '{quote(raw.name)}' AS file, row, reason, text FROM classified
             WHERE reason IS NOT NULL ORDER BY row""",
             quarantine,
         )
+    summary: dict[str, Any] = {
+        "rows_in": tally.rows,
+        "rows_quarantined": tally.unusable,
+        "rows_duplicate": duplicates,
+        "interactions": count_rows(interactions),
+        "reasons": reasons,
+    }
     parts = summary["rows_quarantined"] + summary["rows_duplicate"] + summary["interactions"]
     if summary["rows_in"] != parts:
         raise AssertionError(f"{raw.name}: {summary['rows_in']} rows in, but {parts} accounted for")
@@ -57,10 +63,11 @@ def ingest(
     return summary
 
 
-def _order(connection: duckdb.DuckDBPyConnection, domain: str) -> None:
-    """View `ordered`: the usable rows as interactions, in their order, and whether each repeats the one before.
+def _sort_usable(connection: duckdb.DuckDBPyConnection, domain: str) -> None:
+    """Make the view `ordered`: the usable rows as sorted interactions, and whether each repeats the row before it.
 
-    One sort serves order and duplicates. DuckDB keeps a table's order in views of it; the schema checks it.
+    One sort gives both the order and the duplicates. DuckDB keeps the order of a table in views of it; the schema
+    checks the order. The usable rows are removed from `classified`, to free memory.
     """
     connection.execute(
         """CREATE TABLE usable AS SELECT row, user_id, item_id, "timestamp", rating FROM classified
@@ -75,14 +82,10 @@ def _order(connection: duckdb.DuckDBPyConnection, domain: str) -> None:
     )
 
 
-def _count(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
-    reasons = connection.execute(
-        "SELECT reason, count(*) FROM classified WHERE reason IS NOT NULL GROUP BY reason ORDER BY reason"
-    ).fetchall()
-    return {
-        "rows_in": scalar(connection, "SELECT count(*) FROM classified"),
-        "rows_quarantined": sum(rows for _, rows in reasons),
-        "rows_duplicate": 0,
-        "interactions": 0,
-        "reasons": dict(reasons),
-    }
+def _count_reasons(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """Count the quarantined rows by reason, ordered by reason."""
+    return dict(
+        connection.execute(
+            "SELECT reason, count(*) FROM classified WHERE reason IS NOT NULL GROUP BY reason ORDER BY reason"
+        ).fetchall()
+    )

@@ -1,4 +1,4 @@
-"""JSON lines as rows: lines as bytes, so that invalid UTF-8 is a bad row and not the end of the file."""
+"""Reader of JSON lines. It reads lines as bytes, so invalid UTF-8 is a bad row and doesn't end the file."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ import pyarrow as pa
 from tapestry.core.errors import TapestryError
 from tapestry.ingest.layouts import Layout
 from tapestry.ingest.raw import RawFile
-from tapestry.ingest.rows import BATCH_ROWS, Query, trimmed
+from tapestry.ingest.rows import BATCH_ROWS, BLANK_LINE, INVALID_UTF8, Query, no_rows_error, trimmed
 from tapestry.tables.database import quote
 
-LONGEST_LINE = 1 << 24  # bytes; a longer one comes through cut, but longer than this
+LONGEST_LINE = 1 << 24  # bytes; a longer line is cut, but stays longer than this
 _BLOCK_BYTES = 1 << 24
 _SNIFFED_LINES = 1000
-_SHORTEST_ROW = 16  # bytes of a line with a user, an item and a timestamp, at least
-_LONGEST_LITERAL = 1 << 20  # bytes; a literal costs hundreds of times its size to read
-_ODD = r"(?is)[\[{].*|true|false|[-+]?(nan|inf|infinity)|[-+]?[0-9]*\.[0-9.e+-]*"
+_SHORTEST_ROW = 16  # bytes; no line with a user, an item and a timestamp is shorter
+_LONGEST_LITERAL = 1 << 20  # bytes; to parse a literal takes hundreds of times its size of memory
+# Text of a value that may not have been text in JSON: a list, an object, true, false, or a float.
+_AMBIGUOUS = r"(?is)[\[{].*|true|false|[-+]?(nan|inf|infinity)|[-+]?[0-9]*\.[0-9.e+-]*"
 
 
 class JsonRows:
-    """Batches of (row int64, line binary, json binary), rows counted from 1.
+    """Batches of (row int64, line binary, json binary). Rows are counted from 1.
 
-    `json` is null but for a line that is no JSON but a Python literal, as some of the 2014 release are: it is the same
-    in JSON.
+    Some files of the 2014 release have Python literals in place of JSON, such as {'asin': 'B1'}. For such a line `json`
+    is the same value in JSON. For all other lines it is null.
 
     Raises:
         TapestryError: a JSON array, or objects spread over several lines.
@@ -42,35 +43,35 @@ class JsonRows:
     def __init__(self, file: RawFile) -> None:
         self._file = file
         self._blocks = file.blocks(_BLOCK_BYTES)
-        self._pending = 0
+        self._bytes_pending = 0  # of the current block, behind the last batch
         if not file.head:
-            raise TapestryError(f"{file.path}: the file holds no rows; fetch or copy it again")
-        self._lines = file.head.splitlines()[:_SNIFFED_LINES]
+            raise no_rows_error(file.path)
+        self._first_lines = file.head.splitlines()[:_SNIFFED_LINES]
         self._refuse_other_json()
 
     @cached_property
     def columns(self) -> list[str]:
-        """The keys of the first objects."""
+        """The keys of the objects in the first lines."""
         found: dict[str, None] = {}
-        for line in self._lines:
+        for line in self._first_lines:
             value = _read_json(line)
             found |= dict.fromkeys((_read_literal(line) if value is None else value) or {})
         return list(found)
 
     def query(self, layout: Layout) -> Query:
-        names = {"user": layout.user, "item": layout.item, "timestamp": layout.timestamp, "rating": layout.rating}
-        paths = {key: f"'$.\"{quote(name)}\"'" for key, name in names.items()}
+        paths = {key: f"'$.\"{quote(name)}\"'" for key, name in layout.by_key.items()}
         text = "coalesce(TRY(decode(line)), decode(line, 'replace'))"
         document = "decode(coalesce(json, line))"
-        # An extracted text doesn't tell 1.0 from "1.0" nor a list from its text: only of such is the type asked.
+        # Extraction gives the same text for 1.0 and "1.0", and for a list and its text. Only for such texts is the type
+        # looked up, since that parses the line again.
         kinds = {
             key: f"""CASE
                 WHEN {key}_plain THEN NULL
-                WHEN regexp_full_match({key}_text, '{_ODD}') THEN json_type({document}, {paths[key]})
+                WHEN regexp_full_match({key}_text, '{_AMBIGUOUS}') THEN json_type({document}, {paths[key]})
             END"""
             for key in ("user", "item")
         }
-        # Extracted, 1.4e9 is 1400000000.0: the line is searched for that very number with an exponent.
+        # Extraction turns 1.4e9 into 1400000000.0, so search the line for the same number with an exponent.
         exponents = (
             f"regexp_extract_all({document}, '\"' || regexp_escape('{quote(layout.timestamp)}') || "
             r"""'"\s*:\s*(-?[0-9.]+[eE][-+]?[0-9]+)', 1)"""
@@ -90,9 +91,9 @@ class JsonRows:
             problem=f"""CASE
                 WHEN octet_length(line) > {LONGEST_LINE} THEN 'longer than {LONGEST_LINE >> 20} MiB'
                 WHEN "user" IS NOT NULL AND item IS NOT NULL AND "timestamp" IS NOT NULL THEN NULL
-                WHEN octet_length(line) <= 2 AND trim(decode(line, 'replace'), '\r\n') = '' THEN 'blank line'
-                WHEN TRY(decode(line)) IS NULL THEN 'invalid UTF-8'
-                WHEN {trimmed(text)} = '' THEN 'blank line'
+                WHEN octet_length(line) <= 2 AND trim(decode(line, 'replace'), '\r\n') = '' THEN '{BLANK_LINE}'
+                WHEN TRY(decode(line)) IS NULL THEN '{INVALID_UTF8}'
+                WHEN {trimmed(text)} = '' THEN '{BLANK_LINE}'
                 WHEN "user" IS NULL AND item IS NULL AND "timestamp" IS NULL
                     AND NOT coalesce(TRY(json_type(TRY(decode(line)))) = 'OBJECT', false) THEN 'not a JSON object'
             END""",
@@ -105,7 +106,7 @@ class JsonRows:
         tail = b""
         for block in itertools.chain(self._blocks, [b""]):
             is_last = not block
-            # Of a line that grows too long no more is kept than tells it.
+            # To bound the memory, cut a line that is too long. It stays longer than LONGEST_LINE, so it is refused.
             data = tail[: LONGEST_LINE + 1] + block
             if rows == 0:
                 data = data.removeprefix(codecs.BOM_UTF8)
@@ -114,25 +115,26 @@ class JsonRows:
             ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
             tail = data[ends[-1] + 1 :] if len(ends) else data
             for start in range(0, len(ends), BATCH_ROWS):
-                part = ends[start : start + BATCH_ROWS]
+                batch = ends[start : start + BATCH_ROWS]
                 begin = ends[start - 1] + 1 if start else 0
-                self._pending = len(data) - int(part[-1])
-                yield _split_lines(data, begin, part, rows, self._has_literals)
-                rows += len(part)
+                self._bytes_pending = len(data) - int(batch[-1])
+                yield _split_lines(data, begin, batch, rows, self._has_literals)
+                rows += len(batch)
 
     def rows_left(self) -> int:
-        return (self._pending + self._blocks.left) // _SHORTEST_ROW
+        return (self._bytes_pending + self._blocks.max_bytes_left) // _SHORTEST_ROW
 
     @cached_property
     def _has_literals(self) -> bool:
-        """Whether lines are Python's and not JSON's, which is far slower to read."""
-        return any(_read_json(line) is None and _read_literal(line) is not None for line in self._lines)
+        """Whether some of the first lines are Python literals. Only then look for literals, which is far slower."""
+        return any(_read_json(line) is None and _read_literal(line) is not None for line in self._first_lines)
 
     def _refuse_other_json(self) -> None:
-        first = next((line.strip() for line in self._lines if line.strip()), b"")
+        """Raise if the file is JSON, but not one object a line."""
+        first = next((line.strip() for line in self._first_lines if line.strip()), b"")
         if first.startswith(b"["):
             found = "a JSON array"
-        elif first.startswith(b"{") and _read_json(first) is None and _spreads(self._file.head):
+        elif first.startswith(b"{") and _read_json(first) is None and _spans_lines(self._file.head):
             found = "JSON objects spread over several lines"
         else:
             return
@@ -142,8 +144,8 @@ class JsonRows:
         )
 
 
-def _spreads(head: bytes) -> bool:
-    """Whether the first JSON object ends in another line than it begins in."""
+def _spans_lines(head: bytes) -> bool:
+    """Whether the first JSON object ends on a later line than it starts on."""
     text = head.decode("utf-8", "ignore").lstrip()
     try:
         _, end = json.JSONDecoder().raw_decode(text)
@@ -153,12 +155,15 @@ def _spreads(head: bytes) -> bool:
 
 
 def _split_lines(
-    data: bytes, begin: int, ends: np.ndarray[Any, Any], before: int, has_literals: bool
+    data: bytes, begin: int, ends: np.ndarray[Any, Any], rows_before: int, has_literals: bool
 ) -> pa.RecordBatch:
-    """Zero-copy: the block itself is the value buffer, line ends become offsets (newline cut in SQL)."""
+    """Make a batch of lines without a copy: `data` is the value buffer, and the line ends are the offsets.
+
+    Each value still has its line end, which the SQL removes.
+    """
     offsets = np.concatenate([[begin], ends + 1]).astype(np.int32)
     lines = pa.Array.from_buffers(pa.binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
-    rows = pa.array(np.arange(before + 1, before + 1 + len(ends)), pa.int64())
+    rows = pa.array(np.arange(rows_before + 1, rows_before + 1 + len(ends)), pa.int64())
     literals = pa.nulls(len(ends), pa.binary())
     if has_literals:
         literals = pa.array([_literal_as_json(line) for line in lines.to_pylist()], pa.binary())
@@ -187,5 +192,5 @@ def _literal_as_json(line: bytes) -> bytes | None:
     value = _read_literal(line)
     try:
         return None if value is None else json.dumps(value).encode()
-    except (TypeError, ValueError):  # Python has values that JSON has not
+    except (TypeError, ValueError):  # a value that JSON can't represent, such as bytes
         return None

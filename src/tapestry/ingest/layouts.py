@@ -1,4 +1,15 @@
-"""The columns of raw review files by release, and which of them a file has: looked at, never assumed."""
+"""The column names of raw review files by release, and how a file's layout is found.
+
+To add a release's layout, add one entry to `LAYOUTS`, and its names and unit to `CASES` in
+tests/ingest/test_layouts.py. Every reader (JSON lines, CSV, Parquet) then reads such files, and the error for an
+unknown file lists it. For example, for files with the columns uid, sku, ts (in milliseconds) and stars:
+
+    Layout(name="shop-2030", user="uid", item="sku", timestamp="ts", rating="stars", unit="ms"),
+
+A file has the first layout of `LAYOUTS` whose user, item and timestamp columns it all has; the rating is optional. So
+if the columns of one layout are a subset of another's, the larger one comes first. To also download the release, add
+its addresses to `RELEASES` in tapestry/source/releases.py and its name to `SourceSettings.release`.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +32,12 @@ class Layout:
 
     @property
     def needed(self) -> tuple[str, str, str]:
+        """The columns that a file must have."""
         return self.user, self.item, self.timestamp
 
     @property
     def by_key(self) -> dict[str, str]:
-        """The file's names of what we call user, item, timestamp and rating."""
+        """{field of an interaction: the file's name of it}; the fields are `tapestry.ingest.rows.KEYS`."""
         return {"user": self.user, "item": self.item, "timestamp": self.timestamp, "rating": self.rating}
 
     def __str__(self) -> str:
@@ -33,13 +45,20 @@ class Layout:
 
 
 LAYOUTS = (
-    Layout("amazon-2014 and amazon-2018", "reviewerID", "asin", "unixReviewTime", "overall", "s"),
-    Layout("amazon-2023", "user_id", "parent_asin", "timestamp", "rating", "ms"),
-    Layout("plain", "user_id", "item_id", "timestamp", "rating", "s"),
+    Layout(
+        name="amazon-2014 and amazon-2018",
+        user="reviewerID",
+        item="asin",
+        timestamp="unixReviewTime",
+        rating="overall",
+        unit="s",
+    ),
+    Layout(name="amazon-2023", user="user_id", item="parent_asin", timestamp="timestamp", rating="rating", unit="ms"),
+    Layout(name="plain", user="user_id", item="item_id", timestamp="timestamp", rating="rating", unit="s"),
 )
-RATINGS_ONLY = LAYOUTS[0]
-_USER_FIRST = (RATINGS_ONLY.user, RATINGS_ONLY.item, RATINGS_ONLY.rating, RATINGS_ONLY.timestamp)  # 2014
-_ITEM_FIRST = (RATINGS_ONLY.item, RATINGS_ONLY.user, RATINGS_ONLY.rating, RATINGS_ONLY.timestamp)  # 2018
+_RATINGS_ONLY = LAYOUTS[0]  # of Amazon's CSV files without a header
+_USER_FIRST = (_RATINGS_ONLY.user, _RATINGS_ONLY.item, _RATINGS_ONLY.rating, _RATINGS_ONLY.timestamp)  # 2014
+_ITEM_FIRST = (_RATINGS_ONLY.item, _RATINGS_ONLY.user, _RATINGS_ONLY.rating, _RATINGS_ONLY.timestamp)  # 2018
 _USER = re.compile(r"A[0-9A-Z]{9,20}")
 _ITEM = re.compile(r"[0-9B][0-9A-Z]{9}")
 _SECONDS = re.compile(r"-?[0-9]{9,10}")
@@ -47,12 +66,12 @@ _RECBOLE_TYPE = re.compile(r":(token|token_seq|float|float_seq)\Z")
 
 
 def layout_of(columns: Sequence[str]) -> Layout | None:
-    """The release whose column names are all there."""
+    """Find the first layout of which `columns` has all needed columns; None if there is none."""
     return next((layout for layout in LAYOUTS if all(name in columns for name in layout.needed)), None)
 
 
 def header_names(fields: Sequence[str]) -> list[str]:
-    """Column names of a header's fields, without blanks around them and without RecBole's types (`user_id:token`)."""
+    """Clean the fields of a header: no whitespace or quotes around them, no RecBole types (`user_id:token`)."""
     names = [field.strip() for field in fields]
     names = [name[1:-1] if len(name) > 1 and name[0] == name[-1] == '"' else name for name in names]
     if all(_RECBOLE_TYPE.search(name) for name in names):
@@ -61,20 +80,26 @@ def header_names(fields: Sequence[str]) -> list[str]:
 
 
 def columns_without_header(rows: Sequence[Sequence[str]]) -> tuple[str, ...] | None:
-    """The column names of ratings-only rows, which have no header: user or item first, as their ids tell.
+    """Find the column names of Amazon's ratings-only files, which have no header.
 
-    The 2014 files are (user, item, rating, timestamp), those of 2018 (item, user, rating, timestamp); a swap would
-    go through unnoticed. Amazon's user ids are an A and 9 to 20 letters and digits; its items' are ten of these, the
-    first a B or a digit. None where most rows are neither, or where the first has four fields and no time as the
-    fourth: that is a header, if one with names of its own.
+    The files of 2014 have (user, item, rating, timestamp), those of 2018 (item, user, rating, timestamp). A user read
+    as an item would not be noticed later, so the ids decide. Amazon's user ids are an A and 9 to 20 letters and
+    digits. Its item ids are ten letters and digits, and the first is a B or a digit.
+
+    Args:
+        rows: the fields of the file's first lines.
+
+    Returns:
+        The names; None if no more than half of the rows have such ids, or if the first row has four fields and the
+        fourth is no time: then the first row is a header, with unknown names.
     """
     if rows and len(rows[0]) == 4 and not _SECONDS.fullmatch(rows[0][3].strip()):
         return None
     rows = [row for row in rows if len(row) == 4 and _SECONDS.fullmatch(row[3].strip())]
     for columns, users, items in ((_USER_FIRST, 0, 1), (_ITEM_FIRST, 1, 0)):
-        alike = sum(
+        matching = sum(
             bool(_USER.fullmatch(row[users].strip())) and bool(_ITEM.fullmatch(row[items].strip())) for row in rows
         )
-        if 2 * alike > len(rows):
+        if 2 * matching > len(rows):
             return columns
     return None

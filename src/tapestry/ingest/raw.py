@@ -1,4 +1,4 @@
-"""Raw review files as bytes: which kind a file is, its blocks as they are unpacked, and how much may still come."""
+"""Raw files as bytes: the format of a file, its decompressed blocks, and how many bytes may still follow."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _FORMATS: dict[str, Format] = {
     ".inter": "csv",
 }
 HEAD_BYTES = 1 << 20
-_DEFLATED = 1032  # bytes that one byte of gzip can become, at most
-_READ_AHEAD = 1 << 20  # bytes of gzip that may be read and not yet unpacked
+_MAX_INFLATION = 1032  # bytes that one byte of gzip can decompress to, at most
+_READ_AHEAD = 1 << 20  # bytes of gzip that may be read but not decompressed yet
 _DAMAGED: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, cast(type[Exception], igzip_lib.IsalError))
 _MAGIC = {
     b"PK\x03\x04": "a ZIP archive (or a spreadsheet, which is one): unpack it, or save the sheet as CSV",
@@ -45,12 +45,12 @@ _MAGIC = {
     b"\x80\x04\x95": "a Python pickle, which is never opened: save it as CSV or Parquet",
     b"\x80\x05\x95": "a Python pickle, which is never opened: save it as CSV or Parquet",
 }
-_TAR = slice(257, 262)  # where a tar archive says "ustar"
+_TAR = slice(257, 262)  # where a tar archive has "ustar"
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """A raw file that exists, is not empty, and is what its name says."""
+    """A raw file that exists, is not empty, and has the format that its name says."""
 
     path: Path
     format: Format
@@ -58,10 +58,11 @@ class RawFile:
 
     @classmethod
     def open(cls, path: Path) -> RawFile:
-        """Look at a file's name and first bytes.
+        """Check a file's name and first bytes.
 
         Raises:
-            TapestryError: no such file, empty, gzipped by name only, or of a kind that its first bytes tell is another.
+            TapestryError: the file doesn't exist, is empty, is .gz by name only, or has another format than its name
+                says.
         """
         if not path.is_file():
             raise TapestryError(f"{path}: no such file")
@@ -81,17 +82,17 @@ class RawFile:
             )
         raw = cls(path, _FORMATS[suffix[0]], gzipped or magic == b"\x1f\x8b")
         if raw.format != "parquet":
-            raw._refuse_others()
+            raw._refuse_other_formats()
         return raw
 
     @cached_property
     def head(self) -> bytes:
-        """The first bytes, unpacked, without a UTF-8 mark; all of a file of no more than HEAD_BYTES."""
+        """The first HEAD_BYTES, decompressed, without a byte order mark."""
         return self._head.removeprefix(codecs.BOM_UTF8)
 
     @property
-    def mark(self) -> int:
-        """Bytes of the UTF-8 mark before `head`."""
+    def bom_bytes(self) -> int:
+        """Length of the byte order mark (UTF-8) before `head`; 0 if there is none."""
         return len(self._head) - len(self.head)
 
     @cached_property
@@ -99,10 +100,11 @@ class RawFile:
         return next(iter(self.blocks(HEAD_BYTES)), b"")
 
     def blocks(self, count: int) -> Blocks:
-        """The unpacked bytes, `count` at a time."""
+        """Return the decompressed bytes in blocks of `count`."""
         return Blocks(self, count)
 
-    def _refuse_others(self) -> None:
+    def _refuse_other_formats(self) -> None:
+        """Raise if the first bytes are those of a known format that can't be read."""
         found = next((kind for magic, kind in _MAGIC.items() if self.head.startswith(magic)), None)
         if found is None and self.head[_TAR] == b"ustar":
             found = "a tar archive: unpack it"
@@ -113,26 +115,27 @@ class RawFile:
 
 
 class Blocks:
-    """Iterates over the unpacked bytes of a file. `left` is the most bytes that may still come."""
+    """Iterates over the decompressed bytes of a file."""
 
     def __init__(self, raw: RawFile, count: int) -> None:
         self._raw = raw
         self._count = count
-        self.left = raw.path.stat().st_size * (_DEFLATED if raw.gzipped else 1)
+        self.max_bytes_left = raw.path.stat().st_size * (_MAX_INFLATION if raw.gzipped else 1)
+        """Upper bound of the bytes that follow the block returned last."""
 
     def __iter__(self) -> Iterator[bytes]:
-        with self._raw.path.open("rb") as packed, self._unpacked(packed) as file:
+        with self._raw.path.open("rb") as stored, self._decompressed(stored) as file:
             size = self._raw.path.stat().st_size
             while block := self._read(file):
                 if self._raw.gzipped:
-                    self.left = _DEFLATED * min(size, size - packed.tell() + _READ_AHEAD)
+                    self.max_bytes_left = _MAX_INFLATION * min(size, size - stored.tell() + _READ_AHEAD)
                 else:
-                    self.left = max(0, size - packed.tell())
+                    self.max_bytes_left = max(0, size - stored.tell())
                 yield block
-        self.left = 0
+        self.max_bytes_left = 0
 
-    def _unpacked(self, packed: BinaryIO) -> BinaryIO:
-        return cast(BinaryIO, igzip.IGzipFile(fileobj=packed, mode="rb")) if self._raw.gzipped else packed
+    def _decompressed(self, stored: BinaryIO) -> BinaryIO:
+        return cast(BinaryIO, igzip.IGzipFile(fileobj=stored, mode="rb")) if self._raw.gzipped else stored
 
     def _read(self, file: BinaryIO) -> bytes:
         try:

@@ -1,4 +1,4 @@
-"""What interactions must be, as a Pandera schema."""
+"""Pandera schema of the interactions of one domain."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from tapestry.tables.schema import column_check, table_check, validate
 def check_interactions(
     connection: duckdb.DuckDBPyConnection, written: Path, domain: str, settings: IngestSettings
 ) -> None:
-    """Check the Parquet file of one domain's interactions, in the order in which they are written.
+    """Check the Parquet file `written` of one domain's interactions.
 
-    That each row comes after the one before it says both that they are in order and that none is there twice.
+    Each row must come after the row before it in the order of user_id, timestamp, item_id. This holds only if the rows
+    are sorted and none is a duplicate.
 
     Raises:
         TapestryError: a rule is broken; lists each broken rule with some of the values that break it.
@@ -41,13 +42,13 @@ def check_interactions(
             "row": pa.Column(dt.Int64, pa.Check.ge(1)),
             **{f"previous_{key}": pa.Column(nullable=True) for key in keys},
         },
-        checks=[table_check("each after the one before", _after_the_one_before)],
+        checks=[table_check("each after the one before", _comes_after_previous)],
         strict=True,
     )
     validate(connection, {"interactions": schema})
 
 
-def _after_the_one_before(table: ibis.Table) -> ibis.expr.types.BooleanValue:
+def _comes_after_previous(table: ibis.Table) -> ibis.expr.types.BooleanValue:
     user, time = table.user_id == table.previous_user_id, table.timestamp == table.previous_timestamp
     return (
         table.previous_user_id.isnull()

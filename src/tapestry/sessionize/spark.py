@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from tapestry.core.atomic import own_folder
+from tapestry.core.atomic import temporary_folder
 from tapestry.core.errors import TapestryError
 from tapestry.sessionize.settings import SessionizeSettings
 from tapestry.tables.database import quote, scalar
@@ -92,7 +92,7 @@ def spark_engine(
     active = SparkSession.getActiveSession()
     try:
         session = active or builder.getOrCreate()
-        with own_folder(folder.with_name(f"{folder.name}.spark")) as shared:
+        with temporary_folder(folder.with_name(f"{folder.name}.spark")) as shared:
             yield SparkEngine(session, connection, shared)
     except PySparkException as error:
         raise TapestryError(

@@ -1,4 +1,4 @@
-"""What the data folders hold of domains that `source.domains` no longer names."""
+"""Removal of the data of domains that `source.domains` no longer names."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-_BY_DOMAIN = ("raw", "interactions", "quarantine", "counts")
-"""The folders of `data/` with one file or folder a domain."""
+_FOLDERS_BY_DOMAIN = ("raw", "interactions", "quarantine", "counts")
+"""The folders of `data/` with one file or folder for each domain."""
 
 
 def remove_other_domains(data: Path, domains: Collection[str]) -> None:
-    """Remove from `data` what belongs to a domain that is not one of `domains`.
+    """Remove from the folder `data` every file and folder of a domain that is not in `domains`.
 
-    sessionize depends on whole folders, such as `data/interactions`: a file that an earlier choice of domains left
-    there would count as its input. DVC's cache still has the file.
+    The stage sessionize depends on whole folders, such as `data/interactions`. A file of a domain that was removed
+    from `source.domains` would count as its input. DVC's cache still has the removed file.
     """
-    for left in (path for name in _BY_DOMAIN for path in (data / name).glob("*")):
-        if not left.name.startswith(".") and left.name.partition(".")[0] not in domains:
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    for path in (path for name in _FOLDERS_BY_DOMAIN for path in (data / name).glob("*")):
+        if not path.name.startswith(".") and path.name.partition(".")[0] not in domains:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

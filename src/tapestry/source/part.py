@@ -1,7 +1,7 @@
-"""What has come of a download so far: <name>.part, and <name>.part.json, which says of what it is the beginning.
+"""A partial download: the bytes received so far, <name>.part, and the version of the file they belong to.
 
-Both may be from another process, or be anybody's: what isn't as this module leaves it is not believed, and nothing is
-written through a link.
+The version is in the sidecar <name>.part.json. Both files may come from another process or from anybody else. So this
+module trusts only a regular file with a valid sidecar, and never writes through a link.
 """
 
 from __future__ import annotations
@@ -19,78 +19,81 @@ from typing import BinaryIO
 
 from tapestry.core.atomic import write_json
 
-_LARGEST_NOTE = 1 << 16  # bytes
+_MAX_SIDECAR_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class Version:
-    """Of what a part is the beginning."""
+    """The version of a remote file that a partial download is the beginning of."""
 
     url: str
-    validator: str | None  # for If-Range
-    total: int | None  # bytes of the whole file
+    validator: str | None
+    """ETag or Last-Modified, for the header If-Range; None if the server gives none that can be used."""
+    total: int | None
+    """Bytes of the whole file; None if the server doesn't say."""
 
 
-class Part:
-    """The beginning of `target`."""
+class PartialDownload:
+    """The partial download of the file `target`."""
 
     def __init__(self, target: Path) -> None:
         self.path = target.with_name(f"{target.name}.part")
-        self.note = target.with_name(f"{target.name}.part.json")
+        self.sidecar = target.with_name(f"{target.name}.part.json")
         self.lock = target.with_name(f"{target.name}.part.lock")
 
     def size(self) -> int:
-        """Bytes that are there; 0 of what isn't a file."""
+        """Return the bytes received so far; 0 if `path` is missing or isn't a regular file."""
         try:
             found = self.path.lstat()
         except FileNotFoundError:
             return 0
         return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
-    def leftover(self, url: str) -> tuple[int, Version | None]:
-        """From which byte to go on, and of which version of the file."""
+    def resume_point(self, url: str) -> tuple[int, Version | None]:
+        """Return the byte offset to resume from and the version to ask for; (0, None) to start from the beginning."""
         try:
-            version = self._version()
+            version = self._read_version()
             found = self.path.lstat()
         except (FileNotFoundError, ValueError, TypeError, RecursionError):
             return 0, None
         size = found.st_size
-        ours = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
-        if not ours or version.url != url or size > (version.total or size):
+        # A second hard link would change another file.
+        trusted = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+        if not trusted or version.url != url or size > (version.total or size):
             return 0, None
-        # Of a whole part the last byte is asked for again: an empty range cannot be, and only an answer has the
-        # checksum.
+        # Of a complete file, ask for the last byte again: a range can't be empty, and only a response has the checksum.
         return (size - 1 if size == version.total else size), version
 
-    def start(self, version: Version) -> None:
-        """Forget what is there."""
-        # Deleted first: a new note beside old bytes would be believed. And what lies there may be a link.
+    def reset(self, version: Version) -> None:
+        """Delete the bytes received so far and write the sidecar of a new version."""
+        # Delete first: a new sidecar beside old bytes would be trusted. Also, `path` may be a link.
         self.path.unlink(missing_ok=True)
-        write_json(self.note, dataclasses.asdict(version))
+        write_json(self.sidecar, dataclasses.asdict(version))
 
     @contextmanager
-    def writer(self, offset: int) -> Iterator[BinaryIO]:
-        """To write from byte `offset` on, to a new file if that is 0."""
-        with open(self.path, "ab" if offset else "xb", opener=_not_through_links) as writer:
+    def open_for_writing(self, offset: int) -> Iterator[BinaryIO]:
+        """Open the file to write from byte `offset`. An offset of 0 creates the file."""
+        with open(self.path, "ab" if offset else "xb", opener=_open_without_links) as writer:
             writer.truncate(offset)
             yield writer
 
     def discard(self) -> None:
+        """Delete the bytes received so far and the sidecar."""
         self.path.unlink(missing_ok=True)
-        self.note.unlink(missing_ok=True)
+        self.sidecar.unlink(missing_ok=True)
 
-    def _version(self) -> Version:
-        if not self.note.is_file():
-            raise FileNotFoundError(self.note)
-        with self.note.open("rb") as reader:
-            text = reader.read(_LARGEST_NOTE)
+    def _read_version(self) -> Version:
+        if not self.sidecar.is_file():
+            raise FileNotFoundError(self.sidecar)
+        with self.sidecar.open("rb") as reader:
+            text = reader.read(_MAX_SIDECAR_BYTES)
         version = Version(**json.loads(text))
         if version.validator is not None and not re.fullmatch(r"[ -~]+", version.validator):
-            raise ValueError("no header")
+            raise ValueError("the validator can't be sent as a header")
         if version.total is not None and (type(version.total) is not int or version.total < 1):
-            raise ValueError("no length")
+            raise ValueError("the total is not a length")
         return version
 
 
-def _not_through_links(path: str, flags: int) -> int:
+def _open_without_links(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)

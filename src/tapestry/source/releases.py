@@ -1,10 +1,10 @@
-"""The Amazon review releases: their publishers' own addresses, and every category by its published name.
+"""The Amazon review releases: the publishers' URLs and the names of all categories.
 
-2014 and 2018 are of J. McAuley's lab (https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html and
-https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/), 2023 of https://amazon-reviews-2023.github.io. Of 2014 and
-2018 the ratings-only files are taken, which hold every review's user, item, rating and time and no text; the 5-core
-sets come as reviews. 2023 comes as reviews, and its 5-core set as the benchmark's ratings, from the dataset hub, which
-tells each file's checksum.
+2014 and 2018 are from J. McAuley's lab (https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html and
+https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/), 2023 is from https://amazon-reviews-2023.github.io. Of 2014 and
+2018, the ratings-only files are used: they have the user, item, rating and time of every review, but no text. Their
+5-core sets exist only as reviews. 2023 exists only as reviews, and its 5-core set as ratings of the benchmark, from the
+Hugging Face hub, which gives each file's checksum.
 """
 
 from __future__ import annotations
@@ -45,41 +45,42 @@ _HUB = "https://huggingface.co/datasets/McAuley-Lab/Amazon-Reviews-2023/resolve/
 
 @dataclass(frozen=True)
 class Release:
-    """A release's address for a category, which stands for `{}`, and its categories."""
+    """Where to download a release, and its categories."""
 
     name: str
     address: str
+    """URL of a category's file, with `{}` in place of the category."""
     categories: tuple[str, ...]
 
     def url(self, category: str) -> str:
-        """Where the publisher has the file of a category.
+        """Return the URL of a category's file.
 
         Raises:
-            TapestryError: no such category; names those that are like it.
+            TapestryError: there is no such category; the message names similar ones.
         """
         if category not in self.categories:
-            like = difflib.get_close_matches(category, self.categories, n=3, cutoff=0.5) or self.categories
+            similar = difflib.get_close_matches(category, self.categories, n=3, cutoff=0.5) or self.categories
             raise TapestryError(
-                f"source.domains: {self.name} has no category {category!r}; it has {', '.join(like)}"
-                + ("" if len(like) == len(self.categories) else f" and {len(self.categories) - len(like)} more")
+                f"source.domains: {self.name} has no category {category!r}; it has {', '.join(similar)}"
+                + ("" if len(similar) == len(self.categories) else f" and {len(self.categories) - len(similar)} more")
             )
         return self.address.format(category)
 
 
-def _named(names: str, without: str = "") -> tuple[str, ...]:
+def _categories(names: str, without: str = "") -> tuple[str, ...]:
     return tuple(name for name in names.split() if name not in without.split())
 
 
 RELEASES = {
     release.name: release
     for release in (
-        Release("amazon-2014", f"{_SNAP}/ratings_{{}}.csv", _named(_2014)),
-        Release("amazon-2014-5core", f"{_SNAP}/reviews_{{}}_5.json.gz", _named(_2014)),
-        Release("amazon-2018", f"{_UCSD}/amazon_v2/categoryFilesSmall/{{}}.csv", _named(_2018)),
-        Release("amazon-2018-5core", f"{_UCSD}/amazon_v2/categoryFilesSmall/{{}}_5.json.gz", _named(_2018)),
-        Release("amazon-2023", f"{_UCSD}/amazon_2023/raw/review_categories/{{}}.jsonl.gz", _named(_2023)),
+        Release("amazon-2014", f"{_SNAP}/ratings_{{}}.csv", _categories(_2014)),
+        Release("amazon-2014-5core", f"{_SNAP}/reviews_{{}}_5.json.gz", _categories(_2014)),
+        Release("amazon-2018", f"{_UCSD}/amazon_v2/categoryFilesSmall/{{}}.csv", _categories(_2018)),
+        Release("amazon-2018-5core", f"{_UCSD}/amazon_v2/categoryFilesSmall/{{}}_5.json.gz", _categories(_2018)),
+        Release("amazon-2023", f"{_UCSD}/amazon_2023/raw/review_categories/{{}}.jsonl.gz", _categories(_2023)),
         Release(
-            "amazon-2023-5core", f"{_HUB}/benchmark/5core/rating_only/{{}}.csv", _named(_2023, _2023_WITHOUT_5CORE)
+            "amazon-2023-5core", f"{_HUB}/benchmark/5core/rating_only/{{}}.csv", _categories(_2023, _2023_WITHOUT_5CORE)
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""Sections `source` and `synthetic` of params.yaml: where raw files come from, and what the simulator makes."""
+"""Sections `source` and `synthetic` of params.yaml: the source of the raw files, and the simulator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tapestry.core.errors import shown
 
 @dataclass(frozen=True)
 class SourceSettings:
-    """Where raw files come from: the simulator, a folder of your own, or a release of Amazon reviews."""
+    """The source of the raw files: the simulator, a folder of the user, or a release of Amazon reviews."""
 
     release: Literal[
         "synthetic",
@@ -24,11 +24,11 @@ class SourceSettings:
         "amazon-2023",
         "amazon-2023-5core",
     ]
-    """`synthetic`: the simulator. `files`: the folder `path`. Others are downloaded (`tapestry.source.releases`)."""
+    """`synthetic`: the simulator. `files`: the folder `path`. All others are downloads (`tapestry.source.releases`)."""
     domains: tuple[str, ...]
     """Product categories, one raw file each. Domains and items are numbered in this order."""
     path: str | None
-    """Folder of the raw files of `files`. A relative path starts at the checkout's root."""
+    """Folder of the raw files, for the release `files`. A relative path starts at the checkout's root."""
 
     def __post_init__(self) -> None:
         check_domains(self.domains)
@@ -43,30 +43,30 @@ class SourceSettings:
 
 @dataclass(frozen=True)
 class SyntheticSettings:
-    """The simulated people and items of `source.release: synthetic` (`tapestry.source.synthetic`)."""
+    """The simulated users and items of `source.release: synthetic` (`tapestry.source.synthetic`)."""
 
     users: Annotated[int, between(1, 10**8)]
-    """Simulated people."""
+    """Number of users."""
     items: Annotated[int, between(1, 10**7)]
-    """Items in each domain."""
+    """Number of items in each domain."""
     mean_length: Annotated[float, between(5, 10_000)]
-    """Mean number of interactions of a user: 5, and a geometric number above it."""
+    """Mean number of interactions of a user, which is 5 plus a geometric random number."""
     domain_skew: Annotated[float, between(0, 10)]
-    """Domain k, counted from 0, has a share of the interactions in proportion to (k + 1)^-domain_skew."""
+    """The share of domain k (k = 0, 1, …) of the interactions is proportional to (k + 1)^-domain_skew."""
     transition_strength: Fraction
-    """0: the next domain is drawn from the shares. 1: the next domain follows from this one with certainty."""
+    """0: the next domain is drawn from the shares. 1: the next domain is determined by the current one."""
     popularity_exponent: Annotated[float, between(0, 10)]
-    """Zipf exponent of the popularity of the items of one domain and interest."""
+    """Zipf exponent of the popularity of the items with the same domain and interest."""
     interests: Annotated[int, between(1, 10_000)]
-    """Latent interests, the same in all domains. Each item belongs to one."""
+    """Number of latent interests, which all domains share. Each item belongs to one interest."""
     within_domain_effect: Fraction
-    """Probability that an interaction's interest follows from the user's last interaction in the same domain."""
+    """Probability that an interaction's interest is determined by the user's last interaction in the same domain."""
     cross_domain_effect: Fraction
-    """Probability that it follows from the user's last interaction in another domain."""
+    """Probability that it is determined by the user's last interaction in another domain."""
     tie_probability: Fraction
-    """Probability that an interaction falls on the day of the one before it."""
+    """Probability that an interaction is on the same day as the one before it."""
     seed: Seed
-    """Of all random numbers of the simulator."""
+    """Seed of all random numbers of the simulator."""
 
     def __post_init__(self) -> None:
         require(

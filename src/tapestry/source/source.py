@@ -1,4 +1,4 @@
-"""Where raw files come from: the simulator, a folder of the user's own, or the publishers of a release."""
+"""Finds, describes and fetches raw files: simulated, from a folder of the user, or downloaded from a publisher."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from tapestry.source.releases import RELEASES
 from tapestry.source.settings import SourceSettings, SyntheticSettings
 from tapestry.source.synthetic import write_domain
 
-SHOWN = 10  # file names in a message
+_MAX_SHOWN = 10  # file names in a message
 
 
 def find_raw_file(folder: Path, domain: str) -> Path:
-    """The one raw file of `domain` in `folder`, absolute; a relative folder starts at the checkout's root.
+    """Find the only raw file of `domain` in `folder`; return its absolute path.
 
-    Accepted are [ratings_|reviews_]<domain>[_5] with .json, .jsonl, .ndjson, .csv, .tsv or .inter, each also .gz, or
-    .parquet. Letters may be composed or decomposed (é as one character or two), as file systems differ in it.
+    A relative folder starts at the checkout's root. Accepted names are [ratings_|reviews_]<domain>[_5] with .json,
+    .jsonl, .ndjson, .csv, .tsv or .inter, each also with .gz, or with .parquet. Letters may be composed or decomposed
+    (é as one character or two), since file systems differ in this.
 
     Raises:
-        TapestryError: no such folder, none or several such files, or the file is empty.
+        TapestryError: the folder doesn't exist, has no such file or several, or the file is empty.
     """
     resolved = checkout_root() / folder
     if not resolved.exists():
@@ -53,11 +54,11 @@ def find_raw_file(folder: Path, domain: str) -> Path:
         raise TapestryError(
             f"source.path: no raw file of {domain} in {resolved}. Accepted are {domain}.json, .jsonl, "
             f".ndjson, .csv, .tsv or .inter, each also with .gz, and {domain}.parquet, with ratings_ or reviews_ "
-            f"before {domain} and _5 after it if need be. The folder holds {_listed(files)}"
+            f"before {domain} and _5 after it if need be. The folder holds {_list_names(files)}"
         )
     if len(matches) > 1:
         raise TapestryError(
-            f"source.path: {len(matches)} raw files of {domain} in {resolved}: {_listed(matches)}. Leave one"
+            f"source.path: {len(matches)} raw files of {domain} in {resolved}: {_list_names(matches)}. Leave one"
         )
     if matches[0].stat().st_size == 0:
         raise TapestryError(f"source.path: {matches[0]} is empty (0 bytes)")
@@ -65,11 +66,14 @@ def find_raw_file(folder: Path, domain: str) -> Path:
 
 
 def describe(source: SourceSettings, synthetic: SyntheticSettings) -> dict[str, dict[str, object]]:
-    """By domain, what determines its raw data: {"file", "bytes", "sha256"} of a user's file, a release's address, or
-    all that the simulator depends on. The same wherever the files lie: no folder is named.
+    """Describe what determines the raw data of each domain, without naming a folder.
+
+    Returns:
+        {domain: description}. The description of a user's file is its name, size and hash ("file", "bytes", "sha256"),
+        of a release its name and URL, and of the simulator all settings that it depends on.
 
     Raises:
-        TapestryError: a domain's raw file cannot be found (see `find_raw_file`), or is no category of the release.
+        TapestryError: a domain's raw file can't be found (see `find_raw_file`), or the release has no such category.
     """
     if source.release == "synthetic":
         simulator = dataclasses.asdict(synthetic)
@@ -81,18 +85,18 @@ def describe(source: SourceSettings, synthetic: SyntheticSettings) -> dict[str, 
     if source.release in RELEASES:
         release = RELEASES[source.release]
         return {domain: {"release": release.name, "url": release.url(domain)} for domain in source.domains}
-    return {domain: _described(find_raw_file(_folder(source), domain)) for domain in source.domains}
+    return {domain: _describe_file(find_raw_file(_folder(source), domain)) for domain in source.domains}
 
 
 def fetch(source: SourceSettings, synthetic: SyntheticSettings, domain: str, folder: Path) -> Path:
-    """Make `folder` hold exactly the raw file of `domain`, and return that file's path.
+    """Make `folder` contain only the raw file of `domain`, and return that file's path.
 
-    Simulated reviews are called <domain>.json.gz; a copy of a user's file keeps its name, as does a download. That
-    stays in `downloads/` at the checkout's root, where one that was cut short goes on and a whole one is found again,
-    and its size and hash in `checksums.json`: a file for version control, by which later downloads are judged.
+    Simulated reviews are in <domain>.json.gz; a copy of a user's file and a download keep their names. A download stays
+    in `downloads/` at the checkout's root, where it is resumed or found again. Its size and hash are recorded in
+    `checksums.json`, which belongs in version control: later downloads must equal the record.
 
     Raises:
-        TapestryError: `domain` is none of the source's, or its raw file cannot be found or downloaded.
+        TapestryError: `domain` is not one of the source's, or its raw file can't be found or downloaded.
     """
     if domain not in source.domains:
         raise TapestryError(f"{domain} is not one of source.domains: {', '.join(source.domains)}")
@@ -103,10 +107,10 @@ def fetch(source: SourceSettings, synthetic: SyntheticSettings, domain: str, fol
     elif source.release in RELEASES:
         url = RELEASES[source.release].url(domain)
         name = url.rpartition("/")[2]
-        whole = checkout_root() / "downloads" / source.release / name
-        download(url, whole, checkout_root() / "checksums.json")
+        downloaded = checkout_root() / "downloads" / source.release / name
+        download(url, downloaded, checkout_root() / "checksums.json")
         with atomic_folder(folder) as temporary:
-            _link(whole, temporary / name)
+            _link(downloaded, temporary / name)
     else:
         raw = find_raw_file(_folder(source), domain)
         name = _composed(raw.name)
@@ -122,10 +126,11 @@ def _folder(source: SourceSettings) -> Path:
 
 
 def _composed(name: str) -> str:
+    """Compose letters and accents (Unicode NFC)."""
     return unicodedata.normalize("NFC", name)
 
 
-def _described(path: Path) -> dict[str, object]:
+def _describe_file(path: Path) -> dict[str, object]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"file": _composed(path.name), "bytes": path.stat().st_size, "sha256": digest}
@@ -143,15 +148,15 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under a second name, or a copy where the file system has no such names."""
+    """Make a hard link, or a copy where the file system has no hard links."""
     try:
         target.hardlink_to(source)
     except OSError:
         _copy(source, target)
 
 
-def _listed(files: list[Path]) -> str:
+def _list_names(files: list[Path]) -> str:
     if not files:
         return "no files"
-    more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
-    return ", ".join(path.name for path in files[:SHOWN]) + more
+    more = f" and {len(files) - _MAX_SHOWN} more" if len(files) > _MAX_SHOWN else ""
+    return ", ".join(path.name for path in files[:_MAX_SHOWN]) + more

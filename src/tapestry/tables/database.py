@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet
 
-from tapestry.core.atomic import atomic_file, own_folder
+from tapestry.core.atomic import atomic_file, temporary_folder
 from tapestry.core.errors import TapestryError
 
 # DuckDB's own limit counts only its buffers. Measured: at that limit the process uses 1.5 times as much.
@@ -31,7 +31,7 @@ def connect(memory_limit: str, threads: int) -> Iterator[duckdb.DuckDBPyConnecti
         TapestryError: DuckDB can't parse `memory_limit`, or a query needs more memory than that.
         OSError: The disk of the spill folder is full.
     """
-    with own_folder(Path(tempfile.gettempdir(), "tapestry-spill")) as spill, duckdb.connect() as connection:
+    with temporary_folder(Path(tempfile.gettempdir(), "tapestry-spill")) as spill, duckdb.connect() as connection:
         connection.execute(f"SET threads = {threads}")
         connection.execute(f"SET enable_progress_bar = {sys.stdout.isatty()}")
         connection.execute(f"SET temp_directory = '{quote(spill)}'")
