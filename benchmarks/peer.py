@@ -15,7 +15,7 @@ from torch import Tensor
 from workloads import PARAMETERS
 
 from tapestry.evaluation.metrics import ranking_metrics
-from tapestry.evaluation.ranking import Integers, Score, rank_targets
+from tapestry.evaluation.ranking import Integers, ScoreFunction, rank_targets
 from tapestry.sequences.reader import Sequences
 
 PEERS = Path(__file__).parent / "peers"
@@ -77,7 +77,7 @@ def judge(sequences: Sequences, targets: Integers, query: Tensor, item: Tensor) 
     left out. What has no vector is scored below all that has one.
     """
 
-    def chunks() -> Iterator[tuple[Integers, Score]]:
+    def chunks() -> Iterator[tuple[Integers, ScoreFunction]]:
         for first in range(0, len(targets), 256):
             places = np.arange(first, min(first + 256, len(targets)))
             yield places, lambda wanted, items: torch.nan_to_num(query[wanted] @ item[items].T, nan=-1e9)

@@ -1,4 +1,4 @@
-"""Tables of ranks: what a row says, and which baselines are refused."""
+"""Tables of ranks: the columns, and which tables of baselines are errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tapestry.evaluation.ranking import Ranks
 from tapestry.evaluation.ranks import ranks_table, read_baselines, read_ranks, write_ranks
 
 
-def test_a_row_says_who_what_and_in_which_circumstances() -> None:
+def test_a_row_has_the_target_its_rank_and_its_groups() -> None:
     day = 86_400_000
     sequences = sequences_of(
         [[0, 3, 1, 1], [3, 3, 4, 4, 0]],
@@ -64,11 +64,11 @@ def table() -> pa.Table:
 def changed(table: pa.Table, key: str, row: int, value: object) -> pa.Table:
     values = table[key].to_pylist()
     values[row] = value
-    place = table.column_names.index(key)
-    return table.set_column(place, table.schema.field(place), pa.array(values, table.schema.field(place).type))
+    column = table.column_names.index(key)
+    return table.set_column(column, table.schema.field(column), pa.array(values, table.schema.field(column).type))
 
 
-def test_baselines_are_read_by_name_if_they_are_of_the_same_targets(tmp_path: Path, table: pa.Table) -> None:
+def test_baselines_with_the_same_targets_are_read_by_name(tmp_path: Path, table: pa.Table) -> None:
     for name in ("popularity", "item_knn"):
         write_ranks(changed(table, "rank", 5, 7), tmp_path / f"{name}.parquet")
     baselines = read_baselines(tmp_path, table)
@@ -77,7 +77,7 @@ def test_baselines_are_read_by_name_if_they_are_of_the_same_targets(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "complaint"),
+    ("key", "value", "message"),
     [
         ("user_id", "u99", r"user_id of row 8 is 'u99', expected 'u7'"),
         ("item_id", "x", r"item_id of row 8 is 'x', expected 'i\d+'"),
@@ -88,15 +88,15 @@ def test_baselines_are_read_by_name_if_they_are_of_the_same_targets(tmp_path: Pa
         ("rank", 11, "a rank is not between 1 and the candidates"),
     ],
 )
-def test_ranks_of_other_targets_are_refused_by_what_differs(
-    tmp_path: Path, table: pa.Table, key: str, value: object, complaint: str
+def test_ranks_of_other_targets_are_an_error_that_names_the_difference(
+    tmp_path: Path, table: pa.Table, key: str, value: object, message: str
 ) -> None:
     write_ranks(changed(table, key, 7, value), tmp_path / "popularity.parquet")
-    with pytest.raises(TapestryError, match=rf"popularity\.parquet: .*: {complaint}.*; run `dvc repro figures`"):
+    with pytest.raises(TapestryError, match=rf"popularity\.parquet: .*: {message}.*; run `dvc repro figures`"):
         read_baselines(tmp_path, table)
 
 
-def test_ranks_of_fewer_targets_or_other_columns_are_refused(tmp_path: Path, table: pa.Table) -> None:
+def test_ranks_of_fewer_targets_or_other_columns_are_an_error(tmp_path: Path, table: pa.Table) -> None:
     path = tmp_path / "popularity.parquet"
     write_ranks(table.slice(0, 50), path)
     with pytest.raises(TapestryError, match=r"50 targets, expected 60; run `dvc repro figures`"):

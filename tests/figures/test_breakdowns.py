@@ -1,4 +1,4 @@
-"""Every figure of metrics/test.json can be recomputed from the ranks."""
+"""Test metrics by group, recomputed from the table of ranks by plain loops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tapestry.evaluation.ranks import ranks_table, read_ranks, write_ranks
 from tapestry.figures.breakdowns import compare, hr_by_cutoff, summarise
 
 
-def test_groups_are_recomputed_from_the_table_alone(tmp_path: Path) -> None:
+def test_metrics_by_group_equal_plain_loops_over_the_table(tmp_path: Path) -> None:
     sequences = random_sequences(3, users=60)
     targets = sequences.targets(TEST)
     generator = np.random.default_rng(0)
@@ -43,7 +43,7 @@ def test_groups_are_recomputed_from_the_table_alone(tmp_path: Path) -> None:
     assert bands["tail"]["hr_5"] == pytest.approx(hr_5(tail))
 
 
-def test_baselines_stand_beside_the_model_over_all_targets() -> None:
+def test_baselines_are_compared_with_the_model_over_all_targets() -> None:
     sequences = random_sequences(3, users=4)
     targets = sequences.targets(TEST)
 

@@ -1,4 +1,4 @@
-"""The text files of metrics/ from what the stages before made."""
+"""The text files of metrics/, from the outputs of the earlier stages."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def results(model: Sequence[int], **baselines: Sequence[int]) -> Results:
 
 
 MODEL = [1, 10, 11, 100, 101, *[150] * 35]
-KNN = [5, 100, *[101] * 38]  # two of 40 within 100, where the model has four
+KNN = [5, 100, *[101] * 38]  # 2 of 40 targets have a rank up to 100; the model has 4
 POPULARITY = [3, *[200] * 39]
 
 
-def test_the_summary_is_flat_and_holds_the_same_figures_at_any_cut_offs(tmp_path: Path) -> None:
+def test_the_summary_is_flat_and_does_not_depend_on_the_cut_offs(tmp_path: Path) -> None:
     given = results(MODEL, item_knn=KNN, popularity=POPULARITY)
     for ks in ([3], [1, 10, 100]):
         write_figures(given, ks, tmp_path)
@@ -64,7 +64,7 @@ def test_the_summary_is_flat_and_holds_the_same_figures_at_any_cut_offs(tmp_path
 
 
 @pytest.mark.parametrize(("best", "gain"), [([101] * 40, None), ([1] * 8 + [101] * 32, -0.5)])
-def test_the_gain_is_over_the_best_baseline_if_it_hits_at_all(best: list[int], gain: float | None) -> None:
+def test_the_gain_is_over_the_best_baseline_and_null_if_that_is_zero(best: list[int], gain: float | None) -> None:
     for baselines in ({"item_knn": best, "popularity": [200] * 40}, {"item_knn": [200] * 40, "popularity": best}):
         assert summary(results(MODEL, **baselines))["gain_hr_100"] == gain
 
@@ -82,7 +82,7 @@ def write_inputs(folder: Path) -> tuple[Path, Path, Path, Path]:
     return paths
 
 
-def test_the_files_hold_what_the_stages_before_made_to_the_last_digit(tmp_path: Path) -> None:
+def test_the_files_have_the_figures_of_the_earlier_stages_with_all_digits(tmp_path: Path) -> None:
     test = write_figures(read_results(*write_inputs(tmp_path)), [1, 100], tmp_path / "metrics")
 
     def read(name: str) -> Any:
@@ -100,7 +100,9 @@ def test_the_files_hold_what_the_stages_before_made_to_the_last_digit(tmp_path: 
 
 
 @pytest.mark.parametrize(("name", "stage"), [("statistics.json", "sessionize"), ("models/training.json", "train")])
-def test_a_missing_or_damaged_file_is_named_with_the_stage_that_makes_it(tmp_path: Path, name: str, stage: str) -> None:
+def test_a_missing_or_damaged_file_is_an_error_with_the_stage_that_makes_it(
+    tmp_path: Path, name: str, stage: str
+) -> None:
     paths = write_inputs(tmp_path)
     for content in ("{", "[" * 100_000, "[]", "{}", "null"):
         (tmp_path / name).write_text(content, encoding="utf-8")

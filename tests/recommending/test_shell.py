@@ -1,4 +1,4 @@
-"""`tapestry recommend`, as it is called from a shell."""
+"""`tapestry recommend`, called through its command line."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def checkout(sequences: Sequences, params_yaml: Path, tmp_path_factory: pytest.T
 
 
 @pytest.fixture(autouse=True)
-def here(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in the checkout, and leave torch's settings as they were."""
+def in_checkout(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in the checkout, and don't change torch's global settings."""
     monkeypatch.chdir(checkout)
     monkeypatch.setattr("tapestry.recommending.shell.make_deterministic", lambda seed, threads: None)
 
 
-def recommend(*arguments: str, given: str | None = None) -> Result:
-    return CliRunner().invoke(app, ["recommend", *arguments], input=given)
+def recommend(*arguments: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, ["recommend", *arguments], input=stdin)
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ def test_a_user_gets_the_domains_named_from_the_whole_history(sequences: Sequenc
         assert not seen & set(row["items"])
 
 
-def test_all_domains_come_where_none_is_named(sequences: Sequences) -> None:
+def test_without_a_named_domain_all_domains_are_recommended(sequences: Sequences) -> None:
     assert [row["domain"] for row in rows(recommend("--user", "u3", "--json"))] == ["D0", "D1", "D2"]
 
 
@@ -94,12 +94,14 @@ def test_a_users_history_in_a_file_gives_what_the_user_gets(
     (tmp_path / "lines.jsonl").write_text(json.dumps({"user_id": "u3", "history": items}) + "\n")
     (lines,) = rows(recommend("--history", str(tmp_path / "lines.jsonl"), "--domain", "D1", "--json"))
     (plain,) = rows(recommend("--history", str(tmp_path / "plain.txt"), "--domain", "D1", "--json"))
-    (piped,) = rows(recommend("--history", "-", "--domain", "D1", "--json", given="\n".join(items)))
+    (piped,) = rows(recommend("--history", "-", "--domain", "D1", "--json", stdin="\n".join(items)))
     assert lines == expected
     assert plain == piped == expected | {"user_id": "line 1"}
 
 
-def test_a_sub_folder_will_do_and_paths_are_taken_from_it(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_runs_in_a_subdirectory_and_paths_are_relative_to_it(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = checkout / "notebooks/deep"
     folder.mkdir(parents=True)
     (folder / "mine.txt").write_text("i1\ni2\n")
@@ -109,7 +111,9 @@ def test_a_sub_folder_will_do_and_paths_are_taken_from_it(checkout: Path, monkey
     assert sorted(path.name for path in folder.iterdir()) == ["mine.parquet", "mine.txt"]
 
 
-def test_everybody_goes_to_parquet_the_same_bytes_twice(sequences: Sequences, checkout: Path, tmp_path: Path) -> None:
+def test_everybody_is_written_to_parquet_with_the_same_bytes_twice(
+    sequences: Sequences, checkout: Path, tmp_path: Path
+) -> None:
     for name in ("a", "b"):
         result = recommend("--everybody", "--out", str(tmp_path / f"{name}.parquet"), "-k", "3")
         assert result.exit_code == 0, result.output
@@ -126,7 +130,7 @@ def test_everybody_goes_to_parquet_the_same_bytes_twice(sequences: Sequences, ch
     assert list(dict.fromkeys(table["user_id"].to_pylist())) == sequences.user_id.tolist()
 
 
-def test_a_table_is_printed_to_be_read(sequences: Sequences, checkout: Path) -> None:
+def test_without_json_a_table_is_printed(sequences: Sequences, checkout: Path) -> None:
     (first, second) = direct(sequences, checkout, 3, 0, 2)
     result = recommend("--user", "u3", "--domain", "D0", "-k", "2")
     length = int((sequences.owner == 3).sum())
@@ -136,25 +140,25 @@ def test_a_table_is_printed_to_be_read(sequences: Sequences, checkout: Path) -> 
 
 def test_unknown_items_are_skipped_and_counted() -> None:
     lines = '["i1", "nope"]\n["nope"]\n{"user_id": "v", "history": ["i2"]}\n'
-    result = recommend("--history", "-", "--domain", "D0", "-k", "1", given=lines)
+    result = recommend("--history", "-", "--domain", "D0", "-k", "1", stdin=lines)
     assert result.exit_code == 0
     assert "line 1 (1 items, 1 unknown skipped)\n" in result.stdout
     assert "line 2 (0 items, 1 unknown skipped)\n  D0\n        nothing: no item is known\n" in result.stdout
     assert result.stderr.splitlines() == [
         "unknown items skipped: 2, in 2 of 3 histories",
-        "nothing recommended for 1, of whom no item is known: line 2",
+        "nothing recommended for 1, because none of their items is known: line 2",
     ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "given", "message"),
     [
-        ([], None, "say for whom: --user ID, --history FILE or --everybody, one of them"),
-        (["--user", "u1", "--everybody"], None, "say for whom"),
-        (["--everybody"], None, "--everybody wants --out FILE.parquet, or --json"),
+        ([], None, "give one of --user ID, --history FILE and --everybody"),
+        (["--user", "u1", "--everybody"], None, "give one of --user ID"),
+        (["--everybody"], None, "--everybody needs --out FILE.parquet or --json"),
         (["--everybody", "--out", "x.csv"], None, "--out writes Parquet: "),
-        (["--everybody", "--out", "x.parquet", "--json"], None, "give one of them"),
-        (["--user", "u1", "--user", "nobody"], None, "user 'nobody' is none of the 12 in data/sequences"),
+        (["--everybody", "--out", "x.parquet", "--json"], None, "give only one of them"),
+        (["--user", "u1", "--user", "nobody"], None, "user 'nobody' is not among the 12 users of data/sequences"),
         (["--user", "u1", "--domain", "D9"], None, "unknown domain 'D9': the model knows D0, D1, D2"),
         (["--history", "-", "--domain", "D9"], '["i1"]', "unknown domain 'D9': the model knows D0, D1, D2"),
         (["--history", "nowhere.txt"], None, "nowhere.txt: no such file"),
@@ -164,8 +168,8 @@ def test_unknown_items_are_skipped_and_counted() -> None:
         (["--history", "-"], '["x"]\n["y"]', "no item of the 2 histories is known to the model"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(arguments: list[str], given: str | None, message: str, checkout: Path) -> None:
-    result = recommend(*arguments, given=given)
+def test_an_error_is_one_line(arguments: list[str], given: str | None, message: str, checkout: Path) -> None:
+    result = recommend(*arguments, stdin=given)
     assert result.exit_code == 1
     assert re.fullmatch(r"recommend: error: .*\n", result.stderr)
     assert message in result.stderr
@@ -180,18 +184,18 @@ def test_an_id_of_several_domains_names_the_history(
     sequences.item_id[:] = ["1", "2", "1", "3"]
     write_checkout(sequences, tmp_path, params_yaml)
     monkeypatch.chdir(tmp_path)
-    result = recommend("--history", "-", given='["2"]\n["1"]')
-    assert "error: line 2: item '1' is one of each of the domains D0, D1: say which is meant" in result.stderr
-    found = rows(recommend("--history", "-", "--json", given='[{"item_id": "1", "domain": "D1"}]'))
+    result = recommend("--history", "-", stdin='["2"]\n["1"]')
+    assert "error: line 2: item '1' names an item in each of the domains D0, D1: give its domain" in result.stderr
+    found = rows(recommend("--history", "-", "--json", stdin='[{"item_id": "1", "domain": "D1"}]'))
     assert [row["items"] for row in found if row["domain"] == "D1"] == [["3"]]
 
 
-def test_outside_a_checkout_it_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_a_checkout_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert f"{tmp_path} is in no checkout of Tapestry" in recommend("--user", "u1").stderr
 
 
-def test_a_model_of_other_data_is_refused(
+def test_a_model_trained_on_other_data_is_refused(
     checkout: Path, tmp_path: Path, params_yaml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_checkout(random_sequences(1, items=33), tmp_path, params_yaml)
@@ -199,4 +203,4 @@ def test_a_model_of_other_data_is_refused(
     shutil.copytree(checkout / "models", tmp_path / "models")
     monkeypatch.chdir(tmp_path)
     assert "models: a model of other data: domain 1 is D0 with 10 items" in recommend("--user", "u1").stderr
-    assert "33 items in 3 domains, not those of the model" in recommend("--history", "-", given="i1").stderr
+    assert "33 items in 3 domains, but the model was trained on 30" in recommend("--history", "-", stdin="i1").stderr

@@ -1,4 +1,4 @@
-"""The first items for a history, against plain loops and against evaluation."""
+"""The best items for a history, compared with plain loops and with evaluation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def catalogue_of(sequences: Sequences) -> Catalogue:
 
 @torch.no_grad()
 def naive_scores(model: Recommender, sequences: Sequences, history: list[int], domain: int) -> list[float]:
-    """Of the items of a domain in order; one history by itself, through the reference kernel."""
+    """Scores of a domain's items, in order, for one history alone, by the reference kernel."""
     history = history[-model.settings.window :]
     domains = [next(i for i, d in enumerate(sequences.domains) if d.start <= item < d.end) for item in history]
     batch = Batch(
@@ -48,17 +48,17 @@ def naive_scores(model: Recommender, sequences: Sequences, history: list[int], d
     )
     segments = model.arrange(batch, "reference")
     query = model(batch, segments)[segments.inverse_N[-1]]
-    asked = sequences.domains[domain]
-    return [float(score) for score in model.item_vectors(slice(asked.start, asked.end)) @ query]
+    requested = sequences.domains[domain]
+    return [float(score) for score in model.item_vectors(slice(requested.start, requested.end)) @ query]
 
 
 def naive_top(
     scores: list[float], start: int, history: list[int], k: int, exclude_seen: bool
 ) -> tuple[list[int], list[float]]:
-    """Items and scores, the greatest score first, then the least number."""
-    items = [start + place for place in range(len(scores))]
-    left = [item for item in items if not exclude_seen or item not in history]
-    best = sorted(left, key=lambda item: (-scores[item - start], item))[:k]
+    """Items and scores by descending score; of equal scores the lower item first."""
+    items = range(start, start + len(scores))
+    candidates = [item for item in items if not exclude_seen or item not in history]
+    best = sorted(candidates, key=lambda item: (-scores[item - start], item))[:k]
     return best, [scores[item - start] for item in best]
 
 
@@ -68,11 +68,11 @@ def naive_top(
     k=st.integers(1, 14),
     exclude_seen=st.booleans(),
     batch=st.integers(1, 9),
-    held=st.sampled_from([1, 20, 10**6]),
+    in_memory=st.sampled_from([1, 20, 10**6]),
     window=st.sampled_from([1, 4, 64]),
 )
-def test_the_first_items_are_those_of_plain_loops(
-    seed: int, k: int, exclude_seen: bool, batch: int, held: int, window: int
+def test_the_best_items_equal_those_of_plain_loops(
+    seed: int, k: int, exclude_seen: bool, batch: int, in_memory: int, window: int
 ) -> None:
     sequences = random_sequences(seed)
     model = small_model(sequences, dataclasses.replace(WHOLE_MODEL, window=window))
@@ -81,7 +81,7 @@ def test_the_first_items_are_those_of_plain_loops(
         Request(f"u{user}", sequences.item[sequences.owner == user].astype(np.int64), 0, int(generator.integers(3)))
         for user in range(len(sequences.user_id))
     ]
-    with patch.object(top, "_SCORES", held):
+    with patch.object(top, "_SCORES", in_memory):
         found = list(top_items(model, catalogue_of(sequences), requests, k, exclude_seen, batch))
     assert [request.user_id for request, _ in found] == [request.user_id for request in requests]
     for request, best in found:
@@ -94,7 +94,7 @@ def test_the_first_items_are_those_of_plain_loops(
 
 
 class Tied(Recommender):
-    """Scores from a table of few values, so that many are equal: of each item, the same for all histories."""
+    """A model whose scores come from a table: a score an item, the same for all histories, and many are equal."""
 
     table: torch.Tensor
 
@@ -109,12 +109,12 @@ class Tied(Recommender):
         return query
 
 
-def tied_top(table: list[float], k: int, held: int) -> Top:
+def tied_top(table: list[float], k: int, in_memory: int) -> Top:
     sequences = sequences_of([[0, 1, 2]], [0] * len(table))
     model = Tied(WHOLE_MODEL, len(table), 1).double()
     model.table = torch.tensor(table, dtype=torch.float64)
     request = Request("u", np.array([0, 1, 2]), 0, 0)
-    with patch.object(top, "_SCORES", held):
+    with patch.object(top, "_SCORES", in_memory):
         ((_, best),) = top_items(model, catalogue_of(sequences), [request], k, False, 8)
     return best
 
@@ -123,18 +123,18 @@ def tied_top(table: list[float], k: int, held: int) -> Top:
 @given(
     table=st.lists(st.sampled_from([0.0, -0.0, 0.5, -0.5]), min_size=3, max_size=40),
     k=st.integers(1, 12),
-    held=st.sampled_from([1, 5, 10**6]),
+    in_memory=st.sampled_from([1, 5, 10**6]),
 )
-def test_equal_scores_go_by_item_number(table: list[float], k: int, held: int) -> None:
-    assert tied_top(table, k, held).item.tolist() == naive_top(table, 0, [], k, False)[0]
+def test_of_equal_scores_the_lower_item_number_comes_first(table: list[float], k: int, in_memory: int) -> None:
+    assert tied_top(table, k, in_memory).item.tolist() == naive_top(table, 0, [], k, False)[0]
 
 
-def test_a_score_that_is_no_number_is_never_recommended() -> None:
+def test_an_item_with_a_nan_score_is_never_recommended() -> None:
     assert tied_top([float("nan"), 0.1, float("nan"), 0.2], 4, 10**6).item.tolist() == [3, 1]
 
 
 @pytest.mark.parametrize("exclude_seen", [False, True])
-def test_a_test_target_has_the_place_that_evaluation_ranks_it_at(exclude_seen: bool) -> None:
+def test_a_test_target_has_the_same_rank_as_in_evaluation(exclude_seen: bool) -> None:
     sequences = random_sequences(11, users=40, items=60)
     model = small_model(sequences)
     targets = sequences.targets(TEST)
@@ -152,7 +152,7 @@ def test_a_test_target_has_the_place_that_evaluation_ranks_it_at(exclude_seen: b
     found = top_items(model, catalogue_of(sequences), requests, sequences.items, exclude_seen, 16)
     for (request, best), target, rank, candidates in zip(found, targets, ranks.rank, ranks.candidates, strict=True):
         item = int(sequences.item[target])
-        if exclude_seen and item in request.history:  # evaluation keeps it as a candidate, since it is what happened
+        if exclude_seen and item in request.history:  # in evaluation the target stays a candidate
             assert item not in best.item
         else:
             assert best.item.tolist().index(item) + 1 == rank
@@ -161,7 +161,7 @@ def test_a_test_target_has_the_place_that_evaluation_ranks_it_at(exclude_seen: b
     assert compared > 10
 
 
-def test_no_more_than_the_stated_number_of_scores_is_held() -> None:
+def test_no_more_than_the_stated_number_of_scores_is_in_memory() -> None:
     sequences = random_sequences(3, users=20, items=90)
     requests = [Request("u", np.array([0, 31, 62]), 0, user % 3) for user in range(20)]
     asked: list[int] = []
@@ -181,28 +181,28 @@ def test_requests_are_read_a_batch_at_a_time() -> None:
     taken: list[int] = []
 
     def requests() -> Iterator[Request]:
-        for place in range(9):
-            taken.append(place)
-            yield Request(str(place), np.array([0]), 0, 0)
+        for number in range(9):
+            taken.append(number)
+            yield Request(str(number), np.array([0]), 0, 0)
 
     found = top_items(small_model(sequences), catalogue_of(sequences), requests(), 3, True, 4)
     next(found)
     assert taken == [0, 1, 2, 3]
 
 
-def test_an_empty_history_gets_nothing_and_changes_nothing_for_others() -> None:
+def test_an_empty_history_has_no_items_and_does_not_change_other_results() -> None:
     sequences = random_sequences(5)
     empty = np.empty(0, dtype=np.int64)
-    told = Request("b", np.array([0, 1]), 0, 1)
-    requests = [Request("a", empty, 2, 0), told, Request("c", empty, 0, 1)]
+    filled = Request("b", np.array([0, 1]), 0, 1)
+    requests = [Request("a", empty, 2, 0), filled, Request("c", empty, 0, 1)]
     model = small_model(sequences)
     found = {request.user_id: best for request, best in top_items(model, catalogue_of(sequences), requests, 3, True, 8)}
-    ((_, alone),) = top_items(model, catalogue_of(sequences), [told], 3, True, 8)
+    ((_, alone),) = top_items(model, catalogue_of(sequences), [filled], 3, True, 8)
     assert len(found["a"].item) == len(found["c"].item) == 0
     assert found["b"].item.tolist() == alone.item.tolist()
 
 
-def test_nothing_is_left_where_all_items_are_seen() -> None:
+def test_if_all_items_are_seen_there_is_no_result() -> None:
     sequences = sequences_of([[0, 1, 2]], [0, 0, 1])
     requests = [Request("u", np.array([0, 1]), 0, domain) for domain in (0, 1)]
     found = list(top_items(small_model(sequences), catalogue_of(sequences), requests, 5, True, 8))

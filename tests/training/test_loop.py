@@ -1,4 +1,4 @@
-"""Training: it learns, it stops, it repeats itself to the byte."""
+"""Training learns, stops early, repeats itself to the byte, and stops if the loss or a weight is NaN."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def trained(sequences: Sequences, settings: TrainSettings, dropout: float = 0.0)
 
 
 def cyclic_sequences() -> Sequences:
-    """In each of two domains items follow a cycle; each user hops between the domains at random."""
+    """In each of two domains a user's items follow a cycle; the domain of an interaction is random."""
     generator = np.random.default_rng(0)
     histories = []
     for _ in range(48):
-        place = generator.integers(0, 10, 2)
+        following = generator.integers(0, 10, 2)
         history = []
         for domain in generator.integers(0, 2, 14):
-            history.append(int(10 * domain + place[domain]))
-            place[domain] = (place[domain] + 1) % 10
+            history.append(int(10 * domain + following[domain]))
+            following[domain] = (following[domain] + 1) % 10
         histories.append(history)
     return sequences_of(histories, [0] * 10 + [1] * 10)
 
@@ -77,7 +77,7 @@ def test_training_overfits_a_planted_pattern(settings: TrainSettings) -> None:
     assert (ranks.rank[known] == 1).mean() > 0.9
 
 
-def test_two_trainings_give_the_same_bytes_and_another_seed_others(settings: TrainSettings) -> None:
+def test_two_trainings_give_the_same_bytes_and_another_seed_gives_other_weights(settings: TrainSettings) -> None:
     sequences = random_sequences(1, users=40)
     first, second = (trained(sequences, settings, dropout=0.3) for _ in range(2))
     other = trained(sequences, dataclasses.replace(settings, seed=settings.seed + 1), dropout=0.3)
@@ -109,14 +109,14 @@ def test_training_stops_early_and_keeps_the_best_epochs_weights(settings: TrainS
     assert not torch.equal(weights[1], weights[-1])
 
 
-def test_a_loss_that_is_no_number_stops_training_and_says_whose_and_how_large(settings: TrainSettings) -> None:
+def test_a_nan_loss_is_an_error_with_the_users_and_the_largest_norms(settings: TrainSettings) -> None:
     expected = r"epoch 1, step \d+: the loss is nan; users u\d+, .*TAPE's \|r\| is at most .*; largest norms: "
     with pytest.raises(DivergedError, match=expected) as failure:
         trained(random_sequences(3), dataclasses.replace(settings, learning_rate=1e30))
     assert failure.value.model is None
 
 
-def test_a_loss_that_is_no_number_later_leaves_the_best_epochs_weights(settings: TrainSettings) -> None:
+def test_a_nan_loss_in_a_later_epoch_leaves_the_best_epochs_weights(settings: TrainSettings) -> None:
     sequences = random_sequences(3, users=30)
     spoiled: list[bool] = []
 
@@ -137,8 +137,8 @@ def test_a_loss_that_is_no_number_later_leaves_the_best_epochs_weights(settings:
         assert torch.equal(tensor, best.state_dict()[name])
 
 
-def test_an_update_that_breaks_the_weights_in_the_only_step_is_caught(settings: TrainSettings) -> None:
-    """The loss of that step is finite, and no later one tells of the weights."""
+def test_an_update_that_breaks_the_weights_in_the_only_step_is_an_error(settings: TrainSettings) -> None:
+    """The loss of that step is finite, and no later loss reads the broken weights."""
     overflowing = dataclasses.replace(settings, epochs=1, batch_users=100, temperature=1e-36, learning_rate=1000.0)
     with pytest.raises(
         DivergedError, match=r"epoch 1, after step 1: weights are NaN or infinite: .*item.weight"
@@ -152,11 +152,11 @@ def test_an_update_that_breaks_the_weights_in_the_only_step_is_caught(settings: 
 def test_a_weight_broken_by_an_epochs_last_step_leaves_the_epoch_before(
     settings: TrainSettings, epochs: int, value: float
 ) -> None:
-    """Of one item that nobody has had in training: no loss would ever tell."""
+    """The weight is of an item without training interactions: no loss reads it."""
     sequences = sequences_of([[0, 1, 0, 1, 2]] * 20, [0] * 3)
     settings = dataclasses.replace(settings, epochs=epochs, negatives=1)
     broken: list[bool] = []
-    kept: list[torch.Tensor] = []
+    saved: list[torch.Tensor] = []
     step = loop.Trainer.step
 
     def breaking(self: loop.Trainer, ready: Any) -> float:
@@ -166,8 +166,8 @@ def test_a_weight_broken_by_an_epochs_last_step_leaves_the_epoch_before(
         return loss
 
     def validate(model: Recommender) -> dict[str, float]:
-        kept.append(model.item.weight.detach().clone())
-        return {"ndcg_10": float(len(kept)), "hr_10": 0.0, "hr_100": 0.0, "mrr": 0.0}
+        saved.append(model.item.weight.detach().clone())
+        return {"ndcg_10": float(len(saved)), "hr_10": 0.0, "hr_100": 0.0, "mrr": 0.0}
 
     with (
         patch.object(loop.Trainer, "step", breaking),
@@ -177,12 +177,12 @@ def test_a_weight_broken_by_an_epochs_last_step_leaves_the_epoch_before(
     ):
         train(sequences, MODEL, settings, validate, lambda e: broken.append(True) if e.epoch == epochs - 1 else None)
     assert failure.value.model is not None
-    assert torch.equal(failure.value.model.item.weight, kept[-1])
-    assert len(kept) == epochs - 1
+    assert torch.equal(failure.value.model.item.weight, saved[-1])
+    assert len(saved) == epochs - 1
 
 
 def test_bf16_trains_to_nearly_the_same_loss(settings: TrainSettings) -> None:
-    """The products are rounded to 8 bits; weights, moments and the loss are not."""
+    """Only matrix products are rounded to 8 bits; weights, moments and the loss are in fp32."""
     sequences = cyclic_sequences()
     exact, rounded = (
         trained(sequences, dataclasses.replace(settings, epochs=5, precision=precision))
@@ -193,7 +193,7 @@ def test_bf16_trains_to_nearly_the_same_loss(settings: TrainSettings) -> None:
     assert {tensor.dtype for tensor in rounded.model.state_dict().values()} == {torch.float32}
 
 
-def test_the_reference_kernel_has_the_same_losses(settings: TrainSettings) -> None:
+def test_the_reference_kernel_gives_the_same_losses(settings: TrainSettings) -> None:
     sequences = random_sequences(6, users=30)
     targets = sequences.targets(VALIDATION)
 
@@ -215,7 +215,7 @@ def test_a_kernel_that_cannot_train_here_is_an_error_before_training(settings: T
         train(random_sequences(3), model, settings, lambda model: {}, lambda epoch: None)
 
 
-def test_an_epoch_tells_its_speed_and_how_much_of_attention_was_padding(settings: TrainSettings) -> None:
+def test_an_epoch_has_its_speed_and_the_share_of_padding_in_attention(settings: TrainSettings) -> None:
     sequences = random_sequences(8, users=20)
     epoch = trained(sequences, settings).epochs[0]
     trained_items = [int((sequences.split[a:b] == 0).sum()) for a, b in pairwise(sequences.offsets.tolist())]

@@ -1,4 +1,4 @@
-"""A training step's parts fit together, its negatives are fair, and steps come one ahead."""
+"""A training step's parts fit together, its negatives are uniform, and the next step is prepared in a thread."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def whole_histories(sequences: Sequences) -> Batch:
 def prepared(
     sequences: Sequences, negatives: int | None, generator: np.random.Generator, intra: bool = True
 ) -> tuple[Batch, Step]:
-    """A batch and the step made of it."""
+    """A batch, and the step prepared from it."""
     settings = dataclasses.replace(WHOLE_MODEL, attention="intra" if intra else "full")
     model = Recommender(settings, sequences.items, len(sequences.domains))
     batch = whole_histories(sequences)
@@ -59,28 +59,28 @@ def test_a_steps_parts_fit_together(seed: int, users: int, domains: int, negativ
         assert torch.equal(getattr(step.batch, name), getattr(batch, name))
     assert step.users.tolist() == list(range(users))
 
-    places: list[int] = []
+    all_tokens: list[int] = []
     read = {*items, *targets}
     for part in step.targets:
         tokens = part.tokens_T.tolist()
-        (domain,) = {target_domains[order[place]] for place in tokens}
+        (domain,) = {target_domains[order[token]] for token in tokens}
         of_domain = range(sequences.domains[domain].start, sequences.domains[domain].end)
         target_items = [touched[row] for row in part.target_T.tolist()]
-        assert target_items == [targets[order[place]] for place in tokens]
+        assert target_items == [targets[order[token]] for token in tokens]
         candidates = [touched[row] for row in part.candidates_C.tolist()]
         assert len(set(candidates)) == len(candidates)
         assert set(candidates) <= set(of_domain)
         assert len(candidates) == (len(of_domain) if negatives is None else min(negatives, len(of_domain)))
         hits = list(zip(part.hit_token.tolist(), part.hit_candidate.tolist(), strict=True))
         assert hits == [
-            (number, place)
+            (number, index)
             for number, target in enumerate(target_items)
-            for place, candidate in enumerate(candidates)
+            for index, candidate in enumerate(candidates)
             if candidate == target
         ]
-        places += tokens
+        all_tokens += tokens
         read |= set(candidates)
-    assert sorted(places) == list(range(len(order)))
+    assert sorted(all_tokens) == list(range(len(order)))
     assert len(step.targets) == len(set(target_domains))
     assert set(touched) == read
 
@@ -91,7 +91,7 @@ def candidates_of(step: Step) -> list[list[int]]:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=SEEDS)
-def test_the_generator_alone_decides_the_negatives_and_each_step_has_its_own(seed: int) -> None:
+def test_equal_generators_draw_equal_negatives_and_each_step_draws_new_ones(seed: int) -> None:
     sequences = random_sequences(seed, items=90)
     generator, same = np.random.default_rng(seed), np.random.default_rng(seed)
     (_, first), (_, second) = (prepared(sequences, 10, generator) for _ in range(2))
@@ -124,18 +124,18 @@ def test_prefetched_items_are_the_same_in_the_same_order(count: int) -> None:
 
 
 @pytest.mark.parametrize("good", [0, 1, 3])
-def test_an_exception_comes_after_the_items_before_it(good: int) -> None:
+def test_an_exception_is_raised_after_the_items_before_it(good: int) -> None:
     def items() -> Iterator[int]:
         yield from range(good)
-        raise LookupError("no more of them")
+        raise LookupError("no more items")
 
-    coming = prefetched(items())
-    assert [next(coming) for _ in range(good)] == list(range(good))
-    with pytest.raises(LookupError, match="no more of them"):
-        next(coming)
+    following = prefetched(items())
+    assert [next(following) for _ in range(good)] == list(range(good))
+    with pytest.raises(LookupError, match="no more items"):
+        next(following)
 
 
-def test_the_next_item_and_no_other_is_made_while_one_is_used() -> None:
+def test_only_the_next_item_is_made_while_one_is_used() -> None:
     made = [threading.Event() for _ in range(6)]
 
     def items() -> Iterator[int]:
@@ -143,10 +143,10 @@ def test_the_next_item_and_no_other_is_made_while_one_is_used() -> None:
             event.set()
             yield number
 
-    coming = prefetched(items())
+    following = prefetched(items())
     assert not made[0].is_set()
-    for item in coming:
+    for item in following:
         if item + 1 < len(made):
             assert made[item + 1].wait(10)
-        time.sleep(0.01)  # long enough to make all of them
+        time.sleep(0.01)  # long enough to make all items
         assert [event.is_set() for event in made[item + 2 :]] == [False] * len(made[item + 2 :])

@@ -1,4 +1,4 @@
-"""What any model has to beat: popularity within the domain, and item-kNN."""
+"""Baselines that a model has to beat: popularity within the domain, and item-kNN."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy import sparse
 from torch import Tensor
 from tqdm import tqdm
 
 from tapestry.core.splits import TRAIN
-from tapestry.evaluation.ranking import Integers, Ranks, Score, rank_targets, seen_items
+from tapestry.evaluation.ranking import Integers, Ranks, ScoreFunction, best_of_each_row, rank_targets, seen_items
 from tapestry.evaluation.settings import EvaluateSettings
 from tapestry.sequences.reader import Domain, Sequences
 
-Floats = npt.NDArray[np.float64]
-
-_ITEMS = 1024  # items whose similarity to all others is held at a time
+_ITEMS = 1024  # items whose similarities to all other items are in memory at a time
 
 
 def rank_baselines(sequences: Sequences, targets: Integers, settings: EvaluateSettings) -> dict[str, Ranks]:
-    """Ranks of `targets` (indices of interactions) by each baseline: "popularity", "item_knn"."""
+    """Rank `targets` (indices of interactions) by each baseline: "popularity" and "item_knn"."""
     seen, batch = settings.exclude_seen, settings.batch_users
     return {
         "popularity": rank_by_popularity(sequences, targets, seen, batch),
@@ -32,11 +29,11 @@ def rank_baselines(sequences: Sequences, targets: Integers, settings: EvaluateSe
 
 
 def rank_by_popularity(sequences: Sequences, targets: Integers, exclude_seen: bool, batch_users: int) -> Ranks:
-    """Every user gets the domain's items by their training count."""
+    """Rank by popularity: an item's score is its number of training interactions, the same for every user."""
 
-    def score(wanted: Integers, items: slice) -> Tensor:
+    def score(index: Integers, items: slice) -> Tensor:
         counts = torch.tensor(sequences.train_count[items], dtype=torch.float64)
-        return counts.expand(len(wanted), -1)
+        return counts.expand(len(index), -1)
 
     return rank_targets(sequences, targets, exclude_seen, _chunks(targets, batch_users, "popularity", score))
 
@@ -44,25 +41,26 @@ def rank_by_popularity(sequences: Sequences, targets: Integers, exclude_seen: bo
 def rank_by_item_knn(
     sequences: Sequences, targets: Integers, exclude_seen: bool, batch_users: int, neighbours: int
 ) -> Ranks:
-    """An item's score is the sum of its cosine similarities to the items of the whole history.
+    """Rank by item-kNN: an item's score is the sum of its cosine similarities to the items of the whole history.
 
-    Items are vectors over users (binary, training interactions); each keeps its `neighbours` most similar
-    others, of any domain, the first by number where some are equally similar.
+    An item is a binary vector over users: 1 if the user has a training interaction with it. Only the similarities
+    of an item to its `neighbours` most similar items, of any domain, are not 0; of equally similar items the lower
+    number comes first.
     """
     similarity = _item_similarity(sequences, neighbours)
 
-    def score(wanted: Integers, items: slice) -> Tensor:
+    def score(index: Integers, items: slice) -> Tensor:
         whole = Domain("all", 0, sequences.items)
-        row, item = seen_items(sequences, targets[wanted], whole)
+        row, item = seen_items(sequences, targets[index], whole)
         ones = np.ones(len(row))
-        history = sparse.csr_array((ones, (row, item)), shape=(len(wanted), sequences.items))
+        history = sparse.csr_array((ones, (row, item)), shape=(len(index), sequences.items))
         return torch.from_numpy((history @ similarity[:, items]).toarray())
 
     return rank_targets(sequences, targets, exclude_seen, _chunks(targets, batch_users, "item-kNN", score))
 
 
 def _item_similarity(sequences: Sequences, neighbours: int) -> Any:
-    """Cosine similarities (I, I), sparse: row i holds i's similarity to those that have i as a neighbour."""
+    """Return the cosine similarities, a sparse matrix (I, I); entry (i, j) is not 0 if i is a neighbour of j."""
     training = sequences.split == TRAIN
     users, items = sequences.owner[training], sequences.item[training]
     shape = (sequences.items, len(sequences.user_id))
@@ -71,25 +69,20 @@ def _item_similarity(sequences: Sequences, neighbours: int) -> Any:
     by_user, count = seen.T.tocsr(), seen.sum(axis=1)
     parts = []
     for first in range(0, sequences.items, _ITEMS):
-        common = (seen[first : first + _ITEMS] @ by_user).tocoo()  # users that two items share
+        common = (seen[first : first + _ITEMS] @ by_user).tocoo()  # number of users that two items share
         item, other = common.row + first, common.col
-        # The square is a ratio of whole numbers, so that equal similarities are equal after rounding, too.
+        # The squared cosine is a ratio of integers: equal similarities stay equal after rounding.
         square = common.data**2 / (count[item] * count[other])
-        apart = item != other
-        parts.append(_nearest(item[apart], other[apart], square[apart], neighbours))
+        different = item != other
+        parts.append(best_of_each_row(item[different], other[different], square[different], neighbours))
     item, other, square = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return sparse.csc_array((np.sqrt(square), (other, item)), shape=(sequences.items, sequences.items))
 
 
-def _nearest(item: Integers, other: Integers, square: Floats, neighbours: int) -> tuple[Integers, Integers, Floats]:
-    """Of triples, each item's `neighbours` first by square, descending, then by the other's number."""
-    order = np.lexsort((other, -square, item))
-    item = item[order]
-    kept = np.arange(len(item)) - np.searchsorted(item, item) < neighbours
-    return item[kept], other[order][kept], square[order][kept]
-
-
-def _chunks(targets: Integers, batch_users: int, name: str, score: Score) -> Iterator[tuple[Integers, Score]]:
-    places = np.arange(len(targets))
+def _chunks(
+    targets: Integers, batch_users: int, name: str, score: ScoreFunction
+) -> Iterator[tuple[Integers, ScoreFunction]]:
+    """Yield the indices of `targets`, `batch_users` at a time, with a progress bar."""
+    index = np.arange(len(targets))
     for first in tqdm(range(0, len(targets), batch_users), desc=name, unit="batch", leave=False, disable=None):
-        yield places[first : first + batch_users], score
+        yield index[first : first + batch_users], score

@@ -1,4 +1,4 @@
-"""HR@K, NDCG@K and MRR from ranks, with one relevant item a target."""
+"""HR@K, NDCG@K and MRR from ranks. A target is the only relevant item of its ranking."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import numpy.typing as npt
 
 
 def ranking_metrics(rank: npt.NDArray[np.int64], ks: Sequence[int]) -> dict[str, float]:
-    """Means over targets, as fractions of 1; {"n": 0} alone for no targets.
+    """Return the number of targets `n` and means over targets, as fractions of 1; only {"n": 0} without targets.
 
-    HR@K: the target is among the first K. NDCG@K: 1 / log2(rank + 1) if it is (one relevant item, so the
-    ideal gain is 1). MRR: 1 / rank over the whole ranking.
+    HR@K: 1 if rank ≤ K, else 0. NDCG@K: 1 / log2(rank + 1) if rank ≤ K, else 0 (the ideal gain is 1, because one
+    item is relevant). MRR: 1 / rank, without a cut-off.
+
+    Args:
+        rank: (targets,), from 1.
+        ks: the cut-offs K.
     """
     metrics: dict[str, float] = {"n": len(rank)}
     if len(rank) == 0:

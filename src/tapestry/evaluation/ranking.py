@@ -1,4 +1,4 @@
-"""Rank of each target among the whole catalogue of its domain, seen items left out if asked."""
+"""Rank of each target among all items of its domain, optionally without the items that the user has already seen."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from torch import Tensor
 from tapestry.sequences.reader import Domain, Sequences
 
 Integers = npt.NDArray[np.int64]
-Score = Callable[[Integers, slice], Tensor]
-"""(places in the targets, a slice of the items) → scores (places, items)."""
+Floats = npt.NDArray[np.float64]
+ScoreFunction = Callable[[Integers, slice], Tensor]
+"""(indices into the targets, a slice of the items) → scores (targets, items)."""
 
-_SCORES = 1 << 24  # scores held at a time: 64 MiB in float32
+_SCORES = 1 << 24  # most scores in memory at a time: 64 MiB in float32
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """One entry a target: its rank (1 = best) and how many items it was ranked among, itself included."""
+    """One entry a target: its rank (1 = best) and the number of ranked items, the target included."""
 
     rank: Integers
     candidates: Integers
@@ -32,58 +33,62 @@ def rank_targets(
     sequences: Sequences,
     targets: Integers,
     exclude_seen: bool,
-    chunks: Iterator[tuple[Integers, Score]],
+    chunks: Iterator[tuple[Integers, ScoreFunction]],
 ) -> Ranks:
-    """Rank every target by the scores of the chunk that holds it.
+    """Rank every target by its scores, chunk by chunk.
 
-    Ranks are counts of the items scored no lower, taken over slices of the catalogue: nothing is sorted, and
-    no more than a few million scores are held at a time.
+    A rank is 1 + the number of items that score at least as high as the target. The items are compared slice by
+    slice: nothing is sorted, and at most `_SCORES` scores are in memory.
 
-    An item scored equal to the target counts as ranked above it, so that constant scores earn nothing.
-    A target that the user has seen before stays a candidate: it is what happened.
+    An item with the target's score ranks above the target, so a constant score earns nothing.
+    A target that the user has seen before stays a candidate, because it is the item that the user chose.
+
+    Args:
+        targets: indices of interactions.
+        chunks: pairs of indices into `targets` and the function that scores them; every target is in one chunk.
     """
     ranks = Ranks(np.zeros(len(targets), dtype=np.int64), np.zeros(len(targets), dtype=np.int64))
-    for places, score in chunks:
-        domain_of = sequences.domain[targets[places]]
-        for index in np.unique(domain_of):
-            wanted = places[domain_of == index]
-            domain = sequences.domains[index]
-            seen = seen_items(sequences, targets[wanted], domain) if exclude_seen else None
-            rank, candidates = _rank(wanted, sequences.item[targets[wanted]], domain, seen, score)
-            ranks.rank[wanted], ranks.candidates[wanted] = rank, candidates
+    for chunk, score in chunks:
+        domain_of = sequences.domain[targets[chunk]]
+        for number in np.unique(domain_of):
+            index = chunk[domain_of == number]
+            domain = sequences.domains[number]
+            seen = seen_items(sequences, targets[index], domain) if exclude_seen else None
+            rank, candidates = _rank(index, sequences.item[targets[index]], domain, seen, score)
+            ranks.rank[index], ranks.candidates[index] = rank, candidates
     return ranks
 
 
 def _rank(
-    wanted: Integers,
+    index: Integers,
     target: npt.NDArray[np.int32],
     domain: Domain,
     seen: tuple[Integers, Integers] | None,
-    score: Score,
+    score: ScoreFunction,
 ) -> tuple[Integers, Integers]:
-    """Ranks and candidates of targets of one domain."""
-    width = max(1, _SCORES // len(wanted))
+    """Return ranks and candidates of targets of one domain: `target` holds their items, `seen` is by `seen_items`."""
+    width = max(1, _SCORES // len(index))
     starts = range(domain.start, domain.end, width)
 
     @lru_cache(maxsize=1)
     def scores_from(start: int) -> Tensor:
-        return score(wanted, slice(start, min(start + width, domain.end)))
+        return score(index, slice(start, min(start + width, domain.end)))
 
-    # The target's score is taken from among the others', since another product might round it otherwise.
-    own = torch.empty(len(wanted), 1)
+    # The target's score comes from the same matrix product as the other scores: another product may round differently.
+    own = torch.empty(len(index), 1)
     for start in starts:
         inside = np.flatnonzero((target >= start) & (target < start + width))
         scores = scores_from(start)
         own = own.to(scores)
         own[inside, 0] = scores[inside, target[inside].astype(np.int64) - start]
-    rank = np.ones(len(wanted), dtype=np.int64)
-    candidates = np.full(len(wanted), domain.end - domain.start)
+    rank = np.ones(len(index), dtype=np.int64)
+    candidates = np.full(len(index), domain.end - domain.start)
     if seen is not None:
         row, item = np.unique(np.stack([seen[0], seen[1] + domain.start]), axis=1)
         row, item = row[item != target[row]], item[item != target[row]]
-        candidates -= np.bincount(row, minlength=len(wanted))
-    for start in reversed(starts):  # the last of above is held still
-        # "not below" rather than "at least": a score that is not a number counts against the target.
+        candidates -= np.bincount(row, minlength=len(index))
+    for start in reversed(starts):  # the cache still holds the last slice of the loop above
+        # "not below" instead of "at least": NaN counts against the target.
         ahead = ~(scores_from(start) < own)
         inside = np.flatnonzero((target >= start) & (target < start + width))
         ahead[inside, target[inside].astype(np.int64) - start] = False
@@ -95,7 +100,7 @@ def _rank(
 
 
 def seen_items(sequences: Sequences, targets: Integers, domain: Domain) -> tuple[Integers, Integers]:
-    """Items of `domain` in the whole history before each target, as (row of targets, item − start)."""
+    """Return the items of `domain` in the whole history before each target, as (row of `targets`, item − start)."""
     starts = sequences.offsets[sequences.owner[targets]]
     lengths = targets - starts
     row = np.repeat(np.arange(len(targets)), lengths)
@@ -103,3 +108,15 @@ def seen_items(sequences: Sequences, targets: Integers, domain: Domain) -> tuple
     item = sequences.item[np.arange(len(row)) - first + np.repeat(starts, lengths)].astype(np.int64)
     inside = (item >= domain.start) & (item < domain.end)
     return row[inside], item[inside] - domain.start
+
+
+def best_of_each_row(row: Integers, item: Integers, score: Floats, k: int) -> tuple[Integers, Integers, Floats]:
+    """Return, sorted by row, the `k` entries of each row with the greatest scores; the lower item first if equal.
+
+    Args:
+        row, item, score: (n,) each, one entry an index, in any order.
+    """
+    order = np.lexsort((item, -score, row))
+    row, item, score = row[order], item[order], score[order]
+    first = np.arange(len(row)) - np.searchsorted(row, row) < k
+    return row[first], item[first], score[first]

@@ -1,4 +1,4 @@
-"""Tables of ranks: metrics/ranks.parquet, which every test figure can be recomputed from, and the baselines'."""
+"""Tables of ranks, of the model (metrics/ranks.parquet) and of the baselines. All test figures come from them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ import pyarrow.parquet as pq
 from tapestry.core.atomic import atomic_file
 from tapestry.core.errors import TapestryError, one_line, shown
 
-if TYPE_CHECKING:  # torch, which only those who rank need
+if TYPE_CHECKING:  # reading a table must not import torch
     from tapestry.evaluation.ranking import Integers, Ranks
     from tapestry.sequences.reader import Sequences
 
 
 def ranks_table(sequences: Sequences, targets: Integers, ranks: Ranks) -> pa.Table:
-    """One row a target: user_id, item_id, domain (text); rank, candidates, history, popularity (int64);
-    switch, tied (bool): the target's domain differs from, its timestamp equals, that of the one before.
+    """Build the table of ranks, one row a target.
+
+    Columns: user_id, item_id, domain (text). rank and candidates (int64) as in `Ranks`. history (int64): number of
+    interactions before the target. popularity (int64): training interactions of the item. switch (bool): the
+    interaction before the target has another domain. tied (bool): it has the same timestamp.
+
+    Args:
+        targets: indices of interactions.
     """
     item = sequences.item[targets]
     names = np.array([domain.name for domain in sequences.domains], dtype=object)
@@ -48,7 +54,7 @@ def read_ranks(path: Path) -> pa.Table:
     """Read a table of ranks.
 
     Raises:
-        TapestryError: there is none, or the file is damaged.
+        TapestryError: the file is missing or damaged.
     """
     if not path.is_file():
         raise TapestryError(f"{path}: no ranks; run `dvc repro`")
@@ -59,10 +65,14 @@ def read_ranks(path: Path) -> pa.Table:
 
 
 def read_baselines(folder: Path, table: pa.Table) -> dict[str, pa.Table]:
-    """The ranks of each baseline in `folder`, which must be of the targets of `table`, among as many candidates.
+    """Read the ranks of each baseline in `folder`, by name.
+
+    Args:
+        table: the model's ranks. The baselines must have the same targets, in the same order and with as many
+            candidates.
 
     Raises:
-        TapestryError: there is none, a file is damaged, or its targets are others.
+        TapestryError: the folder has no ranks, a file is damaged, or a baseline ranks other targets.
     """
     baselines = {path.stem: read_ranks(path) for path in sorted(folder.glob("*.parquet"))}
     if not baselines:
@@ -78,17 +88,17 @@ def read_baselines(folder: Path, table: pa.Table) -> dict[str, pa.Table]:
 
 
 def _difference(ranked: pa.Table, expected: pa.Table) -> str | None:
-    """What of the targets differs first, with both values; None if nothing does."""
+    """Return the first difference between the targets, with both values; None if they are the same."""
     if ranked.schema != expected.schema:
         return f"columns {one_line(str(ranked.column_names))} of types {one_line(str(ranked.schema.types))}"
     if len(ranked) != len(expected):
         return f"{len(ranked)} targets, expected {len(expected)}"
     for key in (name for name in expected.column_names if name != "rank"):
-        ours, theirs = (table[key].to_numpy(zero_copy_only=False) for table in (expected, ranked))
-        (places,) = np.nonzero(ours != theirs)
-        if len(places):
-            row = int(places[0])
-            return f"{key} of row {row + 1} is {shown(theirs[row])}, expected {shown(ours[row])}"
+        wanted, found = (table[key].to_numpy(zero_copy_only=False) for table in (expected, ranked))
+        (rows,) = np.nonzero(wanted != found)
+        if len(rows):
+            row = int(rows[0])
+            return f"{key} of row {row + 1} is {shown(found[row])}, expected {shown(wanted[row])}"
     rank = ranked["rank"].to_numpy()
     if ((rank < 1) | (rank > ranked["candidates"].to_numpy())).any():
         return "a rank is not between 1 and the candidates"

@@ -1,4 +1,4 @@
-"""A trained model's scores, and the ranks of targets by them."""
+"""Scores of items by a trained model, and the ranks of targets by these scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tapestry.evaluation.ranking import Integers, Ranks, Score, rank_targets
+from tapestry.evaluation.ranking import Integers, Ranks, ScoreFunction, rank_targets
 from tapestry.model.network import Recommender
 from tapestry.model.tensors import to_device
 from tapestry.sequences.batches import Batch, target_batches
@@ -17,7 +17,7 @@ from tapestry.sequences.reader import Sequences
 
 
 def last_queries(model: Recommender, batch: Batch) -> Tensor:
-    """Query of the last token of each history, for its target domain, (B, K), on the model's device."""
+    """Compute the query of each history's last token for its target domain: (B, K), on the model's device."""
     device = model.item.weight.device
     segments = model.arrange(batch, model.kernel(device))
     last_B = segments.inverse_N[batch.offsets_B1[1:] - 1].to(device)
@@ -26,7 +26,7 @@ def last_queries(model: Recommender, batch: Batch) -> Tensor:
 
 
 def item_scores(model: Recommender, query_BK: Tensor, items: slice) -> Tensor:
-    """Scores of the items by each query: cosines, (B, items)."""
+    """Compute the cosines of queries (B, K) and `items`: (B, items)."""
     return query_BK @ model.item_vectors(items).T
 
 
@@ -34,23 +34,23 @@ def item_scores(model: Recommender, query_BK: Tensor, items: slice) -> Tensor:
 def rank_by_model(
     model: Recommender, sequences: Sequences, targets: Integers, exclude_seen: bool, batch_users: int
 ) -> Ranks:
-    """Ranks of `targets` (indices of interactions) from the model's scores, in batches of users.
+    """Rank `targets` (indices of interactions) by the model's scores, `batch_users` histories at a time.
 
-    Memory is that of one batch of histories and of one chunk of its scores, whatever the users and items.
+    Memory holds one batch of histories and one slice of its scores; it doesn't grow with users or items.
     """
     model.eval()
 
-    def chunks() -> Iterator[tuple[Integers, Score]]:
-        for places, batch in target_batches(sequences, targets, model.settings.window, batch_users):
+    def chunks() -> Iterator[tuple[Integers, ScoreFunction]]:
+        for chunk, batch in target_batches(sequences, targets, model.settings.window, batch_users):
             query_BK = last_queries(model, batch)
-            row = np.empty(len(targets), dtype=np.int64)
-            row[places] = np.arange(len(places))
-            yield places, partial(_scores_of, model, query_BK, row)
+            query_row = np.empty(len(targets), dtype=np.int64)
+            query_row[chunk] = np.arange(len(chunk))
+            yield chunk, partial(_scores_of, model, query_BK, query_row)
 
     return rank_targets(sequences, targets, exclude_seen, chunks())
 
 
-def _scores_of(model: Recommender, query_BK: Tensor, row: Integers, wanted: Integers, items: slice) -> Tensor:
-    """Scores of `items` for the targets `wanted`; the query of target t is at row[t] of `query_BK`."""
-    rows = torch.from_numpy(row[wanted]).to(query_BK.device)
+def _scores_of(model: Recommender, query_BK: Tensor, query_row: Integers, index: Integers, items: slice) -> Tensor:
+    """Compute scores of `items` for targets `index`; the query of target t is row query_row[t] of `query_BK`."""
+    rows = torch.from_numpy(query_row[index]).to(query_BK.device)
     return item_scores(model, query_BK[rows], items)

@@ -1,4 +1,4 @@
-"""Section `evaluate` of params.yaml: how the model and the baselines rank targets, and at which cut-offs."""
+"""Section `evaluate` of params.yaml: how targets are ranked, and the cut-offs of the metrics."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from tapestry.core.bounds import Threads, at_most, between, require
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """How targets are ranked among their domain's items (`tapestry.evaluation.ranking`)."""
+    """How the model and the baselines rank targets among the items of a domain (`tapestry.evaluation.ranking`)."""
 
     exclude_seen: bool
-    """Whether the items of a user's history are left out of the ranking. The target itself always stays."""
+    """Whether a ranking excludes the items of the user's history. The target itself is never excluded."""
     ks: tuple[Annotated[int, at_most(10**9)], ...]
     """Cut-offs K of HR@K and NDCG@K, ascending."""
     batch_users: Annotated[int, between(1, 10**6)]
-    """Sequences ranked at a time."""
+    """Users in a batch."""
     neighbours: Annotated[int, between(1, 10**5)]
-    """Most similar items that the item-kNN baseline keeps of each item."""
+    """Number of neighbours (most similar items) of each item in the item-kNN baseline."""
     device: Literal["auto", "cpu", "cuda"]
-    """`auto`: CUDA where there is such a device, else the CPU."""
+    """`auto`: CUDA if a CUDA device is present, else the CPU."""
     threads: Threads
     """CPU threads."""
 

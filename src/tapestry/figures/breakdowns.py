@@ -1,4 +1,4 @@
-"""The test figures, in all and by groups of targets, from the ranks."""
+"""Test metrics over all targets and by group of targets, computed from tables of ranks."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ POPULARITY_BANDS = ("tail", "middle", "head")
 def compare(
     table: pa.Table, baselines: Mapping[str, pa.Table], ks: Sequence[int], domains: Sequence[str]
 ) -> dict[str, Any]:
-    """The contents of metrics/test.json: `summarise` of the model's ranks, and "baselines", each over all targets."""
+    """Return the contents of metrics/test.json: `summarise` of the model's ranks, and each baseline's metrics."""
     figures = summarise(table, ks, domains)
     figures["baselines"] = {name: ranking_metrics(ranked["rank"].to_numpy(), ks) for name, ranked in baselines.items()}
     return figures
 
 
 def summarise(table: pa.Table, ks: Sequence[int], domains: Sequence[str]) -> dict[str, Any]:
-    """Figures over all targets and by domain, transition, tie and popularity, from a table of ranks.
+    """Compute metrics over all targets and by domain, transition, tie and popularity, from a table of ranks.
 
-    "popularity" has three bands of targets by their item's training count, cut at its terciles over
-    targets: `tail` below the first, `head` above the second.
+    "popularity" has three bands of targets, by the training count of their item. The terciles of these counts over
+    targets separate the bands: `tail` up to the first, `middle` up to the second, `head` above it.
     """
     rank = table["rank"].to_numpy()
     domain = table["domain"].to_numpy()
@@ -49,8 +49,9 @@ def summarise(table: pa.Table, ks: Sequence[int], domains: Sequence[str]) -> dic
 
 
 def hr_by_cutoff(figures: Mapping[str, Any], ks: Sequence[int]) -> list[dict[str, float]]:
-    """The rows of metrics/cutoffs.csv from the figures of metrics/test.json: k, and HR@K of the model and of each
-    baseline in a column of its own, so that a plot has one series a method.
+    """Return the rows of metrics/cutoffs.csv, from the contents of metrics/test.json: k and HR@K of each method.
+
+    Each method, the model and the baselines, has its column, because a plot of DVC's draws one line a column.
     """
     methods = {MODEL: figures["all"], **figures["baselines"]}
     return [{"k": k} | {name: metrics[f"hr_{k}"] for name, metrics in methods.items()} for k in ks]

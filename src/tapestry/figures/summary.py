@@ -1,7 +1,7 @@
-"""The text files of metrics/, from what the stages before keep in DVC's cache.
+"""The text files of metrics/, computed from the outputs of the earlier stages.
 
-They are small and in git, so that each commit and experiment has its figures. summary.json alone is a metric of
-DVC's; the others have too many figures for its tables.
+They are small and in git, so each commit and experiment has its figures. Only summary.json is a DVC metric: the
+other files have too many figures for the tables of `dvc metrics` and `dvc exp show`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _OF_DATA = ("users", "items", "interactions", "delta")
 
 @dataclass(frozen=True)
 class Results:
-    """What the figures are made of.
+    """Outputs of the earlier stages, from which the figures are computed.
 
-    `statistics`: what sessionize returns. `training`: see `Training.record`. `ranks`, `baselines`: see `ranks_table`.
+    statistics: as sessionize returns them. training: see `Training.record`. ranks, baselines: see `ranks_table`.
     """
 
     statistics: Mapping[str, Any]
@@ -38,10 +38,10 @@ class Results:
 
 
 def read_results(statistics: Path, models: Path, ranks: Path, baselines: Path) -> Results:
-    """Read them from files; `models` and `baselines` are folders.
+    """Read the results; `models` and `baselines` are folders.
 
     Raises:
-        TapestryError: a file is missing or damaged, or the baselines are of other targets than the ranks.
+        TapestryError: a file is missing or damaged, or a baseline ranks other targets than the model.
     """
     table = read_ranks(ranks)
     return Results(
@@ -72,9 +72,9 @@ def write_figures(results: Results, ks: Sequence[int], folder: Path) -> dict[str
 
 
 def summary(results: Results) -> dict[str, float | None]:
-    """The contents of summary.json: the same few figures whatever the cut-offs of test.json.
+    """Return the contents of summary.json. Its cut-offs don't depend on `evaluate.ks`.
 
-    `gain_hr_100` is HR@100 over that of the best baseline, less 1; None if no baseline ever hits.
+    `gain_hr_100` is HR@100 of the model / HR@100 of the best baseline − 1; None if every baseline has HR@100 = 0.
     """
     ks = (10, 100)
     test = ranking_metrics(results.ranks["rank"].to_numpy(), ks)
@@ -88,7 +88,7 @@ def summary(results: Results) -> dict[str, float | None]:
 
 
 def _read(path: Path, keys: Sequence[str], stage: str) -> dict[str, Any]:
-    """A JSON object with these keys, which `stage` makes."""
+    """Read a JSON object that has these keys; `stage` is the DVC stage that writes it."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Between the ids of the source and the item numbers that a model knows."""
+"""The catalogue: it translates item ids of the source to item numbers of a model, and back."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The items that a model knows: item_id (I,), an item's number is its place; each domain has a slice of them.
+    """The items that a model was trained on.
 
-    An id names one item, or, where each domain numbers its items by itself, one item of each domain.
+    item_id: (I,); an item's number is its index. domains: each has a slice of the item numbers. An id names one
+    item, or one item of each domain if `sessionize.item_identity` is `domain`.
     """
 
     item_id: npt.NDArray[np.object_]
     domains: tuple[Domain, ...]
 
     def domain_number(self, name: str) -> int:
-        """The place of a domain.
+        """Return the number of a domain: its index in `domains`.
 
         Raises:
-            TapestryError: there is no such domain; the message lists those there are.
+            TapestryError: no domain has this name; the message lists the names.
         """
         names = [domain.name for domain in self.domains]
         if name not in names:
@@ -38,13 +39,13 @@ class Catalogue:
         return names.index(name)
 
     def numbers(self, item_ids: Sequence[str], domains: Sequence[str | None] | None = None) -> tuple[Integers, int]:
-        """The numbers of a history's items, in its order, and how many items are unknown and left out.
+        """Return the numbers of a history's known items, in the same order, and how many unknown items it skipped.
 
         Args:
-            domains: of each item, where it is known. An item that isn't of the domain given is unknown.
+            domains: the domain of each item, None if not given. An item that is not in its given domain is unknown.
 
         Raises:
-            TapestryError: an id is that of several domains' items, and its domain isn't given.
+            TapestryError: an id names items of several domains, and its domain isn't given.
         """
         given = [None] * len(item_ids) if domains is None else domains
         found = [self._number(item_id, domain) for item_id, domain in zip(item_ids, given, strict=True)]
@@ -52,24 +53,27 @@ class Catalogue:
         return np.array(known, dtype=np.int64), len(found) - len(known)
 
     def domain_of(self, items: Integers) -> Integers:
-        """The place of each item's domain."""
+        """Return the domain number of each item."""
         return np.searchsorted([domain.end for domain in self.domains], items, side="right").astype(np.int64)
 
     def _number(self, item_id: str, domain: str | None) -> int | None:
-        places = [index[item_id] for index in self._index if item_id in index]
+        numbers = [index[item_id] for index in self._index if item_id in index]
         if domain is not None:
-            places = [place for place in places if self._name(place) == domain]
-        if len(places) > 1:
-            names = ", ".join(one_line(self._name(place)) for place in places)
-            raise TapestryError(f"item {shown(item_id)} is one of each of the domains {names}: say which is meant")
-        return places[0] if places else None
+            numbers = [number for number in numbers if self._domain_name(number) == domain]
+        if len(numbers) > 1:
+            names = ", ".join(one_line(self._domain_name(number)) for number in numbers)
+            raise TapestryError(
+                f"item {shown(item_id)} names an item in each of the domains {names}: give its domain, as in "
+                '{"item_id": …, "domain": …}'
+            )
+        return numbers[0] if numbers else None
 
-    def _name(self, item: int) -> str:
+    def _domain_name(self, item: int) -> str:
         return self.domains[int(self.domain_of(np.array([item]))[0])].name
 
     @cached_property
     def _index(self) -> list[dict[str, int]]:
-        """Number by id: of all items in one, or, where ids repeat, of each domain."""
+        """Number by id: one mapping of all items, or, if ids repeat, one mapping a domain."""
         whole = dict(zip(self.item_id.tolist(), range(len(self.item_id)), strict=True))
         if len(whole) == len(self.item_id):
             return [whole]
@@ -79,12 +83,12 @@ class Catalogue:
 
 
 def read_catalogue(items: Path, domains: tuple[Domain, ...]) -> Catalogue:
-    """Read sessionize's items.parquet for a model of `domains`.
+    """Read the items.parquet that sessionize wrote, for a model trained on `domains`.
 
     Raises:
-        TapestryError: it is missing or damaged, or has other items than the model.
+        TapestryError: the file is missing or damaged, or its items differ from the model's.
     """
-    import pyarrow.parquet as pq  # here, as in data/sequences.py
+    import pyarrow.parquet as pq  # here, because a served model runs where pyarrow isn't installed
 
     try:
         table = pq.read_table(items, columns=["item_id", "domain"])
@@ -95,7 +99,7 @@ def read_catalogue(items: Path, domains: tuple[Domain, ...]) -> Catalogue:
         raise TapestryError(f"{items}: damaged ({one_line(str(error))}); run `dvc repro sessionize`") from error
     if not np.array_equal(domain, np.repeat(np.arange(len(domains)), [d.end - d.start for d in domains])):
         raise TapestryError(
-            f"{items}: {len(item_id)} items in {len(np.unique(domain))} domains, not those of the model, which knows "
-            f"{domains[-1].end} in {len(domains)}; run `dvc repro train`, or restore the data that the model is of"
+            f"{items}: {len(item_id)} items in {len(np.unique(domain))} domains, but the model was trained on "
+            f"{domains[-1].end} items in {len(domains)} domains; run `dvc repro train`, or restore the model's data"
         )
     return Catalogue(item_id, domains)

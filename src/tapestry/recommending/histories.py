@@ -1,4 +1,4 @@
-"""Histories as users write them: lists of item ids, in a file or in a request."""
+"""Histories given by the caller: lists of item ids, in a file or in a request."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tapestry.core.errors import TapestryError, one_line, shown
 
 _ITEM = 'expected text, a whole number, or {"item_id": …, "domain": …}'
 _LINE = '{"history": [item ids in time order], "user_id": text} (user_id may be left out), or the list alone'
-_LARGEST_WHOLE_FLOAT = 2**53  # above it, floats leave whole numbers out
+_LARGEST_WHOLE_FLOAT = 2**53  # above it, not every integer is a float
 
 
 @dataclass(frozen=True)
 class History:
-    """Item ids in time order, the domain of each where it is given, and whose they are."""
+    """A user's item ids in time order, and the domain of each item, None if not given."""
 
     user_id: str
     item_ids: list[str]
@@ -26,30 +26,34 @@ class History:
 
 
 def parse_history(user_id: str, entries: Iterable[Any]) -> History:
-    """A history of entries that are ids, as text or whole numbers, or {"item_id": id, "domain": name}.
+    """Parse a history. An entry is an id (text or a whole number) or {"item_id": id, "domain": name}.
 
     Raises:
         TapestryError: an entry is something else.
     """
     item_ids: list[str] = []
     domains: list[str | None] = []
-    for place, entry in enumerate(entries, start=1):
+    for number, entry in enumerate(entries, start=1):
         named = entry if isinstance(entry, dict) else {"item_id": entry}
         item_id, domain = _id(named.get("item_id")), named.get("domain")
         if item_id is None or not isinstance(domain, str | None) or named.keys() - {"item_id", "domain"}:
-            raise TapestryError(f"item {place} of the history is {shown(entry)}: {_ITEM}")
+            raise TapestryError(f"item {number} of the history is {shown(entry)}: {_ITEM}")
         item_ids.append(item_id)
         domains.append(domain)
     return History(user_id, item_ids, domains)
 
 
 def read_histories(content: bytes, name: str) -> list[History]:
-    """Histories of a file: JSON lines where its first line begins with { or [, else one history, one item id a line.
+    """Parse a file's histories: JSON lines if its first line begins with { or [, else one history, one item id a line.
 
-    Blank lines count for nothing. A history without a user_id goes by its line, as "line 3".
+    Blank lines are skipped. The user_id of a history without one is its line number, for example "line 3".
+
+    Args:
+        name: the file's name, for messages.
 
     Raises:
-        TapestryError: it is not UTF-8, has no history, or a line is none; the message names the file and the line.
+        TapestryError: the file is not UTF-8, has no history, or a line is not a history; the message names the file
+            and the line.
     """
     try:
         lines = content.decode("utf-8-sig").split("\n")
@@ -85,7 +89,7 @@ def _json_lines(numbered: Iterable[tuple[int, str]], name: str) -> Iterator[Hist
 
 
 def _id(value: Any) -> str | None:
-    """An id as ingest has it: text, or a whole number, as 1.0 is; None of anything else."""
+    """Return an id as ingest writes it: text, or a whole number (1.0 is one); None if `value` is neither."""
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, int | np.integer) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Recommendations as a table to read, as JSON lines, and as Parquet."""
+"""Recommendations as text, as JSON lines and as Parquet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _GROUP = 1 << 14  # recommendations in a row group of Parquet
 
 
 def as_text(recommendations: Iterable[Recommendation]) -> Iterator[str]:
-    """Lines of a table for each user: an item a line, its rank before it and its score after it."""
+    """Yield a table's lines for each user and domain: one item a line, with its rank and score."""
     user_id = None
     for found in recommendations:
         if found.user_id != user_id:
@@ -43,17 +43,17 @@ def as_text(recommendations: Iterable[Recommendation]) -> Iterator[str]:
 
 
 def as_json(recommendations: Iterable[Recommendation]) -> Iterator[str]:
-    """One object a line: user_id, domain, items and scores (the best first), unknown (items left out)."""
+    """Yield one JSON object a line: user_id, domain, items and scores (best first), unknown (items skipped)."""
     for found in recommendations:
         row = {key: getattr(found, key) for key in ("user_id", "domain", "items", "scores", "unknown")}
         yield json.dumps(row, ensure_ascii=False, allow_nan=False)
 
 
 def write_parquet(recommendations: Iterable[Recommendation], path: Path) -> int:
-    """Write one row an item (user_id, domain, rank from 1, item_id, score), atomically; the number of rows."""
-    rows, waiting = 0, iter(recommendations)
+    """Write one row an item (user_id, domain, rank from 1, item_id, score), atomically. Return the number of rows."""
+    rows, remaining = 0, iter(recommendations)
     with atomic_file(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
-        while group := list(islice(waiting, _GROUP)):
+        while group := list(islice(remaining, _GROUP)):
             table = _table(group)
             writer.write_table(table)
             rows += len(table)

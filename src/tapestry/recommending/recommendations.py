@@ -1,4 +1,4 @@
-"""Recommendations in the ids of the source, for users of the data and for histories that users wrote."""
+"""Recommendations with the source's item ids, for users of the data and for given histories."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tapestry.sequences.reader import Sequences
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Items of a domain for a user, the best first, with their scores (cosines).
+    """Items of a domain for a user, best first, with their scores (cosines).
 
-    known, unknown: how many items of the history the model knows, and how many were left out.
+    known, unknown: number of items of the history that the model knows, and that were skipped.
     """
 
     user_id: str
@@ -38,7 +38,7 @@ def recommend(
     exclude_seen: bool,
     batch_requests: int,
 ) -> Iterator[Recommendation]:
-    """`top_items` of the requests, in the ids of the source."""
+    """Yield the `top_items` of each request, with the ids of the source."""
     for request, top in top_items(model, catalogue, requests, k, exclude_seen, batch_requests):
         yield Recommendation(
             user_id=request.user_id,
@@ -53,10 +53,10 @@ def recommend(
 def requests_of_histories(
     catalogue: Catalogue, histories: Iterable[History], domains: Sequence[int]
 ) -> Iterator[Request]:
-    """A request for each history and domain.
+    """Yield a request for each history and domain number.
 
     Raises:
-        TapestryError: a history's id is that of several domains' items, and its domain isn't given.
+        TapestryError: an id of a history names items of several domains, and its domain isn't given.
     """
     for history in histories:
         try:
@@ -68,24 +68,24 @@ def requests_of_histories(
 
 
 def requests_of_users(sequences: Sequences, users: Iterable[int], domains: Sequence[int]) -> Iterator[Request]:
-    """A request for each user, by place, and domain: what comes after all that is known of them, test included."""
+    """Yield a request for each user index and domain number, from the user's whole history, test targets included."""
     for user in users:
         history = sequences.item[sequences.offsets[user] : sequences.offsets[user + 1]].astype(np.int64)
         for domain in domains:
             yield Request(str(sequences.user_id[user]), history, 0, domain)
 
 
-def places_of_users(sequences: Sequences, user_ids: Sequence[str]) -> list[int]:
-    """The place of each user.
+def user_indices(sequences: Sequences, user_ids: Sequence[str]) -> list[int]:
+    """Return the index of each user in `sequences`.
 
     Raises:
-        TapestryError: the data have no such user.
+        TapestryError: a user is not in the data.
     """
-    places = dict(zip(sequences.user_id.tolist(), range(len(sequences.user_id)), strict=True))
+    index = dict(zip(sequences.user_id.tolist(), range(len(sequences.user_id)), strict=True))
     for user_id in user_ids:
-        if user_id not in places:
+        if user_id not in index:
             raise TapestryError(
-                f"user {shown(user_id)} is none of the {len(places):,} in data/sequences, where those with too few "
-                "interactions are left out; give the history itself with --history"
+                f"user {shown(user_id)} is not among the {len(index):,} users of data/sequences; users with too few "
+                "interactions are filtered out. Choose another user, or give the history with --history"
             )
-    return [places[user_id] for user_id in user_ids]
+    return [index[user_id] for user_id in user_ids]

@@ -1,4 +1,4 @@
-"""What `tapestry recommend` does, in a checkout's root."""
+"""The command `tapestry recommend`, run in the root of a checkout."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tapestry.recommending.catalogue import Catalogue, read_catalogue
 from tapestry.recommending.histories import History, read_histories
 from tapestry.recommending.output import as_json, as_text, write_parquet
 from tapestry.recommending.recommendations import (
-    places_of_users,
     recommend,
     requests_of_histories,
     requests_of_users,
+    user_indices,
 )
 from tapestry.recommending.top import Request
 from tapestry.sequences.reader import read_sequences
@@ -33,7 +33,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Order:
-    """For whom (users, a file of histories with its name, or everybody), of which domains, and in which form."""
+    """The command's options: for whom (users, a file of histories or everybody), which domains, which output."""
 
     users: list[str]
     histories: Path | None
@@ -49,8 +49,8 @@ def run(order: Order) -> None:
     """Print the recommendations, or write them to `order.out`.
 
     Raises:
-        TapestryError: the order contradicts itself, a user or domain is unknown, no item of the histories is known, or
-            the model or the data are missing or damaged.
+        TapestryError: options contradict each other, a user or domain is unknown, no item of the histories is known,
+            or the model or the data are missing or damaged.
     """
     _check(order)
     settings = load_section(EvaluateSettings, "evaluate")
@@ -69,27 +69,27 @@ def run(order: Order) -> None:
 
 def _check(order: Order) -> None:
     if sum((bool(order.users), order.histories is not None, order.everybody)) != 1:
-        raise TapestryError("say for whom: --user ID, --history FILE or --everybody, one of them")
+        raise TapestryError("give one of --user ID, --history FILE and --everybody")
     if order.everybody and order.out is None and not order.json:
-        raise TapestryError("--everybody wants --out FILE.parquet, or --json")
+        raise TapestryError("--everybody needs --out FILE.parquet or --json")
     if order.out is not None and order.json:
-        raise TapestryError("--out writes Parquet and --json prints: give one of them")
+        raise TapestryError("--out writes Parquet and --json prints: give only one of them")
     if order.out is not None and order.out.suffix != ".parquet":
         raise TapestryError(f"--out writes Parquet: {order.out} must end in .parquet")
 
 
 def _for_users(order: Order) -> tuple[Recommender, Catalogue, Iterable[Request], int]:
-    """The model, its catalogue, the requests and their number, for users of the data."""
+    """Return the model, its catalogue, the requests and their number, for users of the data."""
     sequences = read_sequences(SEQUENCES)
     model, domains = load_model(MODEL, sequences.domains)
     catalogue = Catalogue(sequences.item_id, domains)
     wanted = _domains(order, catalogue)
-    users = range(len(sequences.user_id)) if order.everybody else places_of_users(sequences, order.users)
+    users = range(len(sequences.user_id)) if order.everybody else user_indices(sequences, order.users)
     return model, catalogue, requests_of_users(sequences, users, wanted), len(users) * len(wanted)
 
 
 def _for_histories(order: Order, histories: list[History]) -> tuple[Recommender, Catalogue, Iterable[Request], int]:
-    """The same for histories that the user wrote."""
+    """Return the same for given histories."""
     model, domains = load_model(MODEL)
     catalogue = read_catalogue(SEQUENCES / "items.parquet", domains)
     wanted = _domains(order, catalogue)
@@ -99,33 +99,33 @@ def _for_histories(order: Order, histories: list[History]) -> tuple[Recommender,
 
 
 def _domains(order: Order, catalogue: Catalogue) -> list[int]:
-    """The places of the domains asked for, each once; of all where none is named."""
+    """Return the numbers of the named domains, each once; of all domains if none is named."""
     return [catalogue.domain_number(name) for name in dict.fromkeys(order.domains)] or [*range(len(catalogue.domains))]
 
 
 def _report_unknown(requests: list[Request]) -> None:
-    """Say how many items are left out, of requests of one history each.
+    """Print how many items of the histories are unknown. `requests`: one a history.
 
     Raises:
-        TapestryError: none is known of any history.
+        TapestryError: no item of any history is known.
     """
     unknown = sum(request.unknown for request in requests)
     empty = [request.user_id for request in requests if len(request.history) == 0]
     if len(empty) == len(requests):
         raise TapestryError(
             f"no item of {'the history' if len(requests) == 1 else f'the {len(requests)} histories'} is known to the "
-            f"model, so there is nothing to recommend from: ids are those of {SEQUENCES / 'items.parquet'}"
+            f"model, so there is nothing to recommend from; the known ids are in {SEQUENCES / 'items.parquet'}"
         )
     if unknown:
-        of = sum(request.unknown > 0 for request in requests)
-        print(f"unknown items skipped: {unknown:,}, in {of:,} of {len(requests):,} histories", file=sys.stderr)
+        affected = sum(request.unknown > 0 for request in requests)
+        print(f"unknown items skipped: {unknown:,}, in {affected:,} of {len(requests):,} histories", file=sys.stderr)
     if empty:
         shown = ", ".join(one_line(user_id) for user_id in empty[:_SHOWN]) + (", …" if len(empty) > _SHOWN else "")
-        print(f"nothing recommended for {len(empty):,}, of whom no item is known: {shown}", file=sys.stderr)
+        print(f"nothing recommended for {len(empty):,}, because none of their items is known: {shown}", file=sys.stderr)
 
 
 def _read(path: Path) -> list[History]:
-    """Histories of a file, or of the standard input for `-`."""
+    """Read histories from a file, or from standard input if `path` is `-`."""
     if path == Path("-"):
         return read_histories(sys.stdin.buffer.read(), "standard input")
     try:

@@ -1,4 +1,4 @@
-"""The best items of a domain for a history, by a model's scores.
+"""The items of a domain with the best scores for a history.
 
 Suffixes: B requests of a batch, I items of a slice of the catalogue.
 """
@@ -10,27 +10,24 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tapestry.evaluation.ranking import Floats, Integers, best_of_each_row
 from tapestry.evaluation.scoring import item_scores, last_queries
 from tapestry.model.network import Recommender
 from tapestry.recommending.catalogue import Catalogue
 from tapestry.sequences.batches import Batch
 from tapestry.sequences.reader import Domain
 
-Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-
-_SCORES = 1 << 22  # scores held at a time: 16 MiB in float32
+_SCORES = 1 << 22  # most scores in memory at a time: 16 MiB in float32
 
 
 @dataclass(frozen=True)
 class Request:
-    """Item numbers of a history in time order, and the place of the domain whose items are wanted next.
+    """A user's history (item numbers in time order) and the number of the domain to recommend from.
 
-    user_id: whose history it is. unknown: how many of its items have no number and were left out.
+    unknown: number of the history's items that the model doesn't know and that were skipped.
     """
 
     user_id: str
@@ -41,7 +38,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Top:
-    """Item numbers, the best first, and their scores (cosines)."""
+    """Item numbers, best first, and their scores (cosines)."""
 
     item: Integers
     score: Floats
@@ -58,20 +55,20 @@ def top_items(
     exclude_seen: bool,
     batch_requests: int,
 ) -> Iterator[tuple[Request, Top]]:
-    """Each request with its first `k` items, in the order of requests; equal scores in the order of item numbers.
+    """Yield each request with its `k` best items, in the order of requests; of equal scores the lower item comes first.
 
-    They are scored as evaluation does it: from the last `model.window` items of the history, in the whole catalogue
-    of the domain, where `exclude_seen` leaves out the items of the whole history. There are fewer than `k` where
-    no more are left. An empty history gives none: the model says nothing about people it knows nothing of.
+    Scores are those of evaluation: the model reads the last `model.window` items of the history and scores all items
+    of the domain; `exclude_seen` excludes the items of the whole history. A result has fewer than `k` items if the
+    domain has no more. An empty history has no result, because the model then has nothing to compute a query from.
 
-    Memory is that of one batch of histories and of one chunk of its scores, whatever the requests and items.
+    Memory holds one batch of histories and one slice of its scores; it doesn't grow with requests or items.
     """
     model.eval()
-    waiting = iter(requests)
-    while batch := list(islice(waiting, batch_requests)):
-        told = [place for place, request in enumerate(batch) if len(request.history)]
-        tops = dict(zip(told, _tops(model, catalogue, [batch[p] for p in told], k, exclude_seen), strict=True))
-        yield from ((request, tops.get(place, _NOTHING)) for place, request in enumerate(batch))
+    remaining = iter(requests)
+    while batch := list(islice(remaining, batch_requests)):
+        scored = [request for request in batch if len(request.history)]
+        tops = iter(_tops(model, catalogue, scored, k, exclude_seen))
+        yield from ((request, next(tops) if len(request.history) else _NOTHING) for request in batch)
 
 
 @torch.inference_mode()
@@ -82,18 +79,18 @@ def _tops(
         return []
     query_BK = last_queries(model, _pack(catalogue, requests, model.settings.window))
     tops = [_NOTHING] * len(requests)
-    wanted = np.array([request.domain for request in requests])
-    for index in np.unique(wanted):
-        rows = np.flatnonzero(wanted == index).tolist()
+    domain_of = np.array([request.domain for request in requests])
+    for number in np.unique(domain_of):
+        rows = np.flatnonzero(domain_of == number).tolist()
         chosen = query_BK[rows]
-        seen = _seen([requests[row].history for row in rows], catalogue.domains[index]) if exclude_seen else None
-        for row, top in zip(rows, _best(model, chosen, catalogue.domains[index], seen, k), strict=True):
+        seen = _seen([requests[row].history for row in rows], catalogue.domains[number]) if exclude_seen else None
+        for row, top in zip(rows, _best(model, chosen, catalogue.domains[number], seen, k), strict=True):
             tops[row] = top
     return tops
 
 
 def _pack(catalogue: Catalogue, requests: Sequence[Request], window: int) -> Batch:
-    """The end of each history. The domain after each item is that of the next, after the last the one asked for."""
+    """Pack the last `window` items of each history. The target domain of the last item is the requested domain."""
     histories = [request.history[-window:] for request in requests]
     lengths = np.array([len(history) for history in histories])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -104,7 +101,7 @@ def _pack(catalogue: Catalogue, requests: Sequence[Request], window: int) -> Bat
     return Batch(
         item_N=torch.from_numpy(item),
         domain_N=torch.from_numpy(domain),
-        target_N=torch.full((len(item),), -1),  # not known, and not read
+        target_N=torch.full((len(item),), -1),  # unknown, and not read
         target_domain_N=torch.from_numpy(target_domain),
         position_N=torch.from_numpy(np.arange(len(item)) - np.repeat(offsets[:-1], lengths)),
         offsets_B1=torch.from_numpy(offsets),
@@ -112,7 +109,7 @@ def _pack(catalogue: Catalogue, requests: Sequence[Request], window: int) -> Bat
 
 
 def _seen(histories: Sequence[Integers], domain: Domain) -> tuple[Integers, Integers]:
-    """The items of `domain` in each history, as (row, item)."""
+    """Return the items of `domain` in each history, as (row of `histories`, item)."""
     row = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
     item = np.concatenate(histories)
     inside = (item >= domain.start) & (item < domain.end)
@@ -122,25 +119,22 @@ def _seen(histories: Sequence[Integers], domain: Domain) -> tuple[Integers, Inte
 def _best(
     model: Recommender, query_BK: Tensor, domain: Domain, seen: tuple[Integers, Integers] | None, k: int
 ) -> list[Top]:
-    """The best of a domain for each query, over slices of its items."""
+    """Return the best items of a domain for each query. They are found slice by slice of the domain's items."""
     width = max(1, _SCORES // len(query_BK))
     row, item, score = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0)
     for start in range(domain.start, domain.end, width):
         end = min(start + width, domain.end)
-        # What is no number is never recommended, as it never helps a target in evaluation.
+        # An item with a score of NaN is never recommended.
         scores_BI = torch.nan_to_num(item_scores(model, query_BK, slice(start, end)), nan=-torch.inf)
         if seen is not None:
             here = (seen[1] >= start) & (seen[1] < end)
             scores_BI[torch.from_numpy(seen[0][here]), torch.from_numpy(seen[1][here] - start)] = -torch.inf
-        # Of equal scores topk takes any: so what it finds is the least score to be considered.
+        # topk chooses freely among equal scores, so it only gives the least score to consider.
         least_B1 = scores_BI.topk(min(k, end - start)).values[:, -1:]
         found = ((scores_BI >= least_B1) & (scores_BI > -torch.inf)).nonzero(as_tuple=True)
         new_row, new_item = (index.cpu().numpy() for index in found)
         row, item = np.append(row, new_row), np.append(item, new_item + start)
         score = np.append(score, scores_BI[found].double().cpu().numpy())
-        order = np.lexsort((item, -score, row))
-        row, item, score = row[order], item[order], score[order]
-        kept = np.arange(len(row)) - np.searchsorted(row, row) < k
-        row, item, score = row[kept], item[kept], score[kept]
+        row, item, score = best_of_each_row(row, item, score, k)
     ends = np.searchsorted(row, np.arange(len(query_BK) + 1))
     return [Top(item[a:b], score[a:b]) for a, b in pairwise(ends)]

@@ -1,7 +1,6 @@
-"""Figures as inline SVG that takes its colours and font from the page, so it is legible in light and dark.
+"""Plots as inline SVG with the page's colours and font, so that they are legible in light and dark mode.
 
-Each function returns one `<svg>` element, the same bytes for the same figures. M is a mapping of metrics
-as in metrics/test.json: fractions of 1, or {"n": 0} alone.
+Each function returns one `<svg>` element; the same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from matplotlib.style import context
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 M = Mapping[str, float]
+"""As in metrics/test.json: fractions of 1, or only {"n": 0}."""
 
-# Colours that stand for the page's CSS variables until the SVG is written.
+# Placeholders: `_svg` replaces these colours by the page's CSS variables.
 INK, MUTED, RULE, PAGE = "#000001", "#000002", "#000003", "#000004"
 SERIES = ("#000011", "#000012", "#000013", "#000014", "#000015")
 VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", PAGE: "--page"} | {
@@ -72,7 +72,7 @@ def metric_label(key: str) -> str:
 
 
 def training_curve(curve: Sequence[M], metrics: Sequence[str], best_epoch: int) -> str:
-    """Training loss and validation `metrics` by epoch, side by side, the best epoch marked in each."""
+    """Plot training loss and validation `metrics` by epoch, side by side, and mark the best epoch."""
     with _style():
         figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
         for index, (axes, key) in enumerate(zip(_panels(figure, 1 + len(metrics)), ("loss", *metrics), strict=True)):
@@ -94,7 +94,7 @@ def training_curve(curve: Sequence[M], metrics: Sequence[str], best_epoch: int) 
 
 
 def cutoff_curve(models: Mapping[str, M], ks: Sequence[int]) -> str:
-    """HR@K against K (logarithmic) of each model, the first drawn on top."""
+    """Plot HR@K against K (logarithmic) for each model; the first model is drawn on top."""
     with _style():
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         (axes,) = _panels(figure, 1)
@@ -104,7 +104,7 @@ def cutoff_curve(models: Mapping[str, M], ks: Sequence[int]) -> str:
             rates = [metrics[f"hr_{k}"] for k in drawn]
             axes.plot(drawn, rates, label=_short(name), color=colour, marker=marker, linestyle=dash)
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(FixedLocator(_apart(ks)))
+        axes.xaxis.set_major_locator(FixedLocator(_labelled(ks)))
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(bottom=0)
@@ -117,7 +117,7 @@ def cutoff_curve(models: Mapping[str, M], ks: Sequence[int]) -> str:
 
 
 def group_dots(groups: Mapping[str, Mapping[str, M]], metrics: Sequence[str], overall: M) -> str:
-    """One panel a metric, one row a member of each group with its n; a dashed line at `overall`."""
+    """Plot one panel a metric, with one row a member of each group and a dashed line at `overall`."""
     rows: list[tuple[str, M | None]] = []
     for title, members in groups.items():
         rows.append((title, None))
@@ -149,7 +149,7 @@ def group_dots(groups: Mapping[str, Mapping[str, M]], metrics: Sequence[str], ov
 
 
 def _style() -> Any:
-    """Matplotlib's defaults and ours, whatever the user's matplotlibrc says."""
+    """Return a context with Matplotlib's defaults and `STYLE`; the user's matplotlibrc has no effect."""
     return context(["default", STYLE])
 
 
@@ -165,8 +165,8 @@ def _short(name: str) -> str:
     return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…"
 
 
-def _apart(ks: Sequence[int]) -> list[int]:
-    """The largest of `ks`, and those far enough below the next one on a log axis to be legible."""
+def _labelled(ks: Sequence[int]) -> list[int]:
+    """Choose tick labels: the largest of `ks`, and each lower one whose label doesn't overlap the next one."""
     shown = [ks[-1]]
     least = max((ks[-1] / ks[0]) ** 0.03, 1.0)
     for k in reversed(ks[:-1]):
@@ -176,7 +176,7 @@ def _apart(ks: Sequence[int]) -> list[int]:
 
 
 def _svg(figure: Figure, name: str, description: str) -> str:
-    """The figure as an `<svg>` element; ids get `name` in front, as the page holds several figures."""
+    """Render the figure as an `<svg>` element. Ids get the prefix `name`, because the page has several figures."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = buffer.getvalue()

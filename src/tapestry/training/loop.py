@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,10 @@ _USERS_NAMED = 10
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over the training tokens: mean loss a token; TAPE's mean |r_i| (0 without TAPE); tokens; the
-    positions that attention computed for them, padding included; seconds.
+    """One pass over the training tokens.
+
+    loss: mean a token. tape_norm: mean |r_i| of TAPE a token, 0 without TAPE. computed: positions that attention
+    computed for the tokens, padding included.
     """
 
     loss: float
@@ -45,14 +47,14 @@ class Pass:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch, from 1: its pass over the training tokens, and the validation figures after it."""
+    """One epoch, numbered from 1: its pass over the training tokens and the validation metrics after it."""
 
     epoch: int
     training: Pass
     validation: dict[str, float]
 
     def figures(self) -> dict[str, float]:
-        """What is the same on every run: for tracked files and curves."""
+        """Return the figures that are equal in every run, for tracked files and curves."""
         return {
             "epoch": self.epoch,
             "loss": self.training.loss,
@@ -61,7 +63,7 @@ class Epoch:
         }
 
     def timings(self) -> dict[str, float]:
-        """What varies from run to run or kernel to kernel."""
+        """Return the figures that differ from run to run or from kernel to kernel."""
         return {
             "seconds": self.training.seconds,
             "tokens_per_second": self.training.tokens / self.training.seconds,
@@ -79,14 +81,14 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Training:
-    """The model with the best epoch's weights, on the CPU, and what led there."""
+    """The result of a training: the model with the best epoch's weights, on the CPU, and all epochs."""
 
     model: Recommender
     best: Epoch
     epochs: tuple[Epoch, ...]
 
     def summary(self) -> dict[str, Any]:
-        """The contents of metrics/train.json."""
+        """Return the contents of metrics/train.json."""
         return {
             "best": self.best.figures(),
             "final": self.epochs[-1].figures(),
@@ -95,17 +97,17 @@ class Training:
         }
 
     def tokens_per_second(self) -> float:
-        """Of all passes over the training tokens, validation left out."""
+        """Return the tokens a second over all passes, without validation."""
         passes = [epoch.training for epoch in self.epochs]
         return sum(part.tokens for part in passes) / sum(part.seconds for part in passes)
 
     def record(self) -> dict[str, Any]:
-        """What a saved model keeps of its training: the summary, and the figures of every epoch."""
+        """Return the contents of models/training.json: the summary, and the figures of every epoch."""
         return {"summary": self.summary(), "curve": [epoch.figures() for epoch in self.epochs]}
 
 
 class DivergedError(TapestryError):
-    """The loss or weights became NaN or infinite. `model` has the best epoch's weights; None in the first epoch."""
+    """The loss or a weight became NaN or infinite. `model` has the best epoch's weights; None in the first epoch."""
 
     def __init__(self, message: str, model: Recommender | None) -> None:
         super().__init__(message)
@@ -119,16 +121,15 @@ def train(
     validate: Callable[[Recommender], dict[str, float]],
     on_epoch: Callable[[Epoch], None],
 ) -> Training:
-    """Train until `epochs`, or `patience` epochs without a better validation NDCG@10.
+    """Train for `epochs` epochs, or until `patience` epochs in a row brought no better validation NDCG@10.
 
     Args:
-        validate: a model's figures on the validation targets; must hold "ndcg_10".
-        on_epoch: called after each epoch, to show or log it.
+        validate: returns a model's metrics on the validation targets, among them "ndcg_10".
+        on_epoch: called after each epoch, to print or log it.
 
     Raises:
-        TapestryError: no CUDA device where one is asked for, a kernel that can't run there, or nothing to
-            train on.
-        DivergedError: the loss, or a weight at the end of an epoch, is no number or infinite.
+        TapestryError: the device is missing, the attention kernel can't run on it, or there is nothing to train on.
+        DivergedError: the loss, or a weight at the end of an epoch, is NaN or infinite.
     """
     device = choose_device(settings.device)
     make_deterministic(settings.seed, settings.threads)
@@ -136,33 +137,54 @@ def train(
     if len(trained_users(sequences)) == 0:
         raise TapestryError("train: no user has two training interactions; there is nothing to learn from")
     trainer = Trainer(model, sequences, settings)
-    epochs: list[Epoch] = []
-    best_weights: dict[str, Tensor] = {}
-    best: Epoch | None = None
+    progress = Progress()
     for number in range(1, settings.epochs + 1):
         try:
             epoch = Epoch(number, trainer.run(f"epoch {number}/{settings.epochs}"), validate(model))
         except _NotFiniteError as error:
-            if best is not None:
-                model.load_state_dict(best_weights)
             raise DivergedError(
                 f"train: epoch {number}, {error}; lower train.learning_rate or raise train.temperature",
-                None if best is None else model.cpu().eval(),
+                None if progress.best is None else progress.restore_best(model),
             ) from None
-        epochs.append(epoch)
         on_epoch(epoch)
-        if best is None or epoch.validation[STOPPING_METRIC] > best.validation[STOPPING_METRIC]:
-            best = epoch
-            best_weights = copy.deepcopy(model.state_dict())
-        elif epoch.epoch - best.epoch >= settings.patience:
+        progress.add(epoch, model)
+        if progress.epochs_since_best() >= settings.patience:
             break
-    assert best is not None
-    model.load_state_dict(best_weights)
-    return Training(model.cpu().eval(), best, tuple(epochs))
+    assert progress.best is not None
+    return Training(progress.restore_best(model), progress.best, tuple(progress.epochs))
+
+
+@dataclass(eq=False)
+class Progress:
+    """The epochs so far, and the weights after the best of them."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    best: Epoch | None = None
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, epoch: Epoch, model: Recommender) -> None:
+        """Record an epoch; copy the model's weights if its validation metric is the best so far."""
+        self.epochs.append(epoch)
+        if self.best is None or epoch.validation[STOPPING_METRIC] > self.best.validation[STOPPING_METRIC]:
+            self.best, self.best_weights = epoch, copy.deepcopy(model.state_dict())
+
+    def epochs_since_best(self) -> int:
+        """Return the number of epochs after the best one."""
+        return 0 if self.best is None else self.epochs[-1].epoch - self.best.epoch
+
+    def restore_best(self, model: Recommender) -> Recommender:
+        """Load the best weights into the model and return it, on the CPU and in evaluation mode."""
+        model.load_state_dict(self.best_weights)
+        return model.cpu().eval()
 
 
 class Trainer:
-    """Trains a model in place, a pass over the training tokens at a time."""
+    """Trains a model in place, one pass over the training tokens at a time.
+
+    Between two passes, the state of a training is that of this object's model, optimizer and two generators
+    (`_shuffle` orders the users, `_negatives` draws the negatives), of torch's default generator (dropout), and
+    the `Progress`.
+    """
 
     def __init__(self, model: Recommender, sequences: Sequences, settings: TrainSettings) -> None:
         self._model, self._sequences, self._settings = model, sequences, settings
@@ -175,7 +197,11 @@ class Trainer:
         self._negatives = np.random.default_rng([settings.seed, 1])
 
     def run(self, name: str) -> Pass:
-        """One pass over the training tokens, with a progress bar of that name."""
+        """Train on all training tokens once. `name` labels the progress bar.
+
+        Raises:
+            _NotFiniteError: the loss, or a weight after the pass, is NaN or infinite.
+        """
         loss_sum = tape_sum = 0.0
         tokens = computed = 0
         self._model.train()
@@ -194,27 +220,30 @@ class Trainer:
                 tokens += count
                 computed += step.segments.computed
                 bar.set_postfix(loss=f"{loss_sum / tokens:.4f}")
-        self._optimizer.settle()
-        # The loss tells of the weights before a step; a pass may end with weights that no later loss tells of.
+        self._optimizer.catch_up_all()
+        # A loss shows only weights from before its step, and only weights that the step reads.
         broken = not_finite(self._model.state_dict())
         if broken:
             raise _NotFiniteError(f"after step {number}: weights are NaN or infinite: {broken}")
         return Pass(loss_sum / tokens, tape_sum / tokens, tokens, computed, time.perf_counter() - started)
 
     def step(self, step: Step) -> float:
-        """One update; its loss. A loss that isn't finite leaves the weights as they were."""
-        rows = self._optimizer.rows(step.touched_U)
+        """Do one training step: forward pass, backward pass and update of all weights. Return its loss.
+
+        If the loss is NaN or infinite, the weights are not updated.
+        """
+        table_UK = self._optimizer.read(step.touched_U)
         with self._autocast:
-            query_NK = self._model(step.batch, step.segments, rows.value_UK)
-        loss = domain_softmax_loss(query_NK, rows.value_UK, step.targets, self._settings.temperature)
+            query_NK = self._model(step.batch, step.segments, table_UK)
+        loss = domain_softmax_loss(query_NK, table_UK, step.targets, self._settings.temperature)
         value = loss.item()
         if math.isfinite(value):
             loss.backward()
-            self._optimizer.step(rows)
+            self._optimizer.step()
         return value
 
     def steps(self) -> Iterator[Step]:
-        """The steps of one pass, on the CPU."""
+        """Yield the steps of one pass; their tensors are on the CPU."""
         settings, domains = self._settings, self._sequences.domains
         window = self._model.settings.window
         for users, batch in training_batches(self._sequences, window, settings.batch_users, self._shuffle):
@@ -222,7 +251,7 @@ class Trainer:
             yield pinned(step) if self._device.type == "cuda" else step
 
     def _describe(self, step: Step) -> str:
-        """Whom the step was about, and the norms that tell what grew."""
+        """Return the step's users, and the largest norms, for the message about a loss that isn't finite."""
         users = [str(self._sequences.user_id[user]) for user in step.users[:_USERS_NAMED]]
         more = f" and {len(step.users) - len(users)} more" if len(step.users) > len(users) else ""
         norms = {name: float(parameter.detach().norm()) for name, parameter in self._model.named_parameters()}
@@ -232,4 +261,4 @@ class Trainer:
 
 
 class _NotFiniteError(Exception):
-    """What a loss, or weights, that aren't finite looked like."""
+    """A loss or weights aren't finite; the message describes them."""

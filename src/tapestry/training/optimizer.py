@@ -1,4 +1,14 @@
-"""AdamW for the network, and Adam for the item embedding that costs the rows touched, not the table.
+"""AdamW for the network, and Adam for the item embedding that reads and writes only the rows that a step touches.
+
+A training step reads the rows of its items from `Optimizer.read`, and the backward pass leaves their gradient in
+`model.item.weight.grad`: a sparse tensor (I, K) that holds only these rows. So every gradient belongs to a parameter of
+the model, where the hooks of `torch.nn.parallel.DistributedDataParallel` (DDP) see it.
+
+Training runs in one process today. A run with DDP would create the `Optimizer` before it wraps the model, because DDP
+asks at construction whether `model.item` is sparse. It would call the wrapped model in `Trainer.step` and give each
+process other users. DDP then averages all gradients in the backward pass, with the gloo backend: NCCL has no sum of
+sparse tensors (github.com/pytorch/pytorch/issues/22400). The averaged gradient has the rows of all processes;
+`Optimizer.step` also updates the rows that only another process has read, so the tables stay equal.
 
 Suffixes: I items, K width, U touched items.
 """
@@ -15,16 +25,16 @@ from tapestry.training.settings import TrainSettings
 
 _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8
-_DECAY = _BETAS[0] / _BETAS[1] ** 0.5  # of an update from one step to the next in which there is no gradient
-_HORIZON = 400  # steps after which an update has decayed below float64's rounding
-_STEPS = 1024  # steps by which what is computed ahead grows
-_SETTLED = 1 << 16  # rows settled at a time
+_DECAY = _BETAS[0] / _BETAS[1] ** 0.5  # factor between an update and the next one if the gradient is 0
+_NEGLIGIBLE = 400  # steps without a gradient after which an update is below float64's rounding: 0.9^400 ≈ 5e-19
+_TABLE_GROWTH = 1024  # steps by which the table of future updates grows
+_ROWS = 1 << 16  # rows that `catch_up_all` processes at a time
 
 
 class Optimizer:
-    """One `step` for a model's network, by AdamW, and for the rows of its item embedding that a batch touched.
+    """AdamW for a model's network and `RowAdam` for its item embedding, updated together by `step`.
 
-    Weight decay is on the matrices of linear layers alone.
+    Weight decay applies only to the weights of linear layers. The state is that of the two optimizers.
     """
 
     def __init__(self, model: Recommender, settings: TrainSettings) -> None:
@@ -40,103 +50,139 @@ class Optimizer:
             eps=_EPSILON,
             fused=True,
         )
-        self._items = RowAdam(model.item.weight.detach(), settings.learning_rate)
+        model.item.sparse = True  # its gradient then holds only the rows that were read
+        self._item = model.item
+        self._rows = RowAdam(model.item.weight, settings.learning_rate)
 
-    def rows(self, touched_U: Tensor) -> Rows:
-        """The embeddings of the touched items, for a forward pass to read."""
-        return self._items.rows(touched_U)
+    def read(self, touched_U: Tensor) -> Tensor:
+        """Return the up-to-date embeddings of the touched items, (U, K), for a forward pass.
 
-    def step(self, rows: Rows) -> None:
-        """Update from the gradients that a backward pass left, and clear them."""
+        Args:
+            touched_U: item numbers, each once.
+        """
+        self._rows.catch_up(touched_U)
+        embedding_UK: Tensor = self._item(touched_U)
+        return embedding_UK
+
+    def step(self) -> None:
+        """Update all parameters from the gradients of a backward pass, and clear the gradients."""
         self._network.step()
         self._network.zero_grad()
-        self._items.step(rows)
+        self._rows.step()
 
-    def settle(self) -> None:
-        """Bring every item's embedding up to date: to be called before the table is read as a whole."""
-        self._items.settle()
+    def catch_up_all(self) -> None:
+        """Bring the whole item embedding up to date. Call it before the embedding is read without `read`."""
+        self._rows.catch_up_all()
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows `touched_U` of a table, brought up to date. `value_UK`, a leaf of the graph, takes the gradient."""
+@dataclass(eq=False)
+class RowState:
+    """The state of `RowAdam`. mean_IK, square_IK: Adam's first and second moments of each row, as of its last step.
 
-    touched_U: Tensor
-    value_UK: Tensor
-    mean_UK: Tensor
-    square_UK: Tensor
+    step: number of steps so far. last_step_I: the step up to which each row is up to date, 0 if never read.
+    """
+
+    step: int
+    last_step_I: Tensor
+    mean_IK: Tensor
+    square_IK: Tensor
 
 
 class RowAdam:
-    """Adam (arXiv 1412.6980) over a table, of which a step reads and writes only some rows.
+    """Adam (arXiv 1412.6980) for a table, at the cost of the touched rows instead of all rows.
 
-    Adam moves a row by its momentum in steps that give it no gradient, too. Such moves wait until the row is next
-    read, and are then made at once: without gradients the moments only decay, so that the sum of n moves is their
-    first times a factor of n and of the step. Only ε, next to the root of the second moment, doesn't decay here as
-    it does in Adam: a difference for gradients as small as ε.
+    Adam also moves a row in steps without a gradient, by its momentum. RowAdam postpones these updates until the row
+    is next read, and then applies them at once: without gradients the moments only decay, so the sum of n updates is
+    the first one times a factor that depends on n and the step. One difference to Adam: in the postponed updates, the
+    ε beside the root of the second moment decays with the root. It matters only for gradients as small as ε.
     """
 
-    def __init__(self, table_IK: Tensor, learning_rate: float) -> None:
-        self.table = table_IK
+    def __init__(self, table: Tensor, learning_rate: float) -> None:
+        self._table = table
         self._learning_rate = learning_rate
-        self._mean, self._square = torch.zeros_like(table_IK), torch.zeros_like(table_IK)
-        self._steps = 0
-        self._step_I = torch.zeros(len(table_IK), dtype=torch.int64, device=table_IK.device)
-        self._unspent = torch.empty(0, dtype=torch.float64, device=table_IK.device)
+        self.state = RowState(
+            step=0,
+            last_step_I=torch.zeros(len(table), dtype=torch.int64, device=table.device),
+            mean_IK=torch.zeros_like(table, requires_grad=False),
+            square_IK=torch.zeros_like(table, requires_grad=False),
+        )
+        self._future = torch.empty(0, dtype=torch.float64, device=table.device)  # see `_future_updates`
 
-    def rows(self, touched_U: Tensor) -> Rows:
-        """The rows at `touched_U`, each of which is there once."""
-        value_UK, mean_UK, square_UK = (t.index_select(0, touched_U) for t in (self.table, self._mean, self._square))
-        before_U = self._step_I.index_select(0, touched_U)
-        missed_U = self._steps - before_U
-        if missed_U.any():
-            spent_U = self._remaining(before_U) - _DECAY ** missed_U.double() * self._remaining(missed_U + before_U)
-            epsilon_U = _EPSILON * _root(1 - _BETAS[1] ** before_U.clamp(min=1).double())
-            scale_UK = _root(square_UK).add_(epsilon_U[:, None]).div_(spent_U[:, None])
-            value_UK.addcdiv_(mean_UK, scale_UK, value=-self._learning_rate)
-            for moment_UK, beta in zip((mean_UK, square_UK), _BETAS, strict=True):
-                moment_UK.mul_((beta ** missed_U.double())[:, None])
-        return Rows(touched_U, value_UK.requires_grad_(), mean_UK, square_UK)
+    @torch.no_grad()
+    def catch_up(self, touched_U: Tensor) -> None:
+        """Apply the postponed updates of the rows `touched_U`, each once."""
+        state = self.state
+        last_U = state.last_step_I.index_select(0, touched_U)
+        missed_U = state.step - last_U
+        if not missed_U.any():
+            return
+        value_UK, mean_UK, square_UK = self._select(touched_U)
+        # In units of the last update: all updates after it, less those that are still to come.
+        missed_updates_U = self._future_updates(last_U) - _DECAY ** missed_U.double() * self._future_updates(
+            missed_U + last_U
+        )
+        epsilon_U = _EPSILON * _root(1 - _BETAS[1] ** last_U.clamp(min=1).double())
+        scale_UK = _root(square_UK).add_(epsilon_U[:, None]).div_(missed_updates_U[:, None])
+        value_UK.addcdiv_(mean_UK, scale_UK, value=-self._learning_rate)
+        for moment_UK, beta in zip((mean_UK, square_UK), _BETAS, strict=True):
+            moment_UK.mul_((beta ** missed_U.double())[:, None])
+        self._write(touched_U, value_UK, mean_UK, square_UK)
 
-    def step(self, rows: Rows) -> None:
-        """Update rows from their gradient. They must have been read since the last step."""
-        grad_UK = rows.value_UK.grad
-        assert grad_UK is not None
-        self._steps += 1
-        mean_UK = rows.mean_UK.lerp_(grad_UK, 1 - _BETAS[0])
-        square_UK = rows.square_UK.lerp_(grad_UK.square(), 1 - _BETAS[1])
-        rate = self._learning_rate / (1 - _BETAS[0] ** self._steps)
-        scale_UK = _root(square_UK).div_((1 - _BETAS[1] ** self._steps) ** 0.5).add_(_EPSILON)
-        self._write(rows, torch.addcdiv(rows.value_UK.detach(), mean_UK, scale_UK, value=-rate))
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update the rows of the table's sparse gradient, and clear the gradient."""
+        assert self._table.grad is not None
+        gradient = self._table.grad.coalesce()
+        self._table.grad = None
+        touched_U, grad_UK = gradient.indices()[0], gradient.values()
+        self.catch_up(touched_U)  # of rows that only another process has read
+        self.state.step += 1
+        step = self.state.step
+        value_UK, mean_UK, square_UK = self._select(touched_U)
+        mean_UK.lerp_(grad_UK, 1 - _BETAS[0])
+        square_UK.lerp_(grad_UK.square(), 1 - _BETAS[1])
+        rate = self._learning_rate / (1 - _BETAS[0] ** step)
+        scale_UK = _root(square_UK).div_((1 - _BETAS[1] ** step) ** 0.5).add_(_EPSILON)
+        self._write(touched_U, value_UK.addcdiv_(mean_UK, scale_UK, value=-rate), mean_UK, square_UK)
 
-    def settle(self) -> None:
-        """Bring every row up to date. Those that no step has touched yet have nothing to make up."""
-        behind = (self._step_I > 0) & (self._step_I < self._steps)
-        for touched_U in behind.nonzero()[:, 0].split(_SETTLED):
-            rows = self.rows(touched_U)
-            self._write(rows, rows.value_UK.detach())
+    def catch_up_all(self) -> None:
+        """Apply the postponed updates of all rows. A row that was never touched has none."""
+        last_I = self.state.last_step_I
+        late_I = (last_I > 0) & (last_I < self.state.step)
+        for late_U in late_I.nonzero()[:, 0].split(_ROWS):
+            self.catch_up(late_U)
 
-    def _write(self, rows: Rows, value_UK: Tensor) -> None:
-        pairs = ((self.table, value_UK), (self._mean, rows.mean_UK), (self._square, rows.square_UK))
-        for table_IK, new_UK in pairs:
-            table_IK.index_copy_(0, rows.touched_U, new_UK)
-        self._step_I.index_fill_(0, rows.touched_U, self._steps)
+    def _select(self, touched_U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Copy rows of the table and of both moments, (U, K) each."""
+        value_UK, mean_UK, square_UK = (
+            table_IK.index_select(0, touched_U) for table_IK in (self._table, self.state.mean_IK, self.state.square_IK)
+        )
+        return value_UK, mean_UK, square_UK
 
-    def _remaining(self, step_U: Tensor) -> Tensor:
-        """Σ_{k ≥ 1} of what moves step + k would be without a gradient ever after, in units of m / √v at the step.
+    def _write(self, touched_U: Tensor, value_UK: Tensor, mean_UK: Tensor, square_UK: Tensor) -> None:
+        """Write rows back; they are then up to date."""
+        self._table.index_copy_(0, touched_U, value_UK)
+        self.state.mean_IK.index_copy_(0, touched_U, mean_UK)
+        self.state.square_IK.index_copy_(0, touched_U, square_UK)
+        self.state.last_step_I.index_fill_(0, touched_U, self.state.step)
 
-        Move t is β₁ᵏ m / (1 - β₁ᵗ) by √(β₂ᵏ v / (1 - β₂ᵗ)), so k decays it by (β₁ / √β₂)ᵏ.
+    def _future_updates(self, step_U: Tensor) -> Tensor:
+        """Return Σ_{k ≥ 1} of the updates at steps t = step + k if no gradient comes after `step`, (U,).
+
+        The unit is m / √v, the moments at `step`. Update t is β₁ᵏ m / (1 - β₁ᵗ) by √(β₂ᵏ v / (1 - β₂ᵗ)), so it is
+        (β₁ / √β₂)ᵏ √(1 - β₂ᵗ) / (1 - β₁ᵗ) in this unit.
         """
-        while self._steps >= len(self._unspent):
-            k = torch.arange(1, _HORIZON, dtype=torch.float64)
-            t = torch.arange(len(self._unspent), len(self._unspent) + _STEPS)[:, None] + k
-            moves = _DECAY**k * _root(1 - _BETAS[1] ** t) / (1 - _BETAS[0] ** t)
-            self._unspent = torch.cat([self._unspent, moves.sum(1).to(self._unspent.device)])
-        return self._unspent.index_select(0, step_U)
+        while self.state.step >= len(self._future):
+            k = torch.arange(1, _NEGLIGIBLE, dtype=torch.float64)
+            t = torch.arange(len(self._future), len(self._future) + _TABLE_GROWTH)[:, None] + k
+            updates = _DECAY**k * _root(1 - _BETAS[1] ** t) / (1 - _BETAS[0] ** t)
+            self._future = torch.cat([self._future, updates.sum(1).to(self._future.device)])
+        return self._future.index_select(0, step_U)
 
 
 def _root(x: Tensor) -> Tensor:
-    """√x by operations that IEEE 754 fixes: on the CPU `torch.sqrt` is MKL's, an approximation that Intel's and AMD's
-    processors round differently.
+    """Return √x, computed with operations that round the same on every CPU.
+
+    `torch.sqrt` on the CPU is an approximation of MKL's, which rounds differently on Intel's and AMD's processors.
     """
     return x.rsqrt().reciprocal_()

@@ -10,30 +10,30 @@ from tapestry.core.bounds import Seed, Threads, at_most, between, require
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How the model is trained (`tapestry.training.loop`)."""
+    """How the model is trained, see `tapestry.training.loop`."""
 
     epochs: Annotated[int, between(1, 10**6)]
-    """Most passes over the training tokens."""
+    """Maximum number of passes over the training tokens."""
     patience: Annotated[int, between(1, 10**6)]
-    """Training stops after so many epochs in a row without a better validation NDCG@10."""
+    """Training stops after this number of consecutive epochs without a better validation NDCG@10."""
     batch_users: Annotated[int, between(1, 10**6)]
-    """Sequences in a step."""
+    """Users (sequences) in a step."""
     learning_rate: Annotated[float, at_most(1_000)]
-    """Of AdamW (network) and Adam (item embedding)."""
+    """Learning rate of AdamW (network) and Adam (item embedding)."""
     weight_decay: Annotated[float, between(0, 1_000)]
-    """AdamW's, of the matrices of linear layers; embeddings, biases and norms have none."""
+    """AdamW's weight decay, only of the weights of linear layers; embeddings, biases and norms have none."""
     negatives: Annotated[int | None, at_most(10**9)]
-    """Negatives that a step draws for each target domain. null, or more than the domain has items: all its items."""
+    """Negatives that a step draws for each target domain; all items of the domain if null or if it has no more."""
     temperature: Annotated[float, at_most(1_000)]
-    """The softmax is over cosines divided by it."""
+    """The loss is a softmax over cosines / temperature."""
     seed: Seed
-    """Of weights, dropout, shuffling and negatives."""
+    """Seed of initial weights, dropout, the order of users, and negatives."""
     device: Literal["auto", "cpu", "cuda"]
-    """`auto`: CUDA where there is such a device, else the CPU."""
+    """`auto`: CUDA if a CUDA device is present, else the CPU."""
     precision: Literal["fp32", "bf16"]
-    """Of matrix products. Weights, loss and optimizer stay in fp32."""
+    """Precision of matrix products. Weights, loss and optimizer are in fp32 in any case."""
     threads: Threads
-    """CPU threads. The weights' last bits depend on their number."""
+    """CPU threads. The weights' last bits depend on this number."""
 
     def __post_init__(self) -> None:
         require(

@@ -1,6 +1,6 @@
-"""What one training step needs, prepared on the CPU while the step before it runs.
+"""The input of a training step. A thread prepares it on the CPU while the step before it runs.
 
-Suffixes: N tokens, U touched items, D domains.
+Suffixes: N tokens, U touched items, T tokens of one target domain.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A batch of `users` whose `item_N` are indices into `touched_U`, the items that the step reads."""
+    """A batch of `users`. Its `item_N` are indices into `touched_U`, the numbers of the items that the step reads.
+
+    segments: the order in which the network computes the batch's tokens. targets: one entry a target domain.
+    """
 
     users: Integers
     batch: Batch
@@ -45,9 +48,16 @@ def prepare_step(
     negatives: int | None,
     generator: np.random.Generator,
 ) -> Step:
-    """Lay a batch out and draw its negatives: uniformly, without replacement, once a domain of its targets.
+    """Order a batch's tokens for `kernel`, and draw negatives for each target domain of the batch.
 
-    With `negatives` None, or no fewer than a domain has items, the candidates are the whole domain.
+    Negatives are drawn uniformly and without replacement. If `negatives` is None or at least the number of the
+    domain's items, all items of the domain are candidates.
+
+    Args:
+        users: indices of the batch's users.
+        batch: with item numbers in `item_N`.
+        domains: all domains of the sequences.
+        negatives: number of negatives a domain.
     """
     segments = model.arrange(batch, kernel)
     order_N = segments.order_N.numpy()
@@ -60,9 +70,9 @@ def prepare_step(
     targets, start = [], 2 * tokens
     for index, items in zip(present, drawn, strict=True):
         tokens_T = np.flatnonzero(target_domain_N == index)
-        place_T = np.minimum(np.searchsorted(items, target_N[tokens_T]), len(items) - 1)
-        hit = np.flatnonzero(items[place_T] == target_N[tokens_T])
-        arrays = (tokens_T, target_local_N[tokens_T], local[start : start + len(items)], hit, place_T[hit])
+        candidate_T = np.minimum(np.searchsorted(items, target_N[tokens_T]), len(items) - 1)
+        hit = np.flatnonzero(items[candidate_T] == target_N[tokens_T])  # tokens whose target is among the candidates
+        arrays = (tokens_T, target_local_N[tokens_T], local[start : start + len(items)], hit, candidate_T[hit])
         targets.append(DomainTargets(*(torch.from_numpy(array) for array in arrays)))
         start += len(items)
     local_batch = replace(batch, item_N=torch.from_numpy(item_N))
@@ -70,7 +80,7 @@ def prepare_step(
 
 
 def _draw(domain: Domain, negatives: int | None, generator: np.random.Generator) -> Integers:
-    """Candidates of a domain, ascending."""
+    """Draw candidates of a domain; return their item numbers, ascending."""
     size = domain.end - domain.start
     if negatives is None or negatives >= size:
         return np.arange(domain.start, domain.end)
@@ -78,9 +88,9 @@ def _draw(domain: Domain, negatives: int | None, generator: np.random.Generator)
 
 
 def prefetched(items: Iterator[T]) -> Iterator[T]:
-    """The same items, the next one made in a thread while this one is used."""
+    """Yield the same items (None ends them). A thread makes the next item while the caller uses this one."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = pool.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = pool.submit(next, items, None)
+        following = pool.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = pool.submit(next, items, None)
             yield item

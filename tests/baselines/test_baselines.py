@@ -1,0 +1,83 @@
+"""Ranks by popularity and by item-kNN, compared with plain loops."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from unittest.mock import patch
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles.ranking import naive_rank
+from small import random_sequences
+
+from tapestry.baselines import baselines
+from tapestry.baselines.baselines import rank_by_item_knn, rank_by_popularity
+from tapestry.core.splits import TEST
+from tapestry.sequences.reader import Sequences
+
+
+def users_of_items(sequences: Sequences) -> list[set[int]]:
+    """The users with a training interaction with each item."""
+    users: list[set[int]] = [set() for _ in range(sequences.items)]
+    for row in np.flatnonzero(sequences.split == 0):
+        users[sequences.item[row]].add(int(sequences.owner[row]))
+    return users
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_popularity_ranks_by_training_counts_only(seed: int) -> None:
+    sequences = random_sequences(seed)
+    counts = [0] * sequences.items
+    for item, split in zip(sequences.item.tolist(), sequences.split.tolist(), strict=True):
+        counts[item] += split == 0
+    ranks = rank_by_popularity(sequences, sequences.targets(TEST), True, 5)
+    for index, target in enumerate(sequences.targets(TEST)):
+        domain = sequences.domains[sequences.domain[target]]
+        expected = naive_rank(sequences, int(target), [float(c) for c in counts[domain.start : domain.end]], True)
+        assert (ranks.rank[index], ranks.candidates[index]) == expected
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_item_knn_sums_the_cosines_to_the_items_of_the_history(seed: int) -> None:
+    sequences = random_sequences(seed, users=25)
+    users_of = users_of_items(sequences)
+
+    def cosine(a: int, b: int) -> float:
+        if a == b or not users_of[a] or not users_of[b]:
+            return 0.0
+        return len(users_of[a] & users_of[b]) / math.sqrt(len(users_of[a]) * len(users_of[b]))
+
+    targets = sequences.targets(TEST)
+    ranks = rank_by_item_knn(sequences, targets, False, 4, neighbours=sequences.items)
+    for index, target in enumerate(targets):
+        history = sequences.item[sequences.offsets[sequences.owner[target]] : target].tolist()
+        domain = sequences.domains[sequences.domain[target]]
+        scores = [sum(cosine(i, j) for j in history) for i in range(domain.start, domain.end)]
+        own = scores[int(sequences.item[target]) - domain.start]
+        # Sums in another order may differ in the last bit, so ties are compared with a tolerance.
+        surely, possibly = (sum(s > own + e for s in scores) for e in (1e-9, -1e-9))
+        assert surely < ranks.rank[index] <= possibly
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), neighbours=st.integers(1, 6), in_memory=st.sampled_from([1, 7, 1024]))
+def test_of_equally_similar_items_the_lower_number_is_the_neighbour(seed: int, neighbours: int, in_memory: int) -> None:
+    """With few users many items are equally similar. The expected values are exact fractions."""
+    sequences = random_sequences(seed, users=6)
+    users_of = users_of_items(sequences)
+    expected = np.zeros((sequences.items, sequences.items))
+    for i, users_i in enumerate(users_of):
+        squares = {
+            j: Fraction(len(users_i & users_j) ** 2, len(users_i) * len(users_j))
+            for j, users_j in enumerate(users_of)
+            if j != i and users_i & users_j
+        }
+        for j in sorted(squares, key=lambda j: (-squares[j], j))[:neighbours]:
+            expected[j, i] = math.sqrt(squares[j])
+    with patch.object(baselines, "_ITEMS", in_memory):
+        found = baselines._item_similarity(sequences, neighbours).toarray()
+    np.testing.assert_array_equal(found, expected)
