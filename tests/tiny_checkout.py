@@ -82,7 +82,7 @@ def make_raw_files(folder: Path, parameters: Parameters) -> None:
     shutil.rmtree(folder / "fetched")
 
 
-def rows_of(folder: Path, stage: str | None = None) -> list[Any]:
+def runs_of(folder: Path, stage: str | None = None) -> list[Any]:
     """The rows that the checkout's store has, of one stage or of all, the oldest first."""
     from mlflow import MlflowClient
 

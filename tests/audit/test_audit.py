@@ -27,7 +27,7 @@ import pytest
 import torch
 from checkouts import commit, set_parameters
 from safetensors.torch import save_file
-from tiny_checkout import read_yaml, repro, rows_of
+from tiny_checkout import read_yaml, repro, runs_of
 from typer.testing import CliRunner
 
 from tapestry.audit.audit import CLAIMS, audit_checkout
@@ -77,7 +77,7 @@ def failing(claims: dict[str, Claim]) -> set[str]:
     return {name for name, claim in claims.items() if claim.status is Status.FAIL}
 
 
-def told(claim: Claim) -> str:
+def failures_of(claim: Claim) -> str:
     """What speaks against a claim, with its mend."""
     return "\n".join(f"{f.text} | {f.mend}" for f in claim.findings if f.status is Status.FAIL)
 
@@ -100,7 +100,7 @@ def test_a_clean_checkout_passes_and_mlflow_keeps_the_certificate(checkout: Path
     found = json.loads(done.stdout)
     assert done.exit_code == 0, done.output
     assert {claim["name"]: claim["status"] for claim in found["claims"]} == dict.fromkeys(CLAIMS, "PASS")
-    (row,) = rows_of(checkout, "train")
+    (row,) = runs_of(checkout, "train")
     assert found["run_id"] == row.info.run_id
     certificate = (checkout / "audit.md").read_text()
     kept = checkout / "mlartifacts" / row.info.run_id / "artifacts" / "audit.md"
@@ -230,7 +230,7 @@ def quarantine(folder: Path) -> None:
 
 
 def add_pickle(folder: Path) -> None:
-    (row,) = rows_of(folder, "train")
+    (row,) = runs_of(folder, "train")
     with zipfile.ZipFile(folder / "mlartifacts" / row.info.run_id / "artifacts" / "model.bin", "w") as archive:
         archive.writestr("model/data", pickle.dumps({"weights": [1.0, 2.0]}))
 
@@ -310,7 +310,7 @@ def test_what_was_tampered_with_fails_its_claim(
 ) -> None:
     tamper(checkout)
     claims = audited(checkout)
-    assert re.search(message, told(claims[claim])), told(claims[claim])
+    assert re.search(message, failures_of(claims[claim])), failures_of(claims[claim])
     assert {claim} <= failing(claims) <= {claim, *also}
     assert all(finding.mend for found in claims.values() for finding in found.findings if finding.status)
 
@@ -320,8 +320,8 @@ def test_an_upgraded_package_fails(checkout: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.syspath_prepend(tmp_path / "site")
     claims = audited(checkout)
     assert failing(claims) == {"packages"}
-    assert "numpy 99.0 is installed, requirements.lock has" in told(claims["packages"])
-    assert re.search(r"numpy 99\.0 is installed, train · \w+ \(\w+\) was made with ", told(claims["packages"]))
+    assert "numpy 99.0 is installed, requirements.lock has" in failures_of(claims["packages"])
+    assert re.search(r"numpy 99\.0 is installed, train · \w+ \(\w+\) was made with ", failures_of(claims["packages"]))
 
 
 def test_a_moved_checkout_is_told_how_to_find_its_artifacts(checkout: Path, tmp_path: Path) -> None:
@@ -331,8 +331,8 @@ def test_a_moved_checkout_is_told_how_to_find_its_artifacts(checkout: Path, tmp_
         store.execute("UPDATE runs SET artifact_uri = '/elsewhere/mlartifacts/' || run_uuid || '/artifacts'")
     claims = audited(checkout)
     assert failing(claims) == {"artifacts"}
-    assert "8 runs have their files in /elsewhere/mlartifacts" in told(claims["artifacts"])
-    assert "tapestry relocate" in told(claims["artifacts"])
+    assert "8 runs have their files in /elsewhere/mlartifacts" in failures_of(claims["artifacts"])
+    assert "tapestry relocate" in failures_of(claims["artifacts"])
 
 
 def test_without_a_store_what_it_would_prove_is_unknown(checkout: Path) -> None:
@@ -358,7 +358,9 @@ def test_an_input_edited_while_a_stage_ran_fails(checkout: Path) -> None:
     assert process.returncode == 0
     commit(checkout)
     claims = audited(checkout)
-    assert re.search(r"train: src/tapestry/model/tensors\.py changed while it ran \(train · ", told(claims["inputs"]))
+    assert re.search(
+        r"train: src/tapestry/model/tensors\.py changed while it ran \(train · ", failures_of(claims["inputs"])
+    )
     assert failing(claims) == {"inputs"}
 
 
@@ -394,7 +396,7 @@ def test_a_rerun_passes_and_names_the_first_number_that_differs(
 
 
 def test_an_old_run_is_reproduced_from_its_row_and_a_poisoned_entry_of_it_found(checkout: Path) -> None:
-    (old,) = rows_of(checkout, "train")
+    (old,) = runs_of(checkout, "train")
     set_parameters(checkout, {"model.state_dim": 4})
     repro(checkout)
     path, entry = entry_of(checkout, "train")
@@ -404,7 +406,7 @@ def test_an_old_run_is_reproduced_from_its_row_and_a_poisoned_entry_of_it_found(
     put_entry(path, entry)
     claims = audited(checkout)
     assert failing(claims) == {"cache"}
-    assert re.search(r"which train · .* made from the same inputs", told(claims["cache"]))
+    assert re.search(r"which train · .* made from the same inputs", failures_of(claims["cache"]))
     # Of the row alone, and of its artifacts: nothing of the checkout's files.
     shutil.rmtree(checkout / "data")
     shutil.rmtree(checkout / "models")

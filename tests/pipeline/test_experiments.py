@@ -1,4 +1,4 @@
-"""Every experiment has its row in MLflow, whatever DVC restored, and a row holds what its name says."""
+"""Every experiment has its model_run in MLflow, whatever DVC restored, and a model_run holds what its name says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from checkouts import set_parameters
 from mlflow import MlflowClient
-from tiny_checkout import read_yaml, repro, rows_of, run
+from tiny_checkout import read_yaml, repro, run, runs_of
 
 from tapestry.provenance.hashes import code_hash, content_hash
 from tapestry.tracking.experiment import stage_name
@@ -23,40 +23,40 @@ def checkout(reproduced: Path, tmp_path: Path) -> Path:
     return shutil.copytree(reproduced, tmp_path / "checkout")
 
 
-def children(folder: Path, row: Any) -> dict[str, Any]:
-    found = [run for run in rows_of(folder) if run.data.tags.get("mlflow.parentRunId") == row.info.run_id]
+def children(folder: Path, model_run: Any) -> dict[str, Any]:
+    found = [run for run in runs_of(folder) if run.data.tags.get("mlflow.parentRunId") == model_run.info.run_id]
     by_stage = {stage_name(run): run for run in found}
     assert len(by_stage) == len(found)
     return by_stage
 
 
-def history(folder: Path, row: Any, name: str) -> list[tuple[int, float]]:
-    points = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").get_metric_history(row.info.run_id, name)
+def history(folder: Path, model_run: Any, name: str) -> list[tuple[int, float]]:
+    points = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").get_metric_history(model_run.info.run_id, name)
     return [(point.step, point.value) for point in points]
 
 
-def assert_whole(folder: Path, row: Any, metrics: Path) -> None:
-    """That a model's row has all parameters, its curves and its test figures, each once."""
+def assert_complete(folder: Path, model_run: Any, metrics: Path) -> None:
+    """That a model's model_run has all parameters, its curves and its test figures, each once."""
     test, train = (json.loads((metrics / f"{name}.json").read_text()) for name in ("test", "train"))
     for name in ("hr_10", "hr_100", "mrr"):
-        assert history(folder, row, f"test/all/{name}") == [(0, test["all"][name])]
-    assert history(folder, row, "test/domain/Toys/mrr") == [(0, test["domain"]["Toys"]["mrr"])]
-    assert history(folder, row, "val/best/ndcg_10") == [(0, train["best"]["ndcg_10"])]
+        assert history(folder, model_run, f"test/all/{name}") == [(0, test["all"][name])]
+    assert history(folder, model_run, "test/domain/Toys/mrr") == [(0, test["domain"]["Toys"]["mrr"])]
+    assert history(folder, model_run, "val/best/ndcg_10") == [(0, train["best"]["ndcg_10"])]
     lines = [line.split(",") for line in (metrics / "curve.csv").read_text().splitlines()]
     place = lines[0].index("ndcg_10")
-    assert history(folder, row, "val/ndcg_10") == [(int(line[0]), float(line[place])) for line in lines[1:]]
-    assert len(history(folder, row, "train/loss")) == len(lines) - 1
-    assert {"source.release", "ingest.threads", "model.width", "evaluate.ks"} <= set(row.data.params)
-    assert row.info.status == "FINISHED"
-    assert row.data.tags["model_hash"]
+    assert history(folder, model_run, "val/ndcg_10") == [(int(line[0]), float(line[place])) for line in lines[1:]]
+    assert len(history(folder, model_run, "train/loss")) == len(lines) - 1
+    assert {"source.release", "ingest.threads", "model.width", "evaluate.ks"} <= set(model_run.data.params)
+    assert model_run.info.status == "FINISHED"
+    assert model_run.data.tags["model_hash"]
 
 
 def test_a_first_run_is_one_row_with_its_stages_under_it(checkout: Path) -> None:
-    (row,) = rows_of(checkout, "train")
-    assert_whole(checkout, row, checkout / "metrics")
+    (model_run,) = runs_of(checkout, "train")
+    assert_complete(checkout, model_run, checkout / "metrics")
     commit = run(["git", "rev-parse", "HEAD"], checkout).strip()
-    assert row.info.run_name == f"train · {commit[:7]}"
-    tags = row.data.tags
+    assert model_run.info.run_name == f"train · {commit[:7]}"
+    tags = model_run.data.tags
     assert tags["git_commit"] == commit
     assert tags["code_hash"] == code_hash(checkout)
     assert tags["model_hash"] == content_hash(checkout / "models")
@@ -66,16 +66,16 @@ def test_a_first_run_is_one_row_with_its_stages_under_it(checkout: Path) -> None
     assert tags["dvc_md5/models"] == lock["train"]["outs"][0]["md5"]
     assert "Test: HR@10" in tags["mlflow.note.content"]
     assert {"duration_seconds", "tokens_per_second", "peak_memory_mb"} <= {
-        name.removeprefix("stage/") for name in row.data.metrics
+        name.removeprefix("stage/") for name in model_run.data.metrics
     }
-    assert "system/process_memory_usage_megabytes" in row.data.metrics
+    assert "system/process_memory_usage_megabytes" in model_run.data.metrics
     assert {"cpu", "cpu_arithmetic", "cores", "memory_gb", "python"} <= set(tags)
-    (read,) = row.inputs.dataset_inputs
+    (read,) = model_run.inputs.dataset_inputs
     assert (read.dataset.name, read.dataset.digest) == ("sequences", tags["data_hash"][:36])
     client = MlflowClient(f"sqlite:///{checkout / 'mlflow.db'}")
     for folder, name in (("reports", "index.html"), ("models", "config.json"), ("metrics", "test.json")):
-        assert f"{folder}/{name}" in [file.path for file in client.list_artifacts(row.info.run_id, folder)]
-    under = children(checkout, row)
+        assert f"{folder}/{name}" in [file.path for file in client.list_artifacts(model_run.info.run_id, folder)]
+    under = children(checkout, model_run)
     assert set(under) == STAGES
     for stage, child in under.items():
         assert child.info.run_name == f"{stage} · {commit[:7]}"
@@ -87,12 +87,12 @@ def test_a_first_run_is_one_row_with_its_stages_under_it(checkout: Path) -> None
 
 
 def test_a_run_that_changes_nothing_adds_no_row_and_one_that_restores_finds_its_old_one(checkout: Path) -> None:
-    before = {row.info.run_id: row.data for row in rows_of(checkout)}
+    before = {model_run.info.run_id: model_run.data for model_run in runs_of(checkout)}
     assert repro(checkout) == set()
     set_parameters(checkout, {"model.state_dim": 4})
     assert repro(checkout) == {"train", "evaluate", "figures", "report"}
-    first, second = rows_of(checkout, "train")
-    assert_whole(checkout, second, checkout / "metrics")
+    first, second = runs_of(checkout, "train")
+    assert_complete(checkout, second, checkout / "metrics")
     assert (first.data.params["model.state_dim"], second.data.params["model.state_dim"]) == ("8", "4")
     under = children(checkout, second)
     assert set(under) == STAGES
@@ -100,12 +100,14 @@ def test_a_run_that_changes_nothing_adds_no_row_and_one_that_restores_finds_its_
     originals = children(checkout, first)
     for stage in STAGES - {"evaluate"}:
         assert under[stage].data.tags["made_by"] == originals[stage].info.run_id
-    after = {row.info.run_id for row in rows_of(checkout)}
+    after = {model_run.info.run_id for model_run in runs_of(checkout)}
     set_parameters(checkout, {"model.state_dim": 8})
     assert repro(checkout) == {"figures"}
-    assert {row.info.run_id for row in rows_of(checkout)} == after
-    assert {run_id: rows.metrics for run_id, rows in before.items()} == {
-        row.info.run_id: row.data.metrics for row in rows_of(checkout) if row.info.run_id in before
+    assert {model_run.info.run_id for model_run in runs_of(checkout)} == after
+    assert {run_id: model_runs.metrics for run_id, model_runs in before.items()} == {
+        model_run.info.run_id: model_run.data.metrics
+        for model_run in runs_of(checkout)
+        if model_run.info.run_id in before
     }
 
 
@@ -129,18 +131,18 @@ def test_each_experiment_has_its_own_whole_row(checkout: Path, elsewhere: list[s
         for file in ("test.json", "train.json", "curve.csv"):
             figures[name].mkdir(exist_ok=True)
             (figures[name] / file).write_text(run(["git", "show", f"{commit_of}:metrics/{file}"], checkout))
-    rows = {row.data.tags["dvc_exp"]: row for row in rows_of(checkout, "train")}
-    assert len(rows_of(checkout, "train")) == 5
-    assert set(rows) == {"", *settings}
+    model_runs = {model_run.data.tags["dvc_exp"]: model_run for model_run in runs_of(checkout, "train")}
+    assert len(runs_of(checkout, "train")) == 5
+    assert set(model_runs) == {"", *settings}
     for name, setting in settings.items():
-        row = rows[name]
-        assert row.info.run_name == f"train · {name}"
-        assert_whole(checkout, row, figures[name])
+        model_run = rows[name]
+        assert model_run.info.run_name == f"train · {name}"
+        assert_complete(checkout, model_run, figures[name])
         key, _, value = setting.partition("=")
-        assert row.data.params[key] == value.replace("[", "(").replace(",", ", ").replace("]", ")")
-        assert row.data.tags["git_commit"] == commit
-        assert set(children(checkout, row)) == STAGES
-    made_by = {name: row.data.tags.get("made_by") for name, row in rows.items()}
+        assert model_run.data.params[key] == value.replace("[", "(").replace(",", ", ").replace("]", ")")
+        assert model_run.data.tags["git_commit"] == commit
+        assert set(children(checkout, model_run)) == STAGES
+    made_by = {name: model_run.data.tags.get("made_by") for name, model_run in model_runs.items()}
     first, wider = (rows[name].info.run_id for name in ("", "wider"))
     assert made_by == {"": None, "wider": None, "again": wider, "cutoffs": first, "same": first}
     assert history(checkout, rows["cutoffs"], "test/all/hr_3") != []
@@ -151,13 +153,13 @@ def test_each_experiment_has_its_own_whole_row(checkout: Path, elsewhere: list[s
 def test_a_queue_of_two_workers_and_a_plain_stage_log_to_the_one_store(checkout: Path) -> None:
     run(["dvc", "exp", "run", "--queue", "-S", "model.state_dim=4,6"], checkout)
     run(["dvc", "exp", "run", "--run-all", "--jobs", "2"], checkout)
-    rows = rows_of(checkout, "train")
-    assert sorted(row.data.params["model.state_dim"] for row in rows) == ["4", "6", "8"]
-    for row in rows:
-        assert set(children(checkout, row)) == STAGES
-        assert row.info.status == "FINISHED"
+    model_runs = runs_of(checkout, "train")
+    assert sorted(model_run.data.params["model.state_dim"] for model_run in model_runs) == ["4", "6", "8"]
+    for model_run in model_runs:
+        assert set(children(checkout, model_run)) == STAGES
+        assert model_run.info.status == "FINISHED"
     run(["python", "stages/run.py", "train"], checkout)
-    assert len(rows_of(checkout, "train")) == 4
+    assert len(runs_of(checkout, "train")) == 4
     assert list((checkout / "mlflow.pending").iterdir()) == []
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from checkouts import ROOT, set_parameters
-from tiny_checkout import DOMAINS, read_yaml, repro, rows_of, run, run_for_output, stage_names
+from tiny_checkout import DOMAINS, read_yaml, repro, run, run_for_output, runs_of, stage_names
 
 from tapestry.core.settings import flatten
 from tapestry.parameters import Parameters
@@ -333,7 +333,7 @@ def test_stages_give_the_same_bytes_at_each_level_of_the_processor(
             for stage in ("baselines", "train", "evaluate", "figures"):
                 run([sys.executable, f"stages/{stage}.py"], folder)
         made[level] = {name: content_hash(folder / name) for name in ("data/baselines", "models", "metrics")}
-        row = rows_of(folder, "train")[-1]
+        row = runs_of(folder, "train")[-1]
         level_name = "DEFAULT" if level == "unpinned" else "AVX2"
         assert row.data.tags["cpu_arithmetic"].startswith(f"{level_name} ATEN_CPU_CAPABILITY={level_name.lower()} ")
         assert row.data.tags["cpu"]

@@ -1,8 +1,9 @@
-"""The row of an experiment: its model's, complete with test figures, and the rows of its other stages under it.
+"""The MLflow runs of an experiment: the model's run with its test metrics, and the runs of the other stages below it.
 
-DVC restores from its cache what was made before, and starts no process then. So the last stage, which always runs,
-looks which stages have a row in this run of the pipeline, and makes rows for the others, marked `restored`, with the
-run that made the same outputs in `made_by`. No figure is ever written onto the row of another experiment.
+DVC starts no process for a stage whose outputs it restores from its cache, so such a stage logs no run. The last stage,
+`record`, always runs. It finds the stages without a run in this execution of the pipeline and creates their runs, with
+the tag `restored`; the tag `made_by` names the run that produced the same outputs. Metrics are never written to the run
+of another experiment.
 """
 
 from __future__ import annotations
@@ -11,38 +12,38 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tapestry.tracking.client import find_runs, log, log_file, log_input
 from tapestry.tracking.journal import FILES
 from tapestry.tracking.registry import register
-from tapestry.tracking.rows import find_runs, log, log_file, log_input
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 MODEL_STAGE = "train"
-WITHOUT_ROW = ("figures", "report")  # what they make is on the model's row
-PARENT = "mlflow.parentRunId"  # the tag that puts a row under another
+STAGES_WITHOUT_RUN = ("figures", "report")  # their outputs are artifacts of the model's run
+PARENT = "mlflow.parentRunId"  # the tag with which MLflow nests a run below another
 _MD5 = "dvc_md5/"
 _NAME = "mlflow.runName"
 
 
 def complete(client: MlflowClient, experiment_id: str, experiment: Mapping[str, Any], folder: Path) -> None:
-    """Complete the experiment's rows; once done, doing it again changes nothing.
+    """Complete the experiment's runs. A second call with the same experiment changes nothing.
 
-    A plain `dvc repro` that ran nothing, where the store has a row of the same dvc.lock, leaves all as it is.
+    Nothing is created after a plain `dvc repro` that ran no stage, if the store has a run with the same dvc.lock.
 
     Args:
-        experiment: what `tapestry.tracking.record.collect` found.
-        folder: the journal's, with the artifacts in `files/`.
+        experiment: the result of `tapestry.tracking.record.collect`.
+        folder: the journal's folder, with the artifacts in `files/`.
     """
     found = find_runs(client, experiment_id, {"pipeline": experiment["pipeline"]})
     ran = {stage_name(run): run for run in found if run.data.tags.get("restored") != "true"}
-    row = _model_row(client, experiment_id, experiment, folder.name, ran)
-    if row is None:
+    model_run = _find_model_run(client, experiment_id, experiment, folder.name, ran)
+    if model_run is None:
         return
-    run_id = row.info.run_id
-    restored = row.data.tags.get("restored") == "true"
-    params = {key: value for key, value in experiment["params"].items() if key not in row.data.params}
+    run_id = model_run.info.run_id
+    restored = model_run.data.tags.get("restored") == "true"
+    params = {key: value for key, value in experiment["params"].items() if key not in model_run.data.params}
     tags = experiment["tags"] | md5_tags(experiment["stages"][MODEL_STAGE]["md5"])
     curve = experiment["curve"] if restored else []
     log(client, run_id, [tuple(point) for point in (*experiment["figures"], *curve)], params, tags)
@@ -51,13 +52,13 @@ def complete(client: MlflowClient, experiment_id: str, experiment: Mapping[str, 
             log_input(client, run_id, value)
     for name in experiment["artifacts"]:
         log_file(client, run_id, folder / FILES / name, name)
-    under = {stage_name(run) for run in find_runs(client, experiment_id, {PARENT: run_id})}
+    nested = {stage_name(run) for run in find_runs(client, experiment_id, {PARENT: run_id})}
     for stage, made in experiment["stages"].items():
-        if stage == MODEL_STAGE or stage in WITHOUT_ROW:
+        if stage == MODEL_STAGE or stage in STAGES_WITHOUT_RUN:
             continue
         if stage in ran:
             log(client, ran[stage].info.run_id, tags=md5_tags(made["md5"]) | {PARENT: run_id})
-        elif stage not in under:
+        elif stage not in nested:
             _restored(client, experiment_id, experiment, stage, {PARENT: run_id})
     if restored:
         client.set_terminated(run_id, "FINISHED", experiment["time"])
@@ -74,15 +75,15 @@ def complete(client: MlflowClient, experiment_id: str, experiment: Mapping[str, 
 
 
 def stage_name(run: Run) -> str:
-    """`ingest@Books`: the name in dvc.yaml of the stage whose row it is."""
+    """Return the name in dvc.yaml of a run's stage, such as `ingest@Books`."""
     stage, domain = run.data.tags.get("stage", ""), run.data.tags.get("domain")
     return f"{stage}@{domain}" if domain else stage
 
 
-def _model_row(
+def _find_model_run(
     client: MlflowClient, experiment_id: str, experiment: Mapping[str, Any], journal: str, ran: Mapping[str, Run]
 ) -> Run | None:
-    """The experiment's row, made if it has none; None if the store has all of it already."""
+    """Find or create the run of the experiment's model; None if the store already has a complete one."""
     own = find_runs(client, experiment_id, {"journal": journal}, deleted=True)
     if own:
         return own[0]
@@ -98,7 +99,7 @@ def _model_row(
 def _restored(
     client: MlflowClient, experiment_id: str, experiment: Mapping[str, Any], stage: str, tags: Mapping[str, str]
 ) -> Run:
-    """A new row of a stage that did not run, with the run that made its outputs."""
+    """Create the run of a stage that DVC restored; its tag `made_by` names the run that produced the outputs."""
     made = experiment["stages"][stage]
     name, _, domain = stage.partition("@")
     own = {
@@ -122,11 +123,11 @@ def _restored(
 
 
 def md5_tags(outputs: Mapping[str, str]) -> dict[str, str]:
-    """Tags with DVC's own hashes of a stage's outputs, as they are in dvc.lock."""
+    """Return the tags of a run with DVC's hashes of the stage's outputs, as dvc.lock has them."""
     return {f"{_MD5}{path}": md5 for path, md5 in outputs.items()}
 
 
-def made_by(run: Run, paths: Iterable[str]) -> dict[str, str]:
-    """DVC's hashes of outputs by path, of those that a row has in its tags."""
+def output_md5s(run: Run, paths: Iterable[str]) -> dict[str, str]:
+    """Return DVC's hash of each output in `paths` that the run has a tag for."""
     tags = run.data.tags
     return {path: tags[f"{_MD5}{path}"] for path in paths if f"{_MD5}{path}" in tags}
