@@ -1,4 +1,4 @@
-"""Every experiment has its model_run in MLflow, whatever DVC restored, and a model_run holds what its name says."""
+"""Every experiment has its MLflow runs, whichever stages DVC restored; a run's data is that of its experiment."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ def checkout(reproduced: Path, tmp_path: Path) -> Path:
     return shutil.copytree(reproduced, tmp_path / "checkout")
 
 
-def children(folder: Path, model_run: Any) -> dict[str, Any]:
-    found = [run for run in runs_of(folder) if run.data.tags.get("mlflow.parentRunId") == model_run.info.run_id]
+def children(folder: Path, model: Any) -> dict[str, Any]:
+    found = [run for run in runs_of(folder) if run.data.tags.get("mlflow.parentRunId") == model.info.run_id]
     by_stage = {stage_name(run): run for run in found}
     assert len(by_stage) == len(found)
     return by_stage
 
 
-def history(folder: Path, model_run: Any, name: str) -> list[tuple[int, float]]:
-    points = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").get_metric_history(model_run.info.run_id, name)
+def history(folder: Path, model: Any, name: str) -> list[tuple[int, float]]:
+    points = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").get_metric_history(model.info.run_id, name)
     return [(point.step, point.value) for point in points]
 
 
-def assert_complete(folder: Path, model_run: Any, metrics: Path) -> None:
-    """That a model's model_run has all parameters, its curves and its test figures, each once."""
+def assert_complete(folder: Path, model: Any, metrics: Path) -> None:
+    """Check that a model's run has all parameters, curves and test metrics, each only once."""
     test, train = (json.loads((metrics / f"{name}.json").read_text()) for name in ("test", "train"))
     for name in ("hr_10", "hr_100", "mrr"):
-        assert history(folder, model_run, f"test/all/{name}") == [(0, test["all"][name])]
-    assert history(folder, model_run, "test/domain/Toys/mrr") == [(0, test["domain"]["Toys"]["mrr"])]
-    assert history(folder, model_run, "val/best/ndcg_10") == [(0, train["best"]["ndcg_10"])]
+        assert history(folder, model, f"test/all/{name}") == [(0, test["all"][name])]
+    assert history(folder, model, "test/domain/Toys/mrr") == [(0, test["domain"]["Toys"]["mrr"])]
+    assert history(folder, model, "val/best/ndcg_10") == [(0, train["best"]["ndcg_10"])]
     lines = [line.split(",") for line in (metrics / "curve.csv").read_text().splitlines()]
-    place = lines[0].index("ndcg_10")
-    assert history(folder, model_run, "val/ndcg_10") == [(int(line[0]), float(line[place])) for line in lines[1:]]
-    assert len(history(folder, model_run, "train/loss")) == len(lines) - 1
-    assert {"source.release", "ingest.threads", "model.width", "evaluate.ks"} <= set(model_run.data.params)
-    assert model_run.info.status == "FINISHED"
-    assert model_run.data.tags["model_hash"]
+    column = lines[0].index("ndcg_10")
+    assert history(folder, model, "val/ndcg_10") == [(int(line[0]), float(line[column])) for line in lines[1:]]
+    assert len(history(folder, model, "train/loss")) == len(lines) - 1
+    assert {"source.release", "ingest.threads", "model.width", "evaluate.ks"} <= set(model.data.params)
+    assert model.info.status == "FINISHED"
+    assert model.data.tags["model_hash"]
 
 
-def test_a_first_run_is_one_row_with_its_stages_under_it(checkout: Path) -> None:
-    (model_run,) = runs_of(checkout, "train")
-    assert_complete(checkout, model_run, checkout / "metrics")
+def test_a_first_repro_logs_the_models_run_with_those_of_its_stages_below_it(checkout: Path) -> None:
+    (model,) = runs_of(checkout, "train")
+    assert_complete(checkout, model, checkout / "metrics")
     commit = run(["git", "rev-parse", "HEAD"], checkout).strip()
-    assert model_run.info.run_name == f"train · {commit[:7]}"
-    tags = model_run.data.tags
+    assert model.info.run_name == f"train · {commit[:7]}"
+    tags = model.data.tags
     assert tags["git_commit"] == commit
     assert tags["code_hash"] == code_hash(checkout)
     assert tags["model_hash"] == content_hash(checkout / "models")
@@ -66,16 +66,16 @@ def test_a_first_run_is_one_row_with_its_stages_under_it(checkout: Path) -> None
     assert tags["dvc_md5/models"] == lock["train"]["outs"][0]["md5"]
     assert "Test: HR@10" in tags["mlflow.note.content"]
     assert {"duration_seconds", "tokens_per_second", "peak_memory_mb"} <= {
-        name.removeprefix("stage/") for name in model_run.data.metrics
+        name.removeprefix("stage/") for name in model.data.metrics
     }
-    assert "system/process_memory_usage_megabytes" in model_run.data.metrics
+    assert "system/process_memory_usage_megabytes" in model.data.metrics
     assert {"cpu", "cpu_arithmetic", "cores", "memory_gb", "python"} <= set(tags)
-    (read,) = model_run.inputs.dataset_inputs
+    (read,) = model.inputs.dataset_inputs
     assert (read.dataset.name, read.dataset.digest) == ("sequences", tags["data_hash"][:36])
     client = MlflowClient(f"sqlite:///{checkout / 'mlflow.db'}")
     for folder, name in (("reports", "index.html"), ("models", "config.json"), ("metrics", "test.json")):
-        assert f"{folder}/{name}" in [file.path for file in client.list_artifacts(model_run.info.run_id, folder)]
-    under = children(checkout, model_run)
+        assert f"{folder}/{name}" in [file.path for file in client.list_artifacts(model.info.run_id, folder)]
+    under = children(checkout, model)
     assert set(under) == STAGES
     for stage, child in under.items():
         assert child.info.run_name == f"{stage} · {commit[:7]}"
@@ -86,8 +86,8 @@ def test_a_first_run_is_one_row_with_its_stages_under_it(checkout: Path) -> None
             assert json.loads(child.data.tags["dvc_inputs"])[dep["path"]] == dep["md5"]
 
 
-def test_a_run_that_changes_nothing_adds_no_row_and_one_that_restores_finds_its_old_one(checkout: Path) -> None:
-    before = {model_run.info.run_id: model_run.data for model_run in runs_of(checkout)}
+def test_a_repro_that_changes_nothing_adds_no_run_and_one_that_restores_finds_the_former_run(checkout: Path) -> None:
+    before = {model.info.run_id: model.data for model in runs_of(checkout)}
     assert repro(checkout) == set()
     set_parameters(checkout, {"model.state_dim": 4})
     assert repro(checkout) == {"train", "evaluate", "figures", "report"}
@@ -100,20 +100,17 @@ def test_a_run_that_changes_nothing_adds_no_row_and_one_that_restores_finds_its_
     originals = children(checkout, first)
     for stage in STAGES - {"evaluate"}:
         assert under[stage].data.tags["made_by"] == originals[stage].info.run_id
-    after = {model_run.info.run_id for model_run in runs_of(checkout)}
+    known = {model.info.run_id for model in runs_of(checkout)}
     set_parameters(checkout, {"model.state_dim": 8})
     assert repro(checkout) == {"figures"}
-    assert {model_run.info.run_id for model_run in runs_of(checkout)} == after
-    assert {run_id: model_runs.metrics for run_id, model_runs in before.items()} == {
-        model_run.info.run_id: model_run.data.metrics
-        for model_run in runs_of(checkout)
-        if model_run.info.run_id in before
-    }
+    assert {model.info.run_id for model in runs_of(checkout)} == known
+    after = {run.info.run_id: run.data.metrics for run in runs_of(checkout)}
+    assert {run_id: after[run_id] for run_id in before} == {run_id: data.metrics for run_id, data in before.items()}
 
 
 @pytest.mark.parametrize("elsewhere", [[], ["--temp"]])
-def test_each_experiment_has_its_own_whole_row(checkout: Path, elsewhere: list[str]) -> None:
-    """Also one whose model is that of another, and one in which nothing is new."""
+def test_each_experiment_has_its_own_complete_run(checkout: Path, elsewhere: list[str]) -> None:
+    """Also an experiment with the same model as another one, and one in which nothing is new."""
     commit = run(["git", "rev-parse", "HEAD"], checkout).strip()
     settings = {
         "wider": "model.state_dim=4",
@@ -131,38 +128,38 @@ def test_each_experiment_has_its_own_whole_row(checkout: Path, elsewhere: list[s
         for file in ("test.json", "train.json", "curve.csv"):
             figures[name].mkdir(exist_ok=True)
             (figures[name] / file).write_text(run(["git", "show", f"{commit_of}:metrics/{file}"], checkout))
-    model_runs = {model_run.data.tags["dvc_exp"]: model_run for model_run in runs_of(checkout, "train")}
+    by_name = {model.data.tags["dvc_exp"]: model for model in runs_of(checkout, "train")}
     assert len(runs_of(checkout, "train")) == 5
-    assert set(model_runs) == {"", *settings}
+    assert set(by_name) == {"", *settings}
     for name, setting in settings.items():
-        model_run = rows[name]
-        assert model_run.info.run_name == f"train · {name}"
-        assert_complete(checkout, model_run, figures[name])
+        model = by_name[name]
+        assert model.info.run_name == f"train · {name}"
+        assert_complete(checkout, model, figures[name])
         key, _, value = setting.partition("=")
-        assert model_run.data.params[key] == value.replace("[", "(").replace(",", ", ").replace("]", ")")
-        assert model_run.data.tags["git_commit"] == commit
-        assert set(children(checkout, model_run)) == STAGES
-    made_by = {name: model_run.data.tags.get("made_by") for name, model_run in model_runs.items()}
-    first, wider = (rows[name].info.run_id for name in ("", "wider"))
+        assert model.data.params[key] == value.replace("[", "(").replace(",", ", ").replace("]", ")")
+        assert model.data.tags["git_commit"] == commit
+        assert set(children(checkout, model)) == STAGES
+    made_by = {name: model.data.tags.get("made_by") for name, model in by_name.items()}
+    first, wider = (by_name[name].info.run_id for name in ("", "wider"))
     assert made_by == {"": None, "wider": None, "again": wider, "cutoffs": first, "same": first}
-    assert history(checkout, rows["cutoffs"], "test/all/hr_3") != []
-    assert "test/all/hr_3" not in rows[""].data.metrics
-    assert rows["again"].data.tags["model_hash"] == rows["wider"].data.tags["model_hash"]
+    assert history(checkout, by_name["cutoffs"], "test/all/hr_3") != []
+    assert "test/all/hr_3" not in by_name[""].data.metrics
+    assert by_name["again"].data.tags["model_hash"] == by_name["wider"].data.tags["model_hash"]
 
 
-def test_a_queue_of_two_workers_and_a_plain_stage_log_to_the_one_store(checkout: Path) -> None:
+def test_a_queue_of_two_workers_and_a_stage_by_hand_log_to_the_same_store(checkout: Path) -> None:
     run(["dvc", "exp", "run", "--queue", "-S", "model.state_dim=4,6"], checkout)
     run(["dvc", "exp", "run", "--run-all", "--jobs", "2"], checkout)
-    model_runs = runs_of(checkout, "train")
-    assert sorted(model_run.data.params["model.state_dim"] for model_run in model_runs) == ["4", "6", "8"]
-    for model_run in model_runs:
-        assert set(children(checkout, model_run)) == STAGES
-        assert model_run.info.status == "FINISHED"
+    models = runs_of(checkout, "train")
+    assert sorted(model.data.params["model.state_dim"] for model in models) == ["4", "6", "8"]
+    for model in models:
+        assert set(children(checkout, model)) == STAGES
+        assert model.info.status == "FINISHED"
     run(["python", "stages/run.py", "train"], checkout)
     assert len(runs_of(checkout, "train")) == 4
     assert list((checkout / "mlflow.pending").iterdir()) == []
 
 
-def test_record_by_hand_is_refused(checkout: Path) -> None:
-    with pytest.raises(AssertionError, match=r"record: error: record: tells MLflow what DVC has in dvc\.lock"):
+def test_record_by_hand_is_an_error(checkout: Path) -> None:
+    with pytest.raises(AssertionError, match=r"record: error: record: logs the contents of dvc\.lock to MLflow, so"):
         run(["python", "stages/run.py", "record"], checkout)

@@ -147,8 +147,8 @@ def test_a_store_of_another_mlflow_version_with_runs_is_not_to_be_removed(root: 
         connection.commit()
     done = opened(root)
     assert done.stderr.splitlines()[-1] == (
-        f"tapestry.core.errors.TapestryError: {root}/mlflow.db: created by another version of MLflow: copy it, then run "
-        f"`mlflow db upgrade 'sqlite:///{root}/mlflow.db'`"
+        f"tapestry.core.errors.TapestryError: {root}/mlflow.db: created by another version of MLflow: copy it, "
+        f"then run `mlflow db upgrade 'sqlite:///{root}/mlflow.db'`"
     )
 
 
@@ -174,8 +174,8 @@ def test_a_server_that_does_not_respond_is_reported_within_ten_seconds(
                 open_store()
             assert time.monotonic() - started < 10
             assert str(failure.value) == (
-                f"MLFLOW_TRACKING_URI: http://127.0.0.1:{port} doesn't respond: start the server, or unset the variable "
-                f"to use {root}/mlflow.db"
+                f"MLFLOW_TRACKING_URI: http://127.0.0.1:{port} doesn't respond: start the server, or unset the "
+                f"variable to use {root}/mlflow.db"
             )
             if listening:
                 silent.close()

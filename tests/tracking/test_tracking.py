@@ -32,7 +32,9 @@ from tapestry.tracking.runs import stage_run
 from tapestry.tracking.store import open_store, store_uri
 
 STAGE = """
+from tapestry.tracking import delivery
 from tapestry.tracking.runs import stage_run
+delivery._FINISH_SECONDS = 300  # creating the tables takes longer on a busy machine
 with stage_run("ingest@Books", {"ingest.threads": 2}) as run:
     run.log_metrics({"rows": 3, "reasons": {"blank line": 1}}, "ingest")
 """
@@ -115,13 +117,13 @@ def test_sending_a_journal_again_changes_nothing(root: Path, tmp_path_factory: p
     for _ in range(2):
         shutil.copytree(kept, root / "mlflow.pending", dirs_exist_ok=True)
         assert send_pending() == (1, [])
-    (run,) = runs()
-    assert run.info.run_id == before.info.run_id
-    history = client.get_metric_history(run.info.run_id, "val/hr_10")
+    (sent,) = runs()
+    assert sent.info.run_id == before.info.run_id
+    history = client.get_metric_history(sent.info.run_id, "val/hr_10")
     assert [(point.step, point.value) for point in history] == [(1, 0.1), (2, 0.2)]
-    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["packages.txt"]
-    assert run.inputs is not None
-    (read,) = run.inputs.dataset_inputs
+    assert [file.path for file in client.list_artifacts(sent.info.run_id)] == ["packages.txt"]
+    assert sent.inputs is not None
+    (read,) = sent.inputs.dataset_inputs
     assert (read.dataset.name, read.dataset.digest, read.tags[0].value) == (
         (root / "report.html").as_posix(),
         hashlib.sha256(b"<p>").hexdigest()[:36],
@@ -130,7 +132,10 @@ def test_sending_a_journal_again_changes_nothing(root: Path, tmp_path_factory: p
 
 
 EPOCHS = """
+import sys
+from tapestry.tracking import delivery
 from tapestry.tracking.runs import stage_run
+delivery._FINISH_SECONDS = int(sys.argv[1])
 with stage_run("train", {"train.epochs": 8}) as run:
     for epoch in range(1, 9):
         run.log_points({"val/hr_10": epoch / 10}, epoch)
@@ -140,10 +145,14 @@ print("model saved")
 """
 
 
-def training() -> subprocess.Popen[str]:
-    """Start a stage of eight epochs in another process; it waits after the fourth for a line on standard input."""
+def training(finish_seconds: int = 60) -> subprocess.Popen[str]:
+    """Start a stage of eight epochs in another process; it waits after the fourth for a line on standard input.
+
+    Args:
+        finish_seconds: how long it waits at its end for the store.
+    """
     pipe = subprocess.PIPE
-    command = [sys.executable, "-c", EPOCHS]
+    command = [sys.executable, "-c", EPOCHS, str(finish_seconds)]
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=os.environ, text=True)
 
 
@@ -184,7 +193,7 @@ def assert_kept_then_sent(process: subprocess.Popen[str], root: Path, reason: st
 
 @pytest.mark.usefixtures("stored")
 def test_a_locked_store_loses_no_metrics_of_a_stage(root: Path) -> None:
-    process = training()
+    process = training(finish_seconds=3)
     run = wait_for_run()
     with closing(sqlite3.connect(root / "mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
