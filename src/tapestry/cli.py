@@ -1,4 +1,4 @@
-"""The console script."""
+"""The command-line interface."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def recommend(
 ) -> None:
     """Recommend the model's highest-ranked items: for users, for histories in a file, or for all users.
 
-    --user and --domain may be repeated. A line of JSON is {"user_id": text, "history": list of ids}, or the list alone.
+    --user and --domain may be repeated. A line of JSON is {"user_id": text, "history": list of ids}, or only the list.
     An id that exists in several domains is written {"item_id": id, "domain": name}. Unknown items are counted and
     skipped.
     """

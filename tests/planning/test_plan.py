@@ -38,11 +38,11 @@ def checkout(reproduced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def by_action(plans: list[StagePlan], action: str) -> set[str]:
-    return {made.stage for made in plans if made.action == action}
+    return {plan.stage for plan in plans if plan.action == action}
 
 
 def reasons(plans: list[StagePlan], stage: str) -> list[str]:
-    return [str(reason) for made in plans if made.stage == stage for reason in made.reasons]
+    return [str(reason) for plan in plans if plan.stage == stage for reason in plan.reasons]
 
 
 def check_against(plans: list[StagePlan], printed: str) -> set[str]:
@@ -94,7 +94,7 @@ def test_a_change_of_domains_adds_and_removes_stages(checkout: Path, domains: li
     expected = json.dumps(domains)
     assert reasons(plans, "sessionize") == [f'source.domains: ["Books", "Toys"] → {expected}']
     set_parameters(checkout, {"source.domains": domains})
-    check_against([made for made in plans if made.action != "gone"], run_in(checkout, "dvc", "repro"))
+    check_against([plan for plan in plans if plan.action != "gone"], run_in(checkout, "dvc", "repro"))
 
 
 def edit_code(folder: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_changed_or_missing_file_is_named(
     plans = plan(checkout)
     assert snapshot(checkout) == before
     assert reason in reasons(plans, stage)
-    assert {made.stage for made in plans} == EVERY | by_action(plans, "always")
+    assert {plan.stage for plan in plans} == EVERY | by_action(plans, "always")
     check_against(plans, run_in(checkout, "dvc", "repro"))
 
 
@@ -230,9 +230,9 @@ def test_the_command_prints_a_line_a_stage_from_any_folder(checkout: Path, monke
 
 def test_the_command_prints_json(checkout: Path) -> None:
     result = CliRunner().invoke(app, ["plan", "--json", "-S", "evaluate.ks=[1,2]"])
-    made = {entry["stage"]: entry for entry in json.loads(result.output)}
-    assert made["figures"]["action"] == "run"
-    assert made["figures"]["reasons"] == [
+    entries = {entry["stage"]: entry for entry in json.loads(result.output)}
+    assert entries["figures"]["action"] == "run"
+    assert entries["figures"]["reasons"] == [
         {
             "kind": "parameter",
             "name": "evaluate.ks",

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from tapestry.core.cpu import PORTABLE
 from tapestry.core.errors import TapestryError, one_line
 from tapestry.parameters import load_parameters
-from tapestry.provenance.git import git
+from tapestry.provenance.git import git, git_message
 from tapestry.tracking.store import sqlite_uri
 
 _OURS = ("DVC_", "MLFLOW_", "GIT_", "PYTHONPATH")  # variables that would make a stage use another checkout or store
@@ -37,9 +37,9 @@ def cloned(root: Path, commit: str) -> Iterator[Path]:
             git(root, "clone", "--quiet", "--shared", "--no-checkout", str(root), str(checkout))
             git(checkout, "checkout", "--quiet", "--detach", commit)
         except (OSError, subprocess.CalledProcessError) as error:
-            detail = one_line((getattr(error, "stderr", "") or str(error)).strip())
             raise TapestryError(
-                f"commit {commit} can't be checked out: {detail}; run `git fetch` if another repository has it"
+                f"commit {commit} can't be checked out: {git_message(error)}; "
+                "run `git fetch` if another repository has it"
             ) from error
         (checkout / ".dvc/config.local").write_text(
             f"[cache]\n    dir = {folder}/cache\n[core]\n    site_cache_dir = {folder}/site\n", encoding="utf-8"

@@ -9,7 +9,7 @@ from tapestry.audit.claims import Finding, NoEvidenceError, Status, failed, or_p
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import shown_run
 from tapestry.core.errors import one_line
-from tapestry.provenance.git import git
+from tapestry.provenance.git import git, git_message
 from tapestry.provenance.hashes import CODE
 
 DECIDES = (*CODE, "params.yaml", "dvc.lock", "metrics", "requirements.lock", "pyproject.toml")
@@ -37,8 +37,7 @@ def check_clean(root: Path) -> list[Finding]:
         head = git(root, "rev-parse", "HEAD").strip()
         lines = git(root, "status", "--porcelain", "--untracked-files=all", "-z").split("\0")
     except (OSError, subprocess.CalledProcessError) as error:
-        detail = one_line((getattr(error, "stderr", "") or str(error)).strip())
-        text = f"git doesn't know the commit: {detail}"
+        text = f"git doesn't know the commit: {git_message(error)}"
         return [unknown(text, "clone the repository with git, rather than unpack an archive")]
     entries = {line[3:]: line[:2] for line in lines if line[2:3] == " "}
     changed = [name for name, state in entries.items() if state != "??"]

@@ -61,7 +61,7 @@ class Evidence:
 
     @cached_property
     def declared(self) -> dict[str, dict[str, Any]]:
-        """The stages of dvc.yaml by their names in dvc.lock, with `${item.domain}` filled in."""
+        """Return the stages of dvc.yaml by their names in dvc.lock, with `${item.domain}` filled in."""
         stages: dict[str, dict[str, Any]] = {}
         for name, spec in read_yaml(self.root / "dvc.yaml")["stages"].items():
             if "matrix" in spec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from tapestry.core.errors import one_line
 from tapestry.provenance.hashes import CODE
 
 
@@ -16,6 +17,11 @@ def git(root: Path, *arguments: str) -> str:
         OSError: git isn't installed.
     """
     return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout
+
+
+def git_message(error: OSError | subprocess.CalledProcessError) -> str:
+    """Return the message of an error that `git` raised, on one line."""
+    return one_line((getattr(error, "stderr", "") or str(error)).strip())
 
 
 def git_commit() -> str:

@@ -133,7 +133,7 @@ def _wait_for_answer(process: subprocess.Popen[bytes], port: int, ended: Callabl
         if process.poll() is not None:
             raise TapestryError(f"MLflow's server didn't start, and ended with exit code {process.returncode}")
         if time.monotonic() > deadline:
-            raise TapestryError(f"MLflow's server didn't answer within {_START_SECONDS} s")
+            raise TapestryError(f"MLflow's server didn't respond within {_START_SECONDS} s")
         time.sleep(0.1)
 
 
