@@ -1,4 +1,4 @@
-"""Complete the row of this run of the pipeline in MLflow, also where DVC restored what it made from its cache."""
+"""Complete the model's run in MLflow, also if DVC restored its outputs from the cache."""
 
 from tapestry.core.checkout import require_root
 from tapestry.parameters import load_parameters

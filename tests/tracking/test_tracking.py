@@ -235,7 +235,7 @@ def server(root: Path, port: int) -> Iterator[None]:
     with (root / "server.log").open("a") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180  # its start takes long on a busy machine
         while time.monotonic() < deadline:
             with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health"):
                 break
