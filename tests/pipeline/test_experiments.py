@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from mlflow import MlflowClient
 from tiny_checkout import read_yaml, repro, run, runs_of
 
 from tapestry.provenance.hashes import code_hash, content_hash
+from tapestry.report.origin import with_origin
 from tapestry.tracking.experiment import stage_name
 
 STAGES = {"fetch@Books", "fetch@Toys", "ingest@Books", "ingest@Toys", "sessionize", "baselines", "evaluate"}
@@ -33,6 +35,12 @@ def children(folder: Path, model: Any) -> dict[str, Any]:
 def history(folder: Path, model: Any, name: str) -> list[tuple[int, float]]:
     points = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").get_metric_history(model.info.run_id, name)
     return [(point.step, point.value) for point in points]
+
+
+def report(folder: Path, model: Any) -> str:
+    """Return MLflow's copy of the report."""
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    return Path(client.download_artifacts(model.info.run_id, "reports/index.html")).read_text(encoding="utf-8")
 
 
 def assert_complete(folder: Path, model: Any, metrics: Path) -> None:
@@ -75,6 +83,8 @@ def test_a_first_repro_logs_the_models_run_with_those_of_its_stages_below_it(che
     client = MlflowClient(f"sqlite:///{checkout / 'mlflow.db'}")
     for folder, name in (("reports", "index.html"), ("models", "config.json"), ("metrics", "test.json")):
         assert f"{folder}/{name}" in [file.path for file in client.list_artifacts(model.info.run_id, folder)]
+    origin = {"Commit": commit, "Processor": tags["cpu"], "Device": tags["device"]}
+    assert report(checkout, model) == with_origin((checkout / "reports/index.html").read_text(), origin)
     under = children(checkout, model)
     assert set(under) == STAGES
     for stage, child in under.items():
@@ -131,6 +141,7 @@ def test_each_experiment_has_its_own_complete_run(checkout: Path, elsewhere: lis
     by_name = {model.data.tags["dvc_exp"]: model for model in runs_of(checkout, "train")}
     assert len(runs_of(checkout, "train")) == 5
     assert set(by_name) == {"", *settings}
+    processor = by_name[""].data.tags["cpu"]
     for name, setting in settings.items():
         model = by_name[name]
         assert model.info.run_name == f"train · {name}"
@@ -139,6 +150,9 @@ def test_each_experiment_has_its_own_complete_run(checkout: Path, elsewhere: lis
         assert model.data.params[key] == value.replace("[", "(").replace(",", ", ").replace("]", ")")
         assert model.data.tags["git_commit"] == commit
         assert set(children(checkout, model)) == STAGES
+        origin = {"Commit": commit, "DVC experiment": name, "Processor": processor, "Device": "cpu"}
+        rows = [f'<tr><th scope="row">{html.escape(k)}</th><td>{html.escape(v)}</td></tr>' for k, v in origin.items()]
+        assert "\n".join(rows) in report(checkout, model)
     made_by = {name: model.data.tags.get("made_by") for name, model in by_name.items()}
     first, wider = (by_name[name].info.run_id for name in ("", "wider"))
     assert made_by == {"": None, "wider": None, "again": wider, "cutoffs": first, "same": first}

@@ -15,6 +15,8 @@ from checkouts import environment
 from test_ui import UI, free_port
 from tiny_checkout import run, runs_of
 
+from tapestry.report.origin import with_origin
+
 ALL = "[...document.querySelectorAll('*')]"
 RUNS = "[...document.querySelectorAll('a[href*=\"/runs/\"]')]"
 CHARTS = "document.querySelector('input[placeholder=\"Search metric charts\"]')"
@@ -89,5 +91,8 @@ def test_the_models_are_listed_sorted_and_opened_with_curve_and_report(
         page.click(labelled("index.html"))
         page.wait_for("!!document.querySelector('iframe')")
         report = page.evaluate("fetch(document.querySelector('iframe').src).then(answer => answer.text())")
-        assert report == (checkout / "reports/index.html").read_text(encoding="utf-8")
+        tags = narrow.data.tags
+        origin = {"Commit": tags["git_commit"], "DVC experiment": "narrow"}
+        origin |= {"Processor": tags["cpu"], "Device": tags["device"]}
+        assert report == with_origin((checkout / "reports/index.html").read_text(encoding="utf-8"), origin)
         page.screenshot(tmp_path / "report.png")

@@ -9,9 +9,12 @@ of another experiment.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tapestry.core.errors import TapestryError
+from tapestry.report.origin import with_origin
 from tapestry.tracking.client import find_runs, log, log_file, log_input
 from tapestry.tracking.journal import FILES
 from tapestry.tracking.registry import register
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 MODEL_STAGE = "train"
 STAGES_WITHOUT_RUN = ("figures", "report")  # their outputs are artifacts of the model's run
+REPORT = "reports/index.html"
 PARENT = "mlflow.parentRunId"  # the tag with which MLflow nests a run below another
 _MD5 = "dvc_md5/"
 _NAME = "mlflow.runName"
@@ -51,13 +55,16 @@ def complete(client: MlflowClient, experiment_id: str, experiment: Mapping[str, 
         for value in experiment["inputs"]:
             log_input(client, run_id, value)
     for name in experiment["artifacts"]:
-        log_file(client, run_id, folder / FILES / name, name)
+        if name == REPORT:
+            _log_report(client, model_run, folder / FILES / name)
+        else:
+            log_file(client, run_id, folder / FILES / name, name)
     nested = {stage_name(run) for run in find_runs(client, experiment_id, {PARENT: run_id})}
-    for stage, made in experiment["stages"].items():
+    for stage, entry in experiment["stages"].items():
         if stage == MODEL_STAGE or stage in STAGES_WITHOUT_RUN:
             continue
         if stage in ran:
-            log(client, ran[stage].info.run_id, tags=md5_tags(made["md5"]) | {PARENT: run_id})
+            log(client, ran[stage].info.run_id, tags=md5_tags(entry["md5"]) | {PARENT: run_id})
         elif stage not in nested:
             _restored(client, experiment_id, experiment, stage, {PARENT: run_id})
     if restored:
@@ -72,6 +79,29 @@ def complete(client: MlflowClient, experiment_id: str, experiment: Mapping[str, 
         model_hash=tags["model_hash"],
         exclude_seen=experiment["exclude_seen"],
     )
+
+
+def report_origin(client: MlflowClient, model_run: Run) -> dict[str, str]:
+    """Return the rows that MLflow's copy of the report adds: commit, DVC experiment, and the hardware of the training.
+
+    The hardware of a restored model is that of the run that trained it.
+    """
+    tags = model_run.data.tags
+    trained = client.get_run(tags["made_by"]).data.tags if "made_by" in tags else tags
+    return {
+        "Commit": tags["git_commit"],
+        **({"DVC experiment": tags["dvc_exp"]} if tags.get("dvc_exp") else {}),
+        "Processor": trained.get("cpu", "not recorded"),
+        "Device": trained.get("device", "not recorded"),
+    }
+
+
+def _log_report(client: MlflowClient, model_run: Run, file: Path) -> None:
+    """Log the report with its origin, which the file can't have: DVC's outputs are the same on every machine."""
+    page = file.read_text(encoding="utf-8")
+    with suppress(TapestryError):  # the page of an earlier version has no table for the origin
+        page = with_origin(page, report_origin(client, model_run))
+    client.log_text(model_run.info.run_id, page, REPORT)
 
 
 def stage_name(run: Run) -> str:
@@ -100,7 +130,7 @@ def _restored(
     client: MlflowClient, experiment_id: str, experiment: Mapping[str, Any], stage: str, tags: Mapping[str, str]
 ) -> Run:
     """Create the run of a stage that DVC restored; its tag `made_by` names the run that produced the outputs."""
-    made = experiment["stages"][stage]
+    entry = experiment["stages"][stage]
     name, _, domain = stage.partition("@")
     own = {
         "stage": name,
@@ -109,7 +139,7 @@ def _restored(
         "restored": "true",
         _NAME: f"{stage} · {experiment['name']}",
     }
-    md5 = md5_tags(made["md5"])
+    md5 = md5_tags(entry["md5"])
     same = find_runs(client, experiment_id, {"stage": name} | md5)
     makers = [run for run in same if run.data.tags.get("restored") != "true"]
     if makers:
@@ -117,7 +147,7 @@ def _restored(
         own |= {key: value for key, value in makers[0].data.tags.items() if key in ("data_hash", "input_hash")}
     run = client.create_run(experiment_id, experiment["time"], own | md5 | dict(tags), str(own[_NAME]))
     if stage != MODEL_STAGE:
-        log(client, run.info.run_id, params=made["params"])
+        log(client, run.info.run_id, params=entry["params"])
         client.set_terminated(run.info.run_id, "FINISHED", experiment["time"])
     return run
 

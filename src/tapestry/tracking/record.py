@@ -21,6 +21,7 @@ from tapestry.provenance.dvc_files import lock_hash, read_lock
 from tapestry.provenance.git import git_commit
 from tapestry.provenance.hashes import code_hash, content_hash
 from tapestry.tracking.delivery import sending
+from tapestry.tracking.experiment import REPORT
 from tapestry.tracking.journal import Journal, now_ms
 from tapestry.tracking.names import TRAINING_METRICS, curve_metrics, flatten_metrics
 from tapestry.tracking.pipeline import dvc_experiment, experiment_name, pipeline_id
@@ -28,8 +29,11 @@ from tapestry.tracking.store import shown_uri
 
 STOPPING_METRIC = "ndcg_10"
 FIGURES = ("summary.json", "test.json", "train.json", "data.json", "curve.csv", "cutoffs.csv")
-ARTIFACTS = ("reports/index.html", "models/config.json", "params.yaml", "dvc.lock", *(f"metrics/{n}" for n in FIGURES))
-"""The files that MLflow keeps as artifacts of the model's run, relative to the checkout."""
+ARTIFACTS = (REPORT, "models/config.json", "params.yaml", "dvc.lock", *(f"metrics/{n}" for n in FIGURES))
+"""The files that MLflow keeps as artifacts of the model's run, relative to the checkout.
+
+They are logged as they are; `tapestry.tracking.experiment` adds the report's origin (commit, experiment, hardware).
+"""
 
 
 def record(parameters: Parameters) -> None:
