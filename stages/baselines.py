@@ -22,7 +22,7 @@ def main() -> None:
         f"evaluate.{key}": getattr(settings, key) for key in ("exclude_seen", "batch_users", "neighbours", "threads")
     }
     with stage_run("baselines", params) as run:
-        run.tag(input_hash=run.read(source, "evaluation"))
+        run.tag(input_hash=run.log_input(source, "evaluation"))
         torch.set_num_threads(settings.threads)
         sequences = read_sequences(source)
         targets = sequences.targets(TEST)

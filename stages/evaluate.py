@@ -20,7 +20,7 @@ def main() -> None:
     source, folder = Path("data/sequences"), Path("models")
     params = {f"evaluate.{key}": getattr(settings, key) for key in ("exclude_seen", "batch_users", "device", "threads")}
     with stage_run("evaluate", params) as run:
-        run.tag(input_hash=run.read(source, "evaluation"), model_hash=content_hash(folder), **describe_cpu())
+        run.tag(input_hash=run.log_input(source, "evaluation"), model_hash=content_hash(folder), **describe_cpu())
         sequences = read_sequences(source)
         model, _ = load_model(folder, sequences.domains)
         device = choose_device(settings.device)

@@ -19,7 +19,7 @@ def main(*arguments: str) -> None:
     quarantine = Path(f"data/quarantine/{domain}.parquet")
     counts = Path(f"data/counts/{domain}.json")
     with stage_run(f"ingest@{domain}", flatten(settings, "ingest")) as run:
-        run.tag(input_hash=run.read(raw.parent, "ingest"))
+        run.tag(input_hash=run.log_input(raw.parent, "ingest"))
         summary = ingest(raw, domain, settings, interactions, quarantine, counts)
         run.tag(data_hash=content_hash(interactions))
         run.log_metrics(summary, "ingest")

@@ -24,7 +24,7 @@ def main() -> None:
     folder = Path("data/sequences")
     params = flatten(settings, "sessionize") | {"source.domains": domains}
     with stage_run("sessionize", params) as run:
-        run.tag(input_hash=run.read(Path("data/interactions"), "sessionize"))
+        run.tag(input_hash=run.log_input(Path("data/interactions"), "sessionize"))
         metrics = sessionize(inputs, settings, folder)
         write_json(Path("data/statistics.json"), metrics)
         run.tag(data_hash=content_hash(folder))

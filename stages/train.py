@@ -30,7 +30,7 @@ def main() -> None:
     source, folder = Path("data/sequences"), Path("models")
     params = flatten(model_settings, "model") | flatten(settings, "train")
     with stage_run("train", params | {"evaluate.exclude_seen": exclude_seen}) as run:
-        run.tag(data_hash=run.read(source, "training"), **describe_cpu())
+        run.tag(data_hash=run.log_input(source, "training"), **describe_cpu())
         sequences = read_sequences(source)
         targets = sequences.targets(VALIDATION)
 

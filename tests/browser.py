@@ -20,12 +20,12 @@ _SECONDS = 60
 
 
 def find_browser() -> str | None:
-    """The browser's path; None where there is none."""
+    """Return the browser's path; None if there is none."""
     return next((path for path in map(shutil.which, NAMES) if path), None)
 
 
 class Page:
-    """One tab."""
+    """One browser tab."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -35,38 +35,38 @@ class Page:
         self._ask("Page.navigate", url=url)
 
     def evaluate(self, script: str) -> Any:
-        """The value of a JavaScript expression."""
+        """Evaluate a JavaScript expression."""
         answer = self._ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def holds(self, script: str) -> Any:
-        """As `evaluate`; None while the page is not far enough for the expression."""
+    def try_evaluate(self, script: str) -> Any:
+        """Evaluate a JavaScript expression; None if it fails, since the page may still be loading."""
         return self._ask("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
     def wait_for(self, script: str) -> Any:
-        """The value of an expression as soon as it is true."""
+        """Wait until an expression is true, and return its value."""
         deadline = time.monotonic() + _SECONDS
         while time.monotonic() < deadline:
-            value = self.holds(script)
+            value = self.try_evaluate(script)
             if value:
                 return value
             time.sleep(0.2)
         raise AssertionError(f"{script} is not true after {_SECONDS} s; the page: {self.text()[:2000]}")
 
     def text(self) -> str:
-        """What can be read on the page."""
+        """Return the visible text of the page."""
         return str(self.evaluate("document.body.innerText"))
 
     def click(self, script: str) -> None:
-        """Click, with the mouse, on the element that an expression gives, as soon as it is there."""
+        """Wait for the element that an expression returns, and click it."""
         self.wait_for(f"!!({script})")
         box = self.evaluate(f"(b => [b.x + b.width / 2, b.y + b.height / 2])(({script}).getBoundingClientRect())")
         for kind in ("mousePressed", "mouseReleased"):
             self._ask("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
 
     def write(self, text: str) -> None:
-        """Type into what has the focus."""
+        """Type into the focused element."""
         self._ask("Input.insertText", text=text)
 
     def screenshot(self, path: Path) -> None:
@@ -92,7 +92,7 @@ class Page:
 
 @contextmanager
 def opened_page(browser: str, folder: Path) -> Iterator[Page]:
-    """A tab of a new browser, which keeps its files in `folder`."""
+    """Start a browser, which stores its profile in `folder`, and yield its tab."""
     command = [browser, "--headless=new", "--disable-gpu", "--no-first-run", "--window-size=1600,1000"]
     command += ["--no-sandbox", f"--user-data-dir={folder}", "--remote-debugging-port=0", "about:blank"]
     with (folder.parent / "browser.log").open("wb") as log:
@@ -105,7 +105,7 @@ def opened_page(browser: str, folder: Path) -> Iterator[Page]:
 
 
 async def _first_tab(file: Path) -> str:
-    """The address of the tab that a browser starts with, once it has said where it listens."""
+    """Return the address of the browser's first tab, once the browser has written its port."""
     deadline = time.monotonic() + _SECONDS
     while time.monotonic() < deadline:
         if file.exists() and len(lines := file.read_text().splitlines()) == 2:

@@ -1,4 +1,4 @@
-"""Small checkouts with the working tree's dvc.yaml, for tests of what is beside the stages."""
+"""Small checkouts with the working tree's dvc.yaml, for tests of the commands around the stages."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 DOMAINS = ["Books", "Toys"]
 
-# Stands for every stage but `source`: what it writes follows from the stage's dependencies and parameters in dvc.yaml,
-# but for threads and memory limits, as it is with the real ones.
+# Replaces each stage but `source`: its outputs depend on the stage's dependencies and parameters in dvc.yaml, except
+# threads and memory limits, which don't affect the real stages' outputs either.
 STAND_IN = """
 import hashlib
 from pathlib import Path
@@ -68,7 +68,7 @@ def make_checkout(folder: Path, stand_ins: bool = True) -> Path:
 
 
 def make_repository(folder: Path) -> None:
-    """Put all of a folder under git, in one commit."""
+    """Create a git repository with all files of a folder in one commit."""
     run_in(folder, "git", "init", "--quiet")
     run_in(folder, "git", "config", "user.name", "t")
     run_in(folder, "git", "config", "user.email", "t@t")
@@ -90,7 +90,7 @@ def set_parameters(folder: Path, values: Mapping[str, Any]) -> None:
 
 
 def environment() -> dict[str, str]:
-    """With this interpreter first on PATH, and without what an outer DVC or MLflow sets."""
+    """Return environment variables with this interpreter first on PATH, without those that DVC or MLflow set."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
     kept["PYTHONPATH"] = str(ROOT / "src")
@@ -98,20 +98,20 @@ def environment() -> dict[str, str]:
 
 
 def run_in(folder: Path, *command: str) -> str:
-    """Run a command that must succeed; its whole output."""
+    """Run a command that must succeed, and return its output."""
     done = completed(command, folder)
     return done.stdout + done.stderr
 
 
 def completed(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command that must succeed."""
+    """Run a command that must succeed, and return its result."""
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
 def entered_copy(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of a checkout, as the working directory."""
+    """Copy a checkout, and make the copy the working directory."""
     folder = shutil.copytree(made, tmp_path / "checkout", symlinks=True)
     monkeypatch.chdir(folder)
     monkeypatch.delenv("DVC_ROOT", raising=False)
@@ -120,7 +120,7 @@ def entered_copy(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, str]]:
-    """Each file's modification time and hash, but for DVC's own state and compiled code."""
+    """Return each file's modification time and hash, except DVC's own state and compiled code."""
     return {
         path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
         for path in folder.rglob("*")

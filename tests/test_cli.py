@@ -1,4 +1,4 @@
-"""The console script."""
+"""The command-line interface."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_figures_without_a_run_says_what_to_do(tmp_path: Path) -> None:
     assert "run `dvc repro`" in result.output
 
 
-def test_figures_are_the_checkouts_from_any_folder_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_finds_the_checkout_from_any_folder_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (".dvc", "metrics", "src/deep"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "dvc.yaml").touch()

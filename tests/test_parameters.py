@@ -1,3 +1,5 @@
+"""The parameters of params.yaml: types, ranges and error messages."""
+
 from __future__ import annotations
 
 import re
@@ -30,7 +32,7 @@ def values(params_yaml: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def load_with(params_yaml: Path, tmp_path: Path) -> Load:
-    """Load the default parameters after setting one, by its dotted name, as DVC's `-S` does."""
+    """Return a function that loads the default parameters after setting one of them, as DVC's `-S` does."""
 
     def load(name: str, value: Any) -> Parameters:
         path = tmp_path / "params.yaml"
@@ -51,17 +53,17 @@ def all_keys(value: Any) -> list[str]:
     return []
 
 
-def test_no_parameter_has_a_name_that_dvc_leaves_out_of_its_run_cache_key(values: dict[str, Any]) -> None:
+def test_no_parameter_has_a_name_that_dvc_omits_from_its_run_cache_key(values: dict[str, Any]) -> None:
     assert {"size", "nfiles"}.isdisjoint(all_keys(values))
 
 
-def test_flatten_gives_every_parameter_its_dotted_name(values: dict[str, Any], parameters: Parameters) -> None:
+def test_flatten_returns_each_parameter_by_its_dotted_name(values: dict[str, Any], parameters: Parameters) -> None:
     expected = {f"{section}.{key}": value for section, keys in values.items() for key, value in keys.items()}
     flat = flatten(parameters)
     assert {name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()} == expected
 
 
-def test_flatten_puts_a_name_before_the_keys_of_one_section(values: dict[str, Any], parameters: Parameters) -> None:
+def test_flatten_prefixes_the_keys_of_a_section(values: dict[str, Any], parameters: Parameters) -> None:
     assert flatten(parameters.train, "train") == {f"train.{key}": value for key, value in values["train"].items()}
 
 
@@ -180,7 +182,7 @@ NUMBERS = {
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [2**64, 10**30, -(2**64), -(10**30), 10**400])
-def test_no_number_may_be_beyond_all_measure(values: dict[str, dict[str, Any]], name: str, value: int) -> None:
+def test_each_number_has_a_bound(values: dict[str, dict[str, Any]], name: str, value: int) -> None:
     section, key = name.split(".")
     changed = values | {section: values[section] | {key: value}}
     with pytest.raises(
@@ -218,7 +220,7 @@ def test_threads_have_a_bound(load_with: Load, name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("section", ["ingest", "sessionize"])
-def test_a_memory_limit_that_is_none_is_refused(load_with: Load, section: str, value: str, complaint: str) -> None:
+def test_an_invalid_memory_limit_is_refused(load_with: Load, section: str, value: str, complaint: str) -> None:
     with pytest.raises(
         TapestryError, match=re.escape(f"{section}.memory_limit: {complaint}" if "'" in complaint else complaint)
     ):
@@ -269,10 +271,10 @@ SCALARS = (
 
 
 @settings(max_examples=400, deadline=None)
-@example("synthetic.interests", 501, 0)  # of a rule about two keys either is named
+@example("synthetic.interests", 501, 0)  # a rule about two keys: the message names either
 @example("source.release", "files", 0)
 @given(st.sampled_from(sorted(flatten(load_parameters(ROOT / "params.yaml")))), SCALARS, st.integers(0, 2))
-def test_any_scalar_in_any_key_is_taken_or_refused_by_name_at_once(
+def test_any_scalar_for_any_key_is_accepted_or_refused_by_name_quickly(
     tmp_path_factory: pytest.TempPathFactory, name: str, value: Any, depth: int
 ) -> None:
     values = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
@@ -304,7 +306,7 @@ def test_the_temporal_split_allows_users_of_fewer_than_3_interactions(load_with:
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_the_temporal_split_refuses_a_share_of_nothing(load_with: Load, tmp_path: Path, split: str) -> None:
+def test_the_temporal_split_refuses_a_share_of_zero(load_with: Load, tmp_path: Path, split: str) -> None:
     load_with(f"sessionize.{split}_share", 0)
     with modify_yaml(tmp_path / "params.yaml") as content:
         content["sessionize"]["split"] = "temporal"
@@ -312,23 +314,23 @@ def test_the_temporal_split_refuses_a_share_of_nothing(load_with: Load, tmp_path
         load_parameters(tmp_path / "params.yaml")
 
 
-def test_a_number_that_dvc_writes_with_an_exponent_is_read_as_a_number(load_with: Load, tmp_path: Path) -> None:
+def test_a_number_in_dvcs_exponent_notation_is_read_as_a_number(load_with: Load, tmp_path: Path) -> None:
     assert load_with("train.learning_rate", 1e-5).train.learning_rate == 1e-5
     assert "learning_rate: 1e-05" in (tmp_path / "params.yaml").read_text()
 
 
-def test_a_whole_number_is_accepted_for_a_number_and_becomes_one(load_with: Load) -> None:
+def test_an_integer_is_accepted_for_a_float_and_converted(load_with: Load) -> None:
     rate = load_with("train.learning_rate", 1).train.learning_rate
     assert rate == 1.0
     assert type(rate) is float
 
 
-def test_null_is_accepted_where_a_parameter_may_be_absent(load_with: Load) -> None:
+def test_null_is_accepted_for_an_optional_parameter(load_with: Load) -> None:
     assert load_with("train.negatives", None).train.negatives is None
 
 
 @pytest.mark.parametrize("content", ["", "- 1\n", "text\n", "3\n"])
-def test_a_file_that_is_no_mapping_is_refused_by_name(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_no_mapping_is_refused_and_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "other.yaml"
     path.write_text(content)
     with pytest.raises(TapestryError, match=r"other\.yaml: the file: expected a mapping of keys"):
@@ -336,7 +338,7 @@ def test_a_file_that_is_no_mapping_is_refused_by_name(tmp_path: Path, content: s
 
 
 @pytest.mark.parametrize("content", ["model: [1\n", "a: 1\na: 2\n", "model: {width: 3\n", "\tx: 1\n"])
-def test_a_file_that_is_no_yaml_is_refused_by_name(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_no_yaml_is_refused_and_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "other.yaml"
     path.write_text(content)
     with pytest.raises(TapestryError, match=r"other\.yaml is not valid YAML"):
@@ -348,6 +350,6 @@ def test_a_missing_file_is_named_with_where_to_run_from(tmp_path: Path) -> None:
         load_parameters(tmp_path / "nowhere.yaml")
 
 
-def test_plausible_timestamps_span_whole_years_of_utc(parameters: Parameters) -> None:
+def test_plausible_timestamps_span_whole_years_in_utc(parameters: Parameters) -> None:
     first, last = parameters.ingest.time_range()
     assert (first, last) == (788_918_400_000, 1_893_456_000_000)

@@ -1,4 +1,4 @@
-"""A checkout of the working tree that is quick to reproduce, what to do with it, and what MLflow has of it."""
+"""A small checkout of the working tree that is quick to reproduce, and helpers to run it and read its MLflow runs."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ def read_yaml(path: Path) -> Any:
 
 
 def stage_names(of: str) -> set[str]:
-    """The names that a stage of dvc.yaml has in dvc.lock."""
+    """Return the names in dvc.lock of a stage of dvc.yaml."""
     return {f"{of}@{domain}" for domain in DOMAINS} if of in ("fetch", "ingest") else {of}
 
 
 def run(command: list[str], folder: Path) -> str:
-    """Run a command in a checkout with this interpreter first on PATH; its whole output."""
+    """Run a command in a checkout with this interpreter first on PATH, and return its output."""
     done = completed(command, folder)
     return done.stdout + done.stderr
 
 
 def run_for_output(command: list[str], folder: Path) -> str:
-    """As `run`, the standard output alone."""
+    """Run a command as `run` does, and return only its standard output."""
     return completed(command, folder).stdout
 
 
 def repro(folder: Path) -> set[str]:
-    """The stages that `dvc repro` ran, without those that always run."""
+    """Run `dvc repro`; return the stages that it ran, without those that always run."""
     ran = set(re.findall(r"Running stage '([^']+)'", run(["dvc", "repro"], folder)))
     return ran - set(ALWAYS)
 
 
 def make_checkout(folder: Path, parameters: Parameters) -> None:
-    """A clone of the working tree with a tiny configuration over files, committed, reproduced once."""
+    """Copy the working tree, with a tiny configuration and raw files; commit it and reproduce it once."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -82,8 +82,8 @@ def make_raw_files(folder: Path, parameters: Parameters) -> None:
     shutil.rmtree(folder / "fetched")
 
 
-def rows_of(folder: Path, stage: str | None = None) -> list[Any]:
-    """The rows that the checkout's store has, of one stage or of all, the oldest first."""
+def runs_of(folder: Path, stage: str | None = None) -> list[Any]:
+    """Return the runs in the checkout's store, of one stage or of all, the oldest first."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")

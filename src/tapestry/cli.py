@@ -1,4 +1,4 @@
-"""The console script."""
+"""The command-line interface."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from tapestry.core.checkout import enter_checkout
 from tapestry.core.errors import TapestryError
 from tapestry.core.failures import reported_errors
-from tapestry.tracking.delivery import send_left
+from tapestry.tracking.delivery import send_pending
 from tapestry.tracking.relocate import artifact_folder
 from tapestry.tracking.relocate import relocate as relocate_store
 from tapestry.tracking.store import open_store, shown_uri, store_file, store_uri
@@ -30,21 +30,21 @@ def _errors(command: str) -> AbstractContextManager[None]:
 
 @app.callback()
 def main() -> None:
-    """Keep sub-commands named, however few they are."""
+    """Make Typer require a command's name, even if there were only one command."""
 
 
 @app.command()
 def figures(
-    path: Annotated[Path | None, typer.Option(help="Test figures to show, if not this checkout's.")] = None,
+    path: Annotated[Path | None, typer.Option(help="File of test metrics; default: this checkout's.")] = None,
 ) -> None:
-    """Show the test figures of the model beside the baselines, in percent."""
+    """Show the test metrics of the model and of the baselines, in percent."""
     with _errors("figures"):
         if path is None:
             path = enter_checkout() / "metrics/test.json"
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError) as error:
-            raise TapestryError(f"{path}: no test figures ({error}); run `dvc repro`") from error
+            raise TapestryError(f"{path}: no test metrics ({error}); run `dvc repro`") from error
         rows = {"tapestry": metrics["all"], **metrics["baselines"]}
         names = [name for name in metrics["all"] if name != "n"]
         typer.echo(f"{metrics['all']['n']} test targets")
@@ -57,7 +57,7 @@ def figures(
 def plan_command(
     set_param: Annotated[
         list[str] | None,
-        typer.Option("--set-param", "-S", help="Preview a change: section.key=value, as DVC takes it."),
+        typer.Option("--set-param", "-S", help="Preview a change: section.key=value, in DVC's syntax."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of stages with their reasons.")] = False,
 ) -> None:
@@ -74,9 +74,9 @@ def plan_command(
 
 @app.command(name="doctor")
 def doctor_command(
-    fix: Annotated[bool, typer.Option("--fix", help="Mend what is safe to mend.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Fix what is safe to fix automatically.")] = False,
 ) -> None:
-    """Find what stops this checkout from running, such as what a killed run left, and say how to mend it."""
+    """Find what stops this checkout from running, such as leftovers of a killed run, and say how to fix it."""
     from tapestry.doctor.examine import examine
 
     with _errors("doctor"):
@@ -94,16 +94,16 @@ def doctor_command(
 
 @app.command()
 def audit(
-    rerun: Annotated[bool, typer.Option("--rerun", help="Reproduce the commit from raw files, and compare.")] = False,
-    run: Annotated[str | None, typer.Option(help="Id of an old run in MLflow: reproduce and audit that.")] = None,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Reproduce the commit from raw files and compare.")] = False,
+    run: Annotated[str | None, typer.Option(help="Id of an old MLflow run to reproduce and audit.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
     certificate: Annotated[Path | None, typer.Option(help="Markdown file for the certificate.")] = None,
 ) -> None:
-    """Check that every figure leads back to the code, parameters and raw rows that made it; exit with 1 if one fails.
+    """Check that every metric is traced back to its code, parameters and raw rows; exit with 1 if a claim fails.
 
-    UNKNOWN is what nothing here proves or refutes. MLflow keeps the certificate as an artifact of the model's row.
+    UNKNOWN means that the evidence is missing. MLflow keeps the certificate as an artifact of the model's run.
     """
-    from tapestry.audit.run import run_audit  # here: it needs much that other commands don't
+    from tapestry.audit.run import run_audit  # not at the top: its imports are slow, and other commands don't need them
 
     with _errors("audit"):
         raise SystemExit(run_audit(run, rerun, as_json, certificate))
@@ -111,26 +111,26 @@ def audit(
 
 @app.command()
 def sync() -> None:
-    """Send MLflow the runs that it didn't take when they ran."""
+    """Send the runs to MLflow that could not be sent when they ran."""
     with _errors("sync"):
         enter_checkout()
-        sent, kept = send_left()
+        sent, unsent = send_pending()
         typer.echo(f"{sent} run{'' if sent == 1 else 's'} sent")
-        if kept:
-            raise TapestryError("not sent: " + "\n".join(kept))
+        if unsent:
+            raise TapestryError("not sent: " + "\n".join(unsent))
 
 
 @app.command()
 def relocate() -> None:
-    """Make a store that was moved or copied with its checkout find its artifacts here. Every run does it too."""
+    """Make a store that was moved or copied find its artifacts beside it. Every pipeline run does this too."""
     with _errors("relocate"):
         enter_checkout()
         file = store_file()
         if file is None:
-            raise TapestryError(f"{shown_uri()} knows itself where artifacts are: only SQLite stores are moved so")
+            raise TapestryError(f"{shown_uri()} is no SQLite store: only SQLite stores can be relocated")
         if not file.is_file():
             raise TapestryError(f"{file}: there is no store yet; run `dvc repro`")
-        typer.echo(relocate_store(file) or f"nothing to do: the artifacts of {file} belong in {artifact_folder(file)}")
+        typer.echo(relocate_store(file) or f"nothing to do: the artifacts of {file} are in {artifact_folder(file)}")
 
 
 @app.command()
@@ -145,22 +145,23 @@ def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) 
 
 @app.command()
 def recommend(
-    user: Annotated[list[str] | None, typer.Option(help="A user of the data; test items count as history.")] = None,
+    user: Annotated[list[str] | None, typer.Option(help="A user id; test items are part of the history.")] = None,
     history: Annotated[
         Path | None,
         typer.Option(help="A file (- for standard input): item ids in time order, one a line, or JSON lines."),
     ] = None,
     everybody: Annotated[bool, typer.Option("--everybody", help="All users of the data.")] = False,
-    domain: Annotated[list[str] | None, typer.Option(help="A domain to recommend in; all if none is named.")] = None,
+    domain: Annotated[list[str] | None, typer.Option(help="A domain to recommend in; default: all.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
-    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also recommend items of the history.")] = False,
+    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also recommend items in the history.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write Parquet: user_id, domain, rank, item_id, score.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
-    """Recommend the items that the model in models/ puts first: by user, for histories in a file, or for everybody.
+    """Recommend the model's highest-ranked items: for users, for histories in a file, or for all users.
 
-    --user and --domain may be repeated. A line of JSON is {"user_id": text, "history": list of ids}, or the list alone.
-    An id that several domains have is written {"item_id": id, "domain": name}. Unknown items are skipped and counted.
+    --user and --domain may be repeated. A line of JSON is {"user_id": text, "history": list of ids}, or only the list.
+    An id that exists in several domains is written {"item_id": id, "domain": name}. Unknown items are counted and
+    skipped.
     """
     with _errors("recommend"):
         from tapestry.recommending import shell

@@ -1,4 +1,4 @@
-"""The whole of params.yaml, for the first stage and for commands. Stages after it read their own sections alone."""
+"""The whole of params.yaml, for the first stage and for commands. Later stages read only their own sections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tapestry.training.settings import TrainSettings
 
 @dataclass(frozen=True)
 class Parameters:
-    """params.yaml: one field a section."""
+    """The contents of params.yaml: one field a section."""
 
     source: SourceSettings
     synthetic: SyntheticSettings

@@ -1,4 +1,4 @@
-"""The audit: a clean checkout passes, and each way to break the promise fails the claim that is about it."""
+"""The audit: a clean checkout passes, and each kind of tampering fails the claim about it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ import pytest
 import torch
 from checkouts import commit, set_parameters
 from safetensors.torch import save_file
-from tiny_checkout import read_yaml, repro, rows_of
+from tiny_checkout import read_yaml, repro, runs_of
 from typer.testing import CliRunner
 
 from tapestry.audit.audit import CLAIMS, audit_checkout
@@ -52,7 +52,7 @@ def relocate(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def committed(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny checkout, reproduced and committed; to copy, not to change."""
+    """A tiny checkout, reproduced and committed, to copy; tests must not change it."""
     folder = shutil.copytree(reproduced, tmp_path_factory.mktemp("audit") / "checkout")
     commit(folder)
     relocate(folder)
@@ -77,8 +77,8 @@ def failing(claims: dict[str, Claim]) -> set[str]:
     return {name for name, claim in claims.items() if claim.status is Status.FAIL}
 
 
-def told(claim: Claim) -> str:
-    """What speaks against a claim, with its mend."""
+def failures_of(claim: Claim) -> str:
+    """Return the failing findings of a claim, with their fixes."""
     return "\n".join(f"{f.text} | {f.mend}" for f in claim.findings if f.status is Status.FAIL)
 
 
@@ -88,9 +88,10 @@ def replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def flip(path: Path, place: int) -> None:
+def flip(path: Path, offset: int) -> None:
+    """Change one bit of the byte at `offset`."""
     content = bytearray(path.read_bytes())
-    content[place] ^= 1
+    content[offset] ^= 1
     path.chmod(0o644)
     path.write_bytes(content)
 
@@ -100,7 +101,7 @@ def test_a_clean_checkout_passes_and_mlflow_keeps_the_certificate(checkout: Path
     found = json.loads(done.stdout)
     assert done.exit_code == 0, done.output
     assert {claim["name"]: claim["status"] for claim in found["claims"]} == dict.fromkeys(CLAIMS, "PASS")
-    (row,) = rows_of(checkout, "train")
+    (row,) = runs_of(checkout, "train")
     assert found["run_id"] == row.info.run_id
     certificate = (checkout / "audit.md").read_text()
     kept = checkout / "mlartifacts" / row.info.run_id / "artifacts" / "audit.md"
@@ -115,7 +116,7 @@ def test_a_clean_checkout_passes_and_mlflow_keeps_the_certificate(checkout: Path
     assert dateless[0] == dateless[1]
 
 
-def test_code_that_no_stage_declares_may_change_and_a_stages_may_not(checkout: Path) -> None:
+def test_code_that_no_stage_depends_on_may_change_but_a_stages_code_may_not(checkout: Path) -> None:
     edit_code(checkout)
     commit(checkout)
     claims = audited(checkout)
@@ -230,13 +231,13 @@ def quarantine(folder: Path) -> None:
 
 
 def add_pickle(folder: Path) -> None:
-    (row,) = rows_of(folder, "train")
+    (row,) = runs_of(folder, "train")
     with zipfile.ZipFile(folder / "mlartifacts" / row.info.run_id / "artifacts" / "model.bin", "w") as archive:
         archive.writestr("model/data", pickle.dumps({"weights": [1.0, 2.0]}))
 
 
 def entry_of(folder: Path, stage: str) -> tuple[Path, dict[str, Any]]:
-    """A stage's entry in the run cache."""
+    """Return a stage's entry in the run cache: its path, and the stage's entry in dvc.lock."""
     entry = read_yaml(folder / "dvc.lock")["stages"][stage]
     key = run_key(entry)
     (path,) = (folder / ".dvc/cache/runs" / key[:2] / key).iterdir()
@@ -244,7 +245,7 @@ def entry_of(folder: Path, stage: str) -> tuple[Path, dict[str, Any]]:
 
 
 def put_entry(path: Path, entry: dict[str, Any]) -> None:
-    """Put a whole entry, named as DVC names it, in the place of another."""
+    """Replace an entry of the run cache by another one, named as DVC names it."""
     from dvc.stage.cache import _get_cache_hash
     from dvc.utils.serialize import dump_yaml
 
@@ -254,7 +255,7 @@ def put_entry(path: Path, entry: dict[str, Any]) -> None:
 
 
 def poison(folder: Path) -> None:
-    """As a worker that ran other code did: other outputs under the key of this code."""
+    """Store wrong outputs under the key of this code, as a worker that runs other code could."""
     path, entry = entry_of(folder, "train")
     entry["outs"][0]["md5"] = read_yaml(folder / "dvc.lock")["stages"]["sessionize"]["outs"][0]["md5"]
     put_entry(path, entry)
@@ -295,22 +296,22 @@ def damage_cached(folder: Path) -> None:
         (alter_logged, "figures", r"val/ndcg_10 in MLflow: step 1 is 0\.99, metrics/ has 0\.\d+", set()),
         (write_twice, "figures", r"test/all/hr_100 in MLflow: ", set()),
         (alter_seed, "settings", r"train\.seed is 8 in train · \w+ \(\w+\), 7 in params\.yaml", set()),
-        (lose_device, "settings", r"evaluate · \w+ \(\w+\) doesn't say its device", set()),
+        (lose_device, "settings", r"evaluate · \w+ \(\w+\) has no tag device", set()),
         (alter_data_hash, "data", r"data/interactions has the hash \w+, sessionize · .* has x as input_hash", set()),
-        (alter_inputs, "inputs", r"sessionize: data/counts had the MD5 x when it began, dvc\.lock has \w+", set()),
+        (alter_inputs, "inputs", r"sessionize: data/counts had the MD5 x at the start, dvc\.lock has \w+", set()),
         (quarantine, "rows", r"rows_quarantined, and rows of data/quarantine/Toys\.parquet: 0 and 1", {"lock"}),
         (add_pickle, "pickles", r"mlartifacts/\w+/artifacts/model\.bin: an archive with the pickle model/data", set()),
         (poison, "cache", r"\(train\): would restore models as \w+\.dir, not \w+\.dir", set()),
-        (edit_entry, "cache", r"\(train\): its content isn't what its name is the hash of", set()),
-        (damage_cached, "cache", r"its content isn't what its name is the MD5 of", set()),
+        (edit_entry, "cache", r"\(train\): its content doesn't match the hash in its name", set()),
+        (damage_cached, "cache", r"its content doesn't match the MD5 in its name", set()),
     ],
 )
-def test_what_was_tampered_with_fails_its_claim(
+def test_tampering_fails_the_claim_about_it(
     checkout: Path, tamper: Callable[[Path], None], claim: str, message: str, also: set[str]
 ) -> None:
     tamper(checkout)
     claims = audited(checkout)
-    assert re.search(message, told(claims[claim])), told(claims[claim])
+    assert re.search(message, failures_of(claims[claim])), failures_of(claims[claim])
     assert {claim} <= failing(claims) <= {claim, *also}
     assert all(finding.mend for found in claims.values() for finding in found.findings if finding.status)
 
@@ -320,22 +321,22 @@ def test_an_upgraded_package_fails(checkout: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.syspath_prepend(tmp_path / "site")
     claims = audited(checkout)
     assert failing(claims) == {"packages"}
-    assert "numpy 99.0 is installed, requirements.lock has" in told(claims["packages"])
-    assert re.search(r"numpy 99\.0 is installed, train · \w+ \(\w+\) was made with ", told(claims["packages"]))
+    assert "numpy 99.0 is installed, requirements.lock has" in failures_of(claims["packages"])
+    assert re.search(r"numpy 99\.0 is installed, train · \w+ \(\w+\) was made with ", failures_of(claims["packages"]))
 
 
-def test_a_moved_checkout_is_told_how_to_find_its_artifacts(checkout: Path, tmp_path: Path) -> None:
+def test_a_moved_checkout_is_reported_with_the_command_that_fixes_it(checkout: Path, tmp_path: Path) -> None:
     os.rename(checkout / "mlartifacts", tmp_path / "mlartifacts")
     (checkout / "mlartifacts").mkdir()
     with closing(sqlite3.connect(checkout / "mlflow.db")) as store, store:
         store.execute("UPDATE runs SET artifact_uri = '/elsewhere/mlartifacts/' || run_uuid || '/artifacts'")
     claims = audited(checkout)
     assert failing(claims) == {"artifacts"}
-    assert "8 runs have their files in /elsewhere/mlartifacts" in told(claims["artifacts"])
-    assert "tapestry relocate" in told(claims["artifacts"])
+    assert "8 runs have their files in /elsewhere/mlartifacts" in failures_of(claims["artifacts"])
+    assert "tapestry relocate" in failures_of(claims["artifacts"])
 
 
-def test_without_a_store_what_it_would_prove_is_unknown(checkout: Path) -> None:
+def test_without_a_store_the_claims_that_need_it_are_unknown(checkout: Path) -> None:
     (checkout / "mlflow.db").unlink()
     done = CliRunner().invoke(app, ["audit", "--json"])
     status = {claim["name"]: claim["status"] for claim in json.loads(done.stdout)["claims"]}
@@ -345,7 +346,7 @@ def test_without_a_store_what_it_would_prove_is_unknown(checkout: Path) -> None:
     assert not (checkout / "mlflow.db").exists()
 
 
-def test_an_input_edited_while_a_stage_ran_fails(checkout: Path) -> None:
+def test_an_input_edited_during_a_stage_fails(checkout: Path) -> None:
     set_parameters(checkout, {"model.state_dim": 4})
     command = [sys.executable, "-m", "dvc", "repro"]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -358,11 +359,13 @@ def test_an_input_edited_while_a_stage_ran_fails(checkout: Path) -> None:
     assert process.returncode == 0
     commit(checkout)
     claims = audited(checkout)
-    assert re.search(r"train: src/tapestry/model/tensors\.py changed while it ran \(train · ", told(claims["inputs"]))
+    assert re.search(
+        r"train: src/tapestry/model/tensors\.py changed while it ran \(train · ", failures_of(claims["inputs"])
+    )
     assert failing(claims) == {"inputs"}
 
 
-def test_a_rerun_passes_and_names_the_first_number_that_differs(
+def test_a_rerun_passes_or_names_the_first_number_that_differs(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evidence = Evidence(checkout)
@@ -393,8 +396,8 @@ def test_a_rerun_passes_and_names_the_first_number_that_differs(
         assert len(causes) == 2
 
 
-def test_an_old_run_is_reproduced_from_its_row_and_a_poisoned_entry_of_it_found(checkout: Path) -> None:
-    (old,) = rows_of(checkout, "train")
+def test_an_old_run_is_reproduced_from_mlflow_and_its_poisoned_cache_entry_is_found(checkout: Path) -> None:
+    (old,) = runs_of(checkout, "train")
     set_parameters(checkout, {"model.state_dim": 4})
     repro(checkout)
     path, entry = entry_of(checkout, "train")
@@ -404,8 +407,8 @@ def test_an_old_run_is_reproduced_from_its_row_and_a_poisoned_entry_of_it_found(
     put_entry(path, entry)
     claims = audited(checkout)
     assert failing(claims) == {"cache"}
-    assert re.search(r"which train · .* made from the same inputs", told(claims["cache"]))
-    # Of the row alone, and of its artifacts: nothing of the checkout's files.
+    assert re.search(r"which train · .* made from the same inputs", failures_of(claims["cache"]))
+    # The run and its artifacts are enough; the checkout's data and model aren't needed.
     shutil.rmtree(checkout / "data")
     shutil.rmtree(checkout / "models")
     done = CliRunner().invoke(app, ["audit", "--json", "--run", old.info.run_id])
@@ -417,7 +420,7 @@ def test_an_old_run_is_reproduced_from_its_row_and_a_poisoned_entry_of_it_found(
 
 
 @pytest.mark.usefixtures("checkout")
-def test_an_unknown_run_is_told_with_the_known() -> None:
+def test_an_unknown_run_is_reported_with_the_known_ones() -> None:
     done = CliRunner().invoke(app, ["audit", "--run", "nothing"])
     assert done.exit_code == 1
     assert re.search(
@@ -426,14 +429,14 @@ def test_an_unknown_run_is_told_with_the_known() -> None:
 
 
 class Runs:
-    """What a pickle could call."""
+    """An object whose pickle calls a function when it is loaded."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.getcwd, ()
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_pickles_are_told_by_content(tmp_path: Path, protocol: int) -> None:
+def test_pickles_are_recognised_by_content(tmp_path: Path, protocol: int) -> None:
     content = pickle.dumps(Runs(), protocol)
     packers: list[Callable[[bytes], bytes]] = [bytes, gzip.compress, zlib.compress, bz2.compress, lzma.compress]
     for number, pack in enumerate(packers):
@@ -443,7 +446,7 @@ def test_pickles_are_told_by_content(tmp_path: Path, protocol: int) -> None:
     assert "an archive with the pickle" in str(what_pickle(tmp_path / "model.bin"))
 
 
-def test_what_only_begins_like_a_pickle_is_none(tmp_path: Path) -> None:
+def test_a_file_that_only_begins_like_a_pickle_is_none(tmp_path: Path) -> None:
     lengths = set()
     for width in range(500, 1000, 8):  # the first bytes of a safetensors file are the length of its header
         path = tmp_path / "model.safetensors"
@@ -455,7 +458,7 @@ def test_what_only_begins_like_a_pickle_is_none(tmp_path: Path) -> None:
     assert what_pickle(tmp_path / "t") is None
 
 
-def test_the_first_difference_is_named_by_the_kind_of_file(tmp_path: Path) -> None:
+def test_the_first_difference_is_described_by_the_format_of_the_file(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     table = pa.table({"user": ["a", "b", "c"], "rank": [1.0, float("nan"), 3.0]})
     pq.write_table(table, one)

@@ -1,4 +1,4 @@
-"""`tapestry doctor`: what killed runs leave is found and mended, what a living process holds is left alone."""
+"""`tapestry doctor`: leftovers of killed runs are found and removed; what a living process uses stays unchanged."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_nothing_is_wrong_with_a_good_checkout(checkout: Path) -> None:
     assert snapshot(checkout) == before
 
 
-def cut(name: str, content: str) -> Callable[[Path], None]:
+def overwrite(name: str, content: str) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
@@ -55,48 +55,48 @@ def cut(name: str, content: str) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "name", "mended"),
+    ("spoil", "name", "fixed"),
     [
-        (cut(".dvc/tmp/rwlock", ""), ".dvc/tmp/rwlock", "removed"),
-        (cut(".dvc/tmp/rwlock", '{"read": {"a": [{"pi'), ".dvc/tmp/rwlock", "removed"),
-        (cut(".dvc/tmp/rwlock", "[]"), ".dvc/tmp/rwlock", "removed"),
-        (cut("dvc.lock", ""), "dvc.lock", "put back as git has it; "),
-        (cut("dvc.lock", "schema: '2.0'\nstages:\n  train:\n    cm"), "dvc.lock", "put back as git has it; "),
+        (overwrite(".dvc/tmp/rwlock", ""), ".dvc/tmp/rwlock", "removed"),
+        (overwrite(".dvc/tmp/rwlock", '{"read": {"a": [{"pi'), ".dvc/tmp/rwlock", "removed"),
+        (overwrite(".dvc/tmp/rwlock", "[]"), ".dvc/tmp/rwlock", "removed"),
+        (overwrite("dvc.lock", ""), "dvc.lock", "restored from git; "),
+        (overwrite("dvc.lock", "schema: '2.0'\nstages:\n  train:\n    cm"), "dvc.lock", "restored from git; "),
     ],
 )
-def test_a_file_that_a_kill_cut_stops_dvc_and_is_mended(
-    checkout: Path, spoil: Callable[[Path], None], name: str, mended: str
+def test_a_truncated_file_stops_dvc_and_is_fixed(
+    checkout: Path, spoil: Callable[[Path], None], name: str, fixed: str
 ) -> None:
     spoil(checkout)
     assert subprocess.run(["dvc", "repro"], env=environment(), capture_output=True).returncode != 0
     spoil(checkout)
     code, lines = doctor()
-    assert (code, lines[0]) == (1, f"{name}: cut short by a kill; DVC can't read it")
-    assert lines[1].startswith(f"  with --fix: {mended}")
+    assert (code, lines[0]) == (1, f"{name}: truncated by a kill; DVC can't read it")
+    assert lines[1].startswith(f"  with --fix: {fixed}")
     code, lines = doctor("--fix")
-    assert (code, lines[1].startswith(f"  mended: {mended}")) == (0, True)
+    assert (code, lines[1].startswith(f"  mended: {fixed}")) == (0, True)
     assert doctor() == (0, ["nothing is wrong"])
     run_in(checkout, "dvc", "repro")
     assert run_in(checkout, "git", "status", "--short") == ""
 
 
-def test_an_experiments_cut_list_of_readers_is_mended(checkout: Path) -> None:
-    cut(".dvc/tmp/exps/rwlock", "")(checkout)
+def test_a_truncated_list_of_experiments_readers_is_fixed(checkout: Path) -> None:
+    overwrite(".dvc/tmp/exps/rwlock", "")(checkout)
     assert doctor("--fix")[1][1] == "  mended: removed"
     run_in(checkout, "dvc", "exp", "run")
 
 
-def test_a_lock_with_conflicts_of_a_merge_is_left_to_the_user(checkout: Path) -> None:
+def test_merge_conflicts_in_dvc_lock_are_for_the_user_to_resolve(checkout: Path) -> None:
     text = "<<<<<<< HEAD\n" + (checkout / "dvc.lock").read_text()
     (checkout / "dvc.lock").write_text(text)
     code, lines = doctor("--fix")
-    assert (code, lines[0]) == (1, "dvc.lock: has conflicts of a merge")
+    assert (code, lines[0]) == (1, "dvc.lock: contains conflicts of a merge")
     assert (checkout / "dvc.lock").read_text() == text
 
 
 @contextmanager
 def living(*command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, and those that it starts, for as long as the block."""
+    """Start a process; kill it and its child processes after the block."""
     process = subprocess.Popen(
         command, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -119,8 +119,8 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_entries_of_dead_processes_go_and_of_living_ones_stay(checkout: Path, tmp_path: Path) -> None:
-    script = tmp_path / "dvc"  # what is alive is told from its command line
+def test_entries_of_dead_processes_are_removed_and_of_living_ones_stay(checkout: Path, tmp_path: Path) -> None:
+    script = tmp_path / "dvc"  # the doctor recognises DVC by its command line
     script.write_text("import time; time.sleep(600)")
     with living(sys.executable, str(script), "repro") as dvc, living("sleep", "600") as other:
         gone = subprocess.Popen(["true"])
@@ -131,7 +131,7 @@ def test_entries_of_dead_processes_go_and_of_living_ones_stay(checkout: Path, tm
             "read": {"/c": [entry[other.pid], entry[dvc.pid]], "/d": [entry[other.pid]]},
         }
         (checkout / ".dvc/tmp/rwlock").write_text(json.dumps(content))
-        expected = [".dvc/tmp/rwlock: entries of processes that no longer live (3)", "  mended: removed"]
+        expected = [".dvc/tmp/rwlock: entries of processes that have ended (3)", "  mended: removed"]
         assert doctor("--fix")[1][:2] == expected
         kept = json.loads((checkout / ".dvc/tmp/rwlock").read_text())
         assert kept == {"write": {"/b": entry[dvc.pid]}, "read": {"/c": [entry[dvc.pid]]}}
@@ -146,33 +146,33 @@ with temporary_folder(Path(sys.argv[1])):
 """
 
 
-def test_left_partial_folders_go_and_a_living_writers_stays(checkout: Path) -> None:
-    left = [checkout / name for name in ("models/.x.0123abcd.partial", ".mlflow.db.abcd_123.partial")]
-    for folder in left:
+def test_partial_folders_of_killed_writers_are_removed_and_a_living_writers_stays(checkout: Path) -> None:
+    leftovers = [checkout / name for name in ("models/.x.0123abcd.partial", ".mlflow.db.abcd_123.partial")]
+    for folder in leftovers:
         folder.mkdir()
         (folder / "x").touch()
     with living(sys.executable, "-c", HOLD, str(checkout / "data/sequences")):
         wait_for(lambda: list((checkout / "data").glob("*.partial")))
-        time.sleep(0.5)  # until it is locked
-        assert doctor()[0] == 0  # nothing fails for them
+        time.sleep(0.5)  # until the writer has locked it
+        assert doctor()[0] == 0  # they stop no run
         code, lines = doctor("--fix")
         assert code == 0
-        assert sorted(lines[::2]) == sorted(f"{f.relative_to(checkout)}: left by a killed process" for f in left)
-        assert not any(folder.exists() for folder in left)
+        assert sorted(lines[::2]) == sorted(f"{f.relative_to(checkout)}: left by a killed process" for f in leftovers)
+        assert not any(folder.exists() for folder in leftovers)
         assert list((checkout / "data").glob(".sequences.*.partial"))
 
 
 @pytest.fixture
 def started(checkout: Path, tmp_path: Path) -> Callable[[], bool]:
-    """Makes the stage `train` last; tells whether it has started since it was asked last."""
+    """Make the stage `train` sleep; return a function that says whether it has started since the last call."""
     marker = tmp_path / "started"
     (checkout / "stages/train.py").write_text(f"import time\nopen({str(marker)!r}, 'w')\ntime.sleep(600)\n")
     commit(checkout)
 
     def has_started() -> bool:
-        there = marker.exists()
+        exists = marker.exists()
         marker.unlink(missing_ok=True)
-        return there
+        return exists
 
     return has_started
 
@@ -182,8 +182,8 @@ def killed_in_train(started: Callable[[], bool], *command: str) -> None:
         wait_for(started)
 
 
-def test_while_dvc_works_nothing_that_it_may_hold_is_touched(checkout: Path, started: Callable[[], bool]) -> None:
-    cut(".dvc/tmp/exps/rwlock", "")(checkout)
+def test_while_dvc_runs_files_that_it_may_use_stay_unchanged(checkout: Path, started: Callable[[], bool]) -> None:
+    overwrite(".dvc/tmp/exps/rwlock", "")(checkout)
     (checkout / ".dvc/tmp/exps/tmp01234567").mkdir()
     with living("dvc", "repro") as process:
         wait_for(started)
@@ -191,8 +191,8 @@ def test_while_dvc_works_nothing_that_it_may_hold_is_touched(checkout: Path, sta
         assert doctor("--fix") == (
             0,
             [
-                f"DVC is at work here (PID {process.pid}: dvc repro)",
-                "  mend: run this again afterwards: what it may hold isn't looked at",
+                f"DVC is running here (PID {process.pid}: dvc repro)",
+                "  mend: run this again when it has ended: files that it may be using aren't examined",
             ],
         )
         assert (checkout / ".dvc/tmp/rwlock").read_text() == held
@@ -202,7 +202,7 @@ def test_while_dvc_works_nothing_that_it_may_hold_is_touched(checkout: Path, sta
     assert doctor() == (0, ["nothing is wrong"])
 
 
-def test_a_killed_experiment_leaves_head_detached_and_is_put_on_its_branch(
+def test_a_head_detached_by_a_killed_experiment_is_attached_to_its_branch(
     checkout: Path, started: Callable[[], bool]
 ) -> None:
     branch = run_in(checkout, "git", "symbolic-ref", "HEAD")
@@ -216,7 +216,7 @@ def test_a_killed_experiment_leaves_head_detached_and_is_put_on_its_branch(
     assert code == 0
     assert lines[-2:] == [
         "git's HEAD is detached, as a killed `dvc exp run` leaves it",
-        f"  mended: put on branch {name} again, no file is changed",
+        f"  mended: attached to branch {name}, no file is changed",
     ]
     assert run_in(checkout, "git", "symbolic-ref", "HEAD") == branch
     assert {name: content for name, content in snapshot(checkout).items() if not name.startswith(".git/")} == files
@@ -225,8 +225,8 @@ def test_a_killed_experiment_leaves_head_detached_and_is_put_on_its_branch(
     assert "# mine" in (checkout / "params.yaml").read_text()
 
 
-def test_a_kill_while_dvc_has_the_users_changes_aside_is_told_with_the_way_back(checkout: Path) -> None:
-    """The state after a kill in the second in which DVC makes an experiment of the working tree."""
+def test_a_kill_while_dvc_has_stashed_changes_is_reported_with_the_commands_that_restore_them(checkout: Path) -> None:
+    """DVC stashes the user's changes for a second while it creates an experiment from the working tree."""
     head, branch = (
         run_in(checkout, "git", "rev-parse", *name).strip() for name in (["HEAD"], ["--abbrev-ref", "HEAD"])
     )
@@ -234,7 +234,7 @@ def test_a_kill_while_dvc_has_the_users_changes_aside_is_told_with_the_way_back(
     (checkout / "params.yaml").write_text(before + "# mine\n")
     run_in(checkout, "git", "stash")
     run_in(checkout, "git", "checkout", "--quiet", head)
-    mend = f"`git switch {branch}`, then `git stash pop`: DVC had put changes of yours aside"
+    mend = f"`git switch {branch}`, then `git stash pop`: DVC had stashed your changes"
     expected = ["git's HEAD is detached, as a killed `dvc exp run` leaves it", f"  mend: {mend}"]
     assert doctor("--fix") == (0, expected)
     run_in(checkout, "git", "switch", branch)
@@ -243,7 +243,7 @@ def test_a_kill_while_dvc_has_the_users_changes_aside_is_told_with_the_way_back(
     assert doctor() == (0, ["nothing is wrong"])
 
 
-def test_a_head_that_the_user_detached_is_the_users(checkout: Path) -> None:
+def test_a_head_that_the_user_detached_stays_detached(checkout: Path) -> None:
     run_in(checkout, "git", "checkout", "--quiet", "--detach")
     assert doctor("--fix") == (0, ["nothing is wrong"])
     assert subprocess.run(["git", "symbolic-ref", "--quiet", "HEAD"], capture_output=True).returncode == 1
@@ -277,7 +277,7 @@ def test_a_queued_task_whose_worker_was_killed_counts_as_failed(
 
 
 def kill_all_in(folder: Path) -> None:
-    """Kill the processes that work in a checkout of a test's own: the queue's workers leave their parent's group."""
+    """Kill the processes that run in a test's checkout: the queue's workers aren't in their parent's process group."""
     import psutil
 
     for process in psutil.process_iter(["pid"]):
@@ -290,22 +290,22 @@ def kill_all_in(folder: Path) -> None:
             pass
 
 
-def half_made(folder: Path) -> None:
+def incomplete_store(folder: Path) -> None:
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
         connection.execute("CREATE TABLE experiments (name TEXT)")
 
 
-def test_a_half_made_store_is_removed_and_any_other_stays(checkout: Path) -> None:
-    half_made(checkout)
+def test_an_incomplete_store_is_removed_and_any_other_stays(checkout: Path) -> None:
+    incomplete_store(checkout)
     assert doctor("--fix") == (
         0,
-        ["mlflow.db: half-made, without a run in it", "  mended: removed; the next run makes a new one"],
+        ["mlflow.db: incomplete, without a run", "  mended: removed; the next run creates a new one"],
     )
     assert not (checkout / "mlflow.db").exists()
     (checkout / "mlflow.db").write_bytes(b"x" * 5000)
     assert doctor("--fix") == (
         1,
-        ["mlflow.db: file is not a database", "  mend: move it away; the next run makes a new one"],
+        ["mlflow.db: file is not a database", "  mend: move it away; the next run creates a new one"],
     )
     (checkout / "mlflow.db").unlink()
     with closing(sqlite3.connect(checkout / "mlflow.db")) as connection:
@@ -335,14 +335,16 @@ def bad_parameter(folder: Path) -> None:
         (bad_parameter, "params.yaml: train.patience: expected a whole number, got 'x'"),
     ],
 )
-def test_what_only_the_user_can_mend_is_told(checkout: Path, spoil: Callable[[Path], None], message: str) -> None:
+def test_a_problem_that_only_the_user_can_fix_is_reported(
+    checkout: Path, spoil: Callable[[Path], None], message: str
+) -> None:
     spoil(checkout)
     code, lines = doctor("--fix")
     assert (code, lines[0]) == (1, message.format(root=checkout))
     assert lines[1].startswith("  mend: ")
 
 
-def test_a_shell_without_the_environment_is_told(
+def test_a_shell_without_the_python_environment_is_reported(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tools = tmp_path / "tools"

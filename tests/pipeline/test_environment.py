@@ -1,4 +1,4 @@
-"""Stages started where no Python is on PATH, as by a queue's worker, a cron job or `.venv/bin/dvc`."""
+"""Stages that start without a Python on PATH, as in a queue's worker, a cron job or with `.venv/bin/dvc`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def run_without_python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`dvc …` with nothing but git and a shell on PATH."""
+    """Run `dvc …` with only git, mkdir and a shell on PATH."""
     tools = folder.parent / "tools"
     tools.mkdir()
     for name in ("git", "sh", "mkdir"):
@@ -36,7 +36,7 @@ def test_the_main_checkouts_environment_is_found(checkout: Path, arguments: list
 
 
 @pytest.mark.parametrize("arguments", [["repro"], ["exp", "run", "--temp"]])
-def test_without_one_the_mend_is_told(checkout: Path, arguments: list[str]) -> None:
+def test_without_an_environment_the_fix_is_named(checkout: Path, arguments: list[str]) -> None:
     done = run_without_python(checkout, *arguments)
     assert done.returncode != 0
     assert (

@@ -1,7 +1,8 @@
-"""Every experiment has its row in MLflow, whatever DVC restored, and a row holds what its name says."""
+"""Every experiment has its MLflow runs, whichever stages DVC restored; a run's data is that of its experiment."""
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 from checkouts import set_parameters
 from mlflow import MlflowClient
-from tiny_checkout import read_yaml, repro, rows_of, run
+from tiny_checkout import read_yaml, repro, run, runs_of
 
 from tapestry.provenance.hashes import code_hash, content_hash
+from tapestry.report.origin import with_origin
 from tapestry.tracking.experiment import stage_name
 
 STAGES = {"fetch@Books", "fetch@Toys", "ingest@Books", "ingest@Toys", "sessionize", "baselines", "evaluate"}
@@ -23,40 +25,46 @@ def checkout(reproduced: Path, tmp_path: Path) -> Path:
     return shutil.copytree(reproduced, tmp_path / "checkout")
 
 
-def children(folder: Path, row: Any) -> dict[str, Any]:
-    found = [run for run in rows_of(folder) if run.data.tags.get("mlflow.parentRunId") == row.info.run_id]
+def children(folder: Path, model: Any) -> dict[str, Any]:
+    found = [run for run in runs_of(folder) if run.data.tags.get("mlflow.parentRunId") == model.info.run_id]
     by_stage = {stage_name(run): run for run in found}
     assert len(by_stage) == len(found)
     return by_stage
 
 
-def history(folder: Path, row: Any, name: str) -> list[tuple[int, float]]:
-    points = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").get_metric_history(row.info.run_id, name)
+def history(folder: Path, model: Any, name: str) -> list[tuple[int, float]]:
+    points = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").get_metric_history(model.info.run_id, name)
     return [(point.step, point.value) for point in points]
 
 
-def assert_whole(folder: Path, row: Any, metrics: Path) -> None:
-    """That a model's row has all parameters, its curves and its test figures, each once."""
+def report(folder: Path, model: Any) -> str:
+    """Return MLflow's copy of the report."""
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    return Path(client.download_artifacts(model.info.run_id, "reports/index.html")).read_text(encoding="utf-8")
+
+
+def assert_complete(folder: Path, model: Any, metrics: Path) -> None:
+    """Check that a model's run has all parameters, curves and test metrics, each only once."""
     test, train = (json.loads((metrics / f"{name}.json").read_text()) for name in ("test", "train"))
     for name in ("hr_10", "hr_100", "mrr"):
-        assert history(folder, row, f"test/all/{name}") == [(0, test["all"][name])]
-    assert history(folder, row, "test/domain/Toys/mrr") == [(0, test["domain"]["Toys"]["mrr"])]
-    assert history(folder, row, "val/best/ndcg_10") == [(0, train["best"]["ndcg_10"])]
+        assert history(folder, model, f"test/all/{name}") == [(0, test["all"][name])]
+    assert history(folder, model, "test/domain/Toys/mrr") == [(0, test["domain"]["Toys"]["mrr"])]
+    assert history(folder, model, "val/best/ndcg_10") == [(0, train["best"]["ndcg_10"])]
     lines = [line.split(",") for line in (metrics / "curve.csv").read_text().splitlines()]
-    place = lines[0].index("ndcg_10")
-    assert history(folder, row, "val/ndcg_10") == [(int(line[0]), float(line[place])) for line in lines[1:]]
-    assert len(history(folder, row, "train/loss")) == len(lines) - 1
-    assert {"source.release", "ingest.threads", "model.width", "evaluate.ks"} <= set(row.data.params)
-    assert row.info.status == "FINISHED"
-    assert row.data.tags["model_hash"]
+    column = lines[0].index("ndcg_10")
+    assert history(folder, model, "val/ndcg_10") == [(int(line[0]), float(line[column])) for line in lines[1:]]
+    assert len(history(folder, model, "train/loss")) == len(lines) - 1
+    assert {"source.release", "ingest.threads", "model.width", "evaluate.ks"} <= set(model.data.params)
+    assert model.info.status == "FINISHED"
+    assert model.data.tags["model_hash"]
 
 
-def test_a_first_run_is_one_row_with_its_stages_under_it(checkout: Path) -> None:
-    (row,) = rows_of(checkout, "train")
-    assert_whole(checkout, row, checkout / "metrics")
+def test_a_first_repro_logs_the_models_run_with_those_of_its_stages_below_it(checkout: Path) -> None:
+    (model,) = runs_of(checkout, "train")
+    assert_complete(checkout, model, checkout / "metrics")
     commit = run(["git", "rev-parse", "HEAD"], checkout).strip()
-    assert row.info.run_name == f"train · {commit[:7]}"
-    tags = row.data.tags
+    assert model.info.run_name == f"train · {commit[:7]}"
+    tags = model.data.tags
     assert tags["git_commit"] == commit
     assert tags["code_hash"] == code_hash(checkout)
     assert tags["model_hash"] == content_hash(checkout / "models")
@@ -66,16 +74,18 @@ def test_a_first_run_is_one_row_with_its_stages_under_it(checkout: Path) -> None
     assert tags["dvc_md5/models"] == lock["train"]["outs"][0]["md5"]
     assert "Test: HR@10" in tags["mlflow.note.content"]
     assert {"duration_seconds", "tokens_per_second", "peak_memory_mb"} <= {
-        name.removeprefix("stage/") for name in row.data.metrics
+        name.removeprefix("stage/") for name in model.data.metrics
     }
-    assert "system/process_memory_usage_megabytes" in row.data.metrics
+    assert "system/process_memory_usage_megabytes" in model.data.metrics
     assert {"cpu", "cpu_arithmetic", "cores", "memory_gb", "python"} <= set(tags)
-    (read,) = row.inputs.dataset_inputs
+    (read,) = model.inputs.dataset_inputs
     assert (read.dataset.name, read.dataset.digest) == ("sequences", tags["data_hash"][:36])
     client = MlflowClient(f"sqlite:///{checkout / 'mlflow.db'}")
     for folder, name in (("reports", "index.html"), ("models", "config.json"), ("metrics", "test.json")):
-        assert f"{folder}/{name}" in [file.path for file in client.list_artifacts(row.info.run_id, folder)]
-    under = children(checkout, row)
+        assert f"{folder}/{name}" in [file.path for file in client.list_artifacts(model.info.run_id, folder)]
+    origin = {"Commit": commit, "Processor": tags["cpu"], "Device": tags["device"]}
+    assert report(checkout, model) == with_origin((checkout / "reports/index.html").read_text(), origin)
+    under = children(checkout, model)
     assert set(under) == STAGES
     for stage, child in under.items():
         assert child.info.run_name == f"{stage} · {commit[:7]}"
@@ -86,13 +96,13 @@ def test_a_first_run_is_one_row_with_its_stages_under_it(checkout: Path) -> None
             assert json.loads(child.data.tags["dvc_inputs"])[dep["path"]] == dep["md5"]
 
 
-def test_a_run_that_changes_nothing_adds_no_row_and_one_that_restores_finds_its_old_one(checkout: Path) -> None:
-    before = {row.info.run_id: row.data for row in rows_of(checkout)}
+def test_a_repro_that_changes_nothing_adds_no_run_and_one_that_restores_finds_the_former_run(checkout: Path) -> None:
+    before = {model.info.run_id: model.data for model in runs_of(checkout)}
     assert repro(checkout) == set()
     set_parameters(checkout, {"model.state_dim": 4})
     assert repro(checkout) == {"train", "evaluate", "figures", "report"}
-    first, second = rows_of(checkout, "train")
-    assert_whole(checkout, second, checkout / "metrics")
+    first, second = runs_of(checkout, "train")
+    assert_complete(checkout, second, checkout / "metrics")
     assert (first.data.params["model.state_dim"], second.data.params["model.state_dim"]) == ("8", "4")
     under = children(checkout, second)
     assert set(under) == STAGES
@@ -100,18 +110,17 @@ def test_a_run_that_changes_nothing_adds_no_row_and_one_that_restores_finds_its_
     originals = children(checkout, first)
     for stage in STAGES - {"evaluate"}:
         assert under[stage].data.tags["made_by"] == originals[stage].info.run_id
-    after = {row.info.run_id for row in rows_of(checkout)}
+    known = {model.info.run_id for model in runs_of(checkout)}
     set_parameters(checkout, {"model.state_dim": 8})
     assert repro(checkout) == {"figures"}
-    assert {row.info.run_id for row in rows_of(checkout)} == after
-    assert {run_id: rows.metrics for run_id, rows in before.items()} == {
-        row.info.run_id: row.data.metrics for row in rows_of(checkout) if row.info.run_id in before
-    }
+    assert {model.info.run_id for model in runs_of(checkout)} == known
+    after = {run.info.run_id: run.data.metrics for run in runs_of(checkout)}
+    assert {run_id: after[run_id] for run_id in before} == {run_id: data.metrics for run_id, data in before.items()}
 
 
 @pytest.mark.parametrize("elsewhere", [[], ["--temp"]])
-def test_each_experiment_has_its_own_whole_row(checkout: Path, elsewhere: list[str]) -> None:
-    """Also one whose model is that of another, and one in which nothing is new."""
+def test_each_experiment_has_its_own_complete_run(checkout: Path, elsewhere: list[str]) -> None:
+    """Also an experiment with the same model as another one, and one in which nothing is new."""
     commit = run(["git", "rev-parse", "HEAD"], checkout).strip()
     settings = {
         "wider": "model.state_dim=4",
@@ -129,38 +138,42 @@ def test_each_experiment_has_its_own_whole_row(checkout: Path, elsewhere: list[s
         for file in ("test.json", "train.json", "curve.csv"):
             figures[name].mkdir(exist_ok=True)
             (figures[name] / file).write_text(run(["git", "show", f"{commit_of}:metrics/{file}"], checkout))
-    rows = {row.data.tags["dvc_exp"]: row for row in rows_of(checkout, "train")}
-    assert len(rows_of(checkout, "train")) == 5
-    assert set(rows) == {"", *settings}
+    by_name = {model.data.tags["dvc_exp"]: model for model in runs_of(checkout, "train")}
+    assert len(runs_of(checkout, "train")) == 5
+    assert set(by_name) == {"", *settings}
+    processor = by_name[""].data.tags["cpu"]
     for name, setting in settings.items():
-        row = rows[name]
-        assert row.info.run_name == f"train · {name}"
-        assert_whole(checkout, row, figures[name])
+        model = by_name[name]
+        assert model.info.run_name == f"train · {name}"
+        assert_complete(checkout, model, figures[name])
         key, _, value = setting.partition("=")
-        assert row.data.params[key] == value.replace("[", "(").replace(",", ", ").replace("]", ")")
-        assert row.data.tags["git_commit"] == commit
-        assert set(children(checkout, row)) == STAGES
-    made_by = {name: row.data.tags.get("made_by") for name, row in rows.items()}
-    first, wider = (rows[name].info.run_id for name in ("", "wider"))
+        assert model.data.params[key] == value.replace("[", "(").replace(",", ", ").replace("]", ")")
+        assert model.data.tags["git_commit"] == commit
+        assert set(children(checkout, model)) == STAGES
+        origin = {"Commit": commit, "DVC experiment": name, "Processor": processor, "Device": "cpu"}
+        rows = [f'<tr><th scope="row">{html.escape(k)}</th><td>{html.escape(v)}</td></tr>' for k, v in origin.items()]
+        assert "\n".join(rows) in report(checkout, model)
+    made_by = {name: model.data.tags.get("made_by") for name, model in by_name.items()}
+    first, wider = (by_name[name].info.run_id for name in ("", "wider"))
     assert made_by == {"": None, "wider": None, "again": wider, "cutoffs": first, "same": first}
-    assert history(checkout, rows["cutoffs"], "test/all/hr_3") != []
-    assert "test/all/hr_3" not in rows[""].data.metrics
-    assert rows["again"].data.tags["model_hash"] == rows["wider"].data.tags["model_hash"]
+    assert history(checkout, by_name["cutoffs"], "test/all/hr_3") != []
+    assert "test/all/hr_3" not in by_name[""].data.metrics
+    assert by_name["again"].data.tags["model_hash"] == by_name["wider"].data.tags["model_hash"]
 
 
-def test_a_queue_of_two_workers_and_a_plain_stage_log_to_the_one_store(checkout: Path) -> None:
+def test_a_queue_of_two_workers_and_a_stage_by_hand_log_to_the_same_store(checkout: Path) -> None:
     run(["dvc", "exp", "run", "--queue", "-S", "model.state_dim=4,6"], checkout)
     run(["dvc", "exp", "run", "--run-all", "--jobs", "2"], checkout)
-    rows = rows_of(checkout, "train")
-    assert sorted(row.data.params["model.state_dim"] for row in rows) == ["4", "6", "8"]
-    for row in rows:
-        assert set(children(checkout, row)) == STAGES
-        assert row.info.status == "FINISHED"
+    models = runs_of(checkout, "train")
+    assert sorted(model.data.params["model.state_dim"] for model in models) == ["4", "6", "8"]
+    for model in models:
+        assert set(children(checkout, model)) == STAGES
+        assert model.info.status == "FINISHED"
     run(["python", "stages/run.py", "train"], checkout)
-    assert len(rows_of(checkout, "train")) == 4
+    assert len(runs_of(checkout, "train")) == 4
     assert list((checkout / "mlflow.pending").iterdir()) == []
 
 
-def test_record_by_hand_is_refused(checkout: Path) -> None:
-    with pytest.raises(AssertionError, match=r"record: error: record: tells MLflow what DVC has in dvc\.lock"):
+def test_record_by_hand_is_an_error(checkout: Path) -> None:
+    with pytest.raises(AssertionError, match=r"record: error: record: logs the contents of dvc\.lock to MLflow, so"):
         run(["python", "stages/run.py", "record"], checkout)

@@ -1,4 +1,4 @@
-"""A run runs the code beside it: not what lies in the main checkout by then, or is installed from there."""
+"""A stage runs the code of its own checkout: not the main checkout's current code, and not an installed package's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOMAINS = "domains: [Books, Clothing_Shoes_and_Jewelry, Sports_and_Outdoors, Toy
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A clone of the working tree with a tiny simulation; its `fetch` is what the tests run."""
+    """A copy of the working tree with a tiny simulation; the tests run only its stage `fetch`."""
     folder = tmp_path / "My%20Project"
     for name in ("src", "stages"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -41,7 +41,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *command: str, installed: Path | None = None) -> str:
-    """Run a command in `folder`; the whole output. `installed`: the checkout whose package Python finds."""
+    """Run a command in `folder` and return its output. `installed`: the checkout whose package Python finds."""
     searched = {"PYTHONPATH": str((installed or ROOT) / "src")}
     done = subprocess.run(command, cwd=folder, env=environment() | searched, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -49,14 +49,14 @@ def run(folder: Path, *command: str, installed: Path | None = None) -> str:
 
 
 def write_code(folder: Path, name: str) -> None:
-    """Make the simulator write `name` as the text of every review."""
+    """Make the simulator write `name` as the text of each review."""
     text = (ROOT / CHANGED).read_text(encoding="utf-8")
     assert '"Simulated."' in text
     (folder / CHANGED).write_text(text.replace('"Simulated."', f'"{name}"'), encoding="utf-8")
 
 
-def made_by(folder: Path) -> str:
-    """The name that the code had which wrote the raw file."""
+def name_of_code(folder: Path) -> str:
+    """Return the name of the code that wrote the raw file."""
     return str(json.loads(gzip.decompress((folder / OUTPUT).read_bytes()).splitlines()[0])["reviewText"])
 
 
@@ -77,14 +77,14 @@ def run_in_a_temporary_checkout(checkout: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("run_elsewhere", [run_by_the_queue, run_in_a_temporary_checkout])
-def test_an_experiment_has_the_result_of_the_code_it_was_started_with(
+def test_an_experiment_has_the_result_of_the_code_that_it_was_started_with(
     checkout: Path, tmp_path: Path, run_elsewhere: Callable[[Path, Path], None]
 ) -> None:
-    """So the run cache holds, under the key of that code, what that code made."""
+    """So the run cache's entry for a version of the code has the results of that version."""
     run_elsewhere(checkout, shutil.copytree(checkout, tmp_path / "other"))
     assert (checkout / "mlflow.db").is_file()
     for code in ("B", "A"):
         write_code(checkout, code)
         printed = run(checkout, "dvc", "repro", "fetch@Books", installed=tmp_path / "other")
-        assert made_by(checkout) == code
+        assert name_of_code(checkout) == code
         assert ("Running stage 'fetch@Books'" in printed) == (code == "B")  # the experiment's result is restored

@@ -1,4 +1,4 @@
-"""The pipeline through DVC itself: what reruns when what changes, and what MLflow has of it."""
+"""The pipeline, run by DVC: which stages a change reruns, and the outputs of stages."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from checkouts import ROOT, set_parameters
-from tiny_checkout import DOMAINS, read_yaml, repro, rows_of, run, run_for_output, stage_names
+from tiny_checkout import DOMAINS, read_yaml, repro, run, run_for_output, runs_of, stage_names
 
 from tapestry.core.settings import flatten
 from tapestry.parameters import Parameters
 from tapestry.provenance.hashes import content_hash
 
-# What starts, identifies and logs a stage. No output depends on it.
+# The code that starts, identifies and logs a stage. No output depends on it.
 LOGGING = ("src/tapestry/tracking/", "src/tapestry/provenance/")
-LAYERS = [  # a package imports from those before it alone
+LAYERS = [  # a package imports only from itself and from those before it
     "core",
     "tables",
     "source",
@@ -56,7 +56,7 @@ READS = {  # stage → the parameters and whole sections that it reads
 
 
 def imported_files(script: Path) -> set[str]:
-    """The package's modules that a script imports, directly or not, as paths from the root."""
+    """Return the paths of Tapestry's modules that a script imports, directly or indirectly."""
     found: set[str] = set()
     pending = [script]
     while pending:
@@ -83,7 +83,7 @@ def test_a_stage_declares_exactly_the_packages_it_imports(stage: str) -> None:
 
 
 @pytest.mark.parametrize("package", LAYERS)
-def test_imports_run_one_way(package: str) -> None:
+def test_a_package_imports_only_from_layers_below(package: str) -> None:
     files = list((ROOT / "src/tapestry" / package).rglob("*.py"))
     assert files
     for file in files:
@@ -100,14 +100,14 @@ def checkout(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def original(checkout: Path) -> Iterator[Path]:
-    """The checkout, its parameters put back afterwards."""
+    """The checkout; its parameters are restored afterwards."""
     before = (checkout / "params.yaml").read_text()
     yield checkout
     (checkout / "params.yaml").write_text(before)
 
 
 def other_value(value: Any) -> Any:
-    """Another value of the same kind; whether it makes sense doesn't matter to `dvc status`."""
+    """Return another value of the same type; `dvc status` doesn't check whether it is valid."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
@@ -138,11 +138,11 @@ def test_dvc_sees_each_parameter_change_for_exactly_the_stages_that_read_it(
     assert seen == expected
 
 
-def test_nothing_changed_nothing_reruns(original: Path) -> None:
+def test_without_a_change_nothing_reruns(original: Path) -> None:
     assert repro(original) == set()
 
 
-def test_the_state_width_reruns_training_and_what_reads_the_model_and_only_once(original: Path) -> None:
+def test_the_state_dimension_reruns_train_and_what_reads_the_model_and_only_once(original: Path) -> None:
     before = content_hash(original / "metrics")
     set_parameters(original, {"model.state_dim": 4})
     assert repro(original) == {"train", "evaluate", "figures", "report"}
@@ -152,7 +152,7 @@ def test_the_state_width_reruns_training_and_what_reads_the_model_and_only_once(
     assert content_hash(original / "metrics") == before
 
 
-def test_the_filters_of_sequences_come_from_the_run_cache_when_set_back(original: Path) -> None:
+def test_sequences_are_restored_from_the_run_cache_when_a_filter_is_reset(original: Path) -> None:
     before = content_hash(original / "metrics")
     after = {"sessionize", "baselines", "train", "evaluate", "figures", "report"}
     set_parameters(original, {"sessionize.max_length": 20})
@@ -162,7 +162,7 @@ def test_the_filters_of_sequences_come_from_the_run_cache_when_set_back(original
     assert content_hash(original / "metrics") == before
 
 
-def test_the_cutoffs_rerun_the_figures_alone(original: Path) -> None:
+def test_the_cutoffs_rerun_only_figures_and_report(original: Path) -> None:
     set_parameters(original, {"evaluate.ks": [1, 3, 10, 100]})
     assert repro(original) == {"figures", "report"}
     assert "hr_3" in json.loads((original / "metrics/test.json").read_text())["all"]
@@ -182,7 +182,7 @@ def test_the_rows_of_each_domain_add_up(checkout: Path) -> None:
         assert rows["rows_in"] == rows["rows_kept"] + rows["rows_quarantined"] + rows["rows_filtered"] > 0
 
 
-def test_the_summary_is_all_that_dvc_compares(checkout: Path) -> None:
+def test_dvc_compares_only_the_summary(checkout: Path) -> None:
     shown = json.loads(run_for_output(["dvc", "metrics", "show", "--json"], checkout))
     (files,) = (revision["data"] for revision in shown.values())
     summary = json.loads((checkout / "metrics/summary.json").read_text())
@@ -193,7 +193,7 @@ def test_the_summary_is_all_that_dvc_compares(checkout: Path) -> None:
     assert summary["gain_hr_100"] == pytest.approx(test["all"]["hr_100"] / best - 1)
 
 
-def test_dvc_draws_a_coloured_line_a_method_and_the_validation_curve(checkout: Path) -> None:
+def test_dvc_plots_a_coloured_line_for_each_method_and_the_validation_curve(checkout: Path) -> None:
     shown = json.loads(run_for_output(["dvc", "plots", "show", "--json"], checkout))
     assert list(shown) == ["data"]  # no errors
     drawn = {name: plot["content"] for name, (plot,) in shown["data"].items()}
@@ -228,7 +228,8 @@ def test_a_full_disk_ends_each_stage_with_one_line_and_changes_nothing(
     checkout: Path, tmp_path: Path, small_disk: Callable[[int], Path]
 ) -> None:
     folder = small_disk(64 << 20)
-    ignored = shutil.ignore_patterns(".dvc", ".git", "mlflow.db*", "__pycache__")  # the store is on another disk
+    # The store is on another disk.
+    ignored = shutil.ignore_patterns(".dvc", ".git", "mlflow.db*", "__pycache__")
     shutil.copytree(checkout, folder, ignore=ignored, dirs_exist_ok=True)
     (folder / "mlflow.db.lock").touch()
     with suppress(OSError), (folder / "filler").open("ab", 0) as filler:
@@ -243,7 +244,7 @@ def test_a_full_disk_ends_each_stage_with_one_line_and_changes_nothing(
     for stage, output in OUTPUTS.items():
         arguments = ["Books"] if stage in ("fetch", "ingest") else []
         done = subprocess.run(
-            [sys.executable, f"stages/{stage}.py", *arguments],
+            [sys.executable, "stages/run.py", stage, *arguments],
             cwd=folder,
             env=environment,
             capture_output=True,
@@ -276,17 +277,17 @@ def drop_targets(folder: Path) -> None:
         ("figures", "test.json", drop_targets, "data/baselines/item_knn.parquet: not of the same targets as the model"),
     ],
 )
-def test_a_stage_refuses_what_is_of_other_data(
+def test_a_stage_refuses_inputs_of_different_data(
     checkout: Path, tmp_path: Path, stage: str, output: str, spoil: Callable[[Path], None], message: str
 ) -> None:
     folder = shutil.copytree(checkout, tmp_path / "copy", ignore=shutil.ignore_patterns(".dvc", ".git"))
     before = (folder / "metrics" / output).read_bytes()
-    run([sys.executable, f"stages/{stage}.py"], folder)
+    run([sys.executable, "stages/run.py", stage], folder)
     assert (folder / "metrics" / output).read_bytes() == before
     spoil(folder)
     (folder / "metrics" / output).unlink()
     with pytest.raises(AssertionError, match=re.escape(f"{stage}: error: {message}")) as failure:
-        run([sys.executable, f"stages/{stage}.py"], folder)
+        run([sys.executable, "stages/run.py", stage], folder)
     assert "Traceback" not in str(failure.value)
     assert not (folder / "metrics" / output).exists()
 
@@ -309,7 +310,7 @@ def test_a_bad_parameter_stops_the_pipeline_with_one_clear_line(
 
 
 ARITHMETIC = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA")
-LESSER = {  # what the libraries would choose on a processor without AVX-512
+LESSER = {  # settings that make libraries choose the code for a processor without AVX-512
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR AVX512F AVX512_SKX AVX512_CLX AVX512_CNL",
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
     "OPENBLAS_CORETYPE": "Haswell",
@@ -317,7 +318,7 @@ LESSER = {  # what the libraries would choose on a processor without AVX-512
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these settings are of x86-64 processors")
-def test_stages_give_the_same_bytes_at_each_level_of_the_processor(
+def test_stages_give_the_same_bytes_on_each_level_of_processor(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ARITHMETIC:
@@ -331,12 +332,12 @@ def test_stages_give_the_same_bytes_at_each_level_of_the_processor(
             for name, value in environment.items():
                 patch.setenv(name, value)
             for stage in ("baselines", "train", "evaluate", "figures"):
-                run([sys.executable, f"stages/{stage}.py"], folder)
+                run([sys.executable, "stages/run.py", stage], folder)
         made[level] = {name: content_hash(folder / name) for name in ("data/baselines", "models", "metrics")}
-        row = rows_of(folder, "train")[-1]
+        row = runs_of(folder, "train")[-1]
         level_name = "DEFAULT" if level == "unpinned" else "AVX2"
         assert row.data.tags["cpu_arithmetic"].startswith(f"{level_name} ATEN_CPU_CAPABILITY={level_name.lower()} ")
         assert row.data.tags["cpu"]
     assert made["own"] == made["lesser"]
     assert made["own"]["data/baselines"] == made["unpinned"]["data/baselines"]
-    assert made["own"]["models"] != made["unpinned"]["models"]  # so the settings are what made them equal
+    assert made["own"]["models"] != made["unpinned"]["models"]  # so the other two are equal because of the settings

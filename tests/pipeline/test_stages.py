@@ -1,4 +1,4 @@
-"""Stages by hand, without DVC."""
+"""Stages started by hand, without DVC."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ DOMAINS = "Books, Clothing_Shoes_and_Jewelry, Sports_and_Outdoors, Toys_and_Game
 
 
 def error_line(folder: Path, name: str, *arguments: str, options: tuple[str, ...] = ()) -> str:
-    """What a stage that fails in `folder` prints, without its own name."""
-    unset = ("DVC_", "MLFLOW_", "PYTHONPATH")  # a stage finds the code beside it by itself
+    """Run a stage that fails in `folder`; return its message without the stage's name."""
+    unset = ("DVC_", "MLFLOW_", "PYTHONPATH")  # a stage finds its code without them
     environment = {key: value for key, value in os.environ.items() if not key.startswith(unset)}
     command = [sys.executable, *options, str(ROOT / "stages/run.py"), name, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -52,7 +52,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["fetch", "ingest"])
-def test_a_stage_of_one_domain_asks_for_one_that_there_is(checkout: Path, name: str) -> None:
+def test_a_stage_of_one_domain_requires_a_known_domain(checkout: Path, name: str) -> None:
     accepted = f"source.domains: {DOMAINS}"
     assert error_line(checkout, name) == f"one argument is needed, found none; accepted is one of {accepted}"
     several = error_line(checkout, name, "Books", "Video_Games")
@@ -64,7 +64,7 @@ def test_a_stage_of_one_domain_asks_for_one_that_there_is(checkout: Path, name: 
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_in_another_folder_says_where_to_run_and_makes_nothing(tmp_path: Path, name: str) -> None:
+def test_a_stage_in_another_folder_says_where_to_run_and_writes_nothing(tmp_path: Path, name: str) -> None:
     line = error_line(tmp_path, name, *(["Books"] if name in ("fetch", "ingest") else []))
     assert line in (
         "params.yaml not found: run from the checkout's root",
@@ -85,12 +85,12 @@ def test_a_stage_in_another_folder_says_where_to_run_and_makes_nothing(tmp_path:
         ("report", "metrics/curve.csv: not there; run `dvc repro`"),
     ],
 )
-def test_a_stage_whose_input_is_missing_names_the_one_that_makes_it(checkout: Path, name: str, expected: str) -> None:
+def test_a_missing_input_is_reported_with_the_stage_that_makes_it(checkout: Path, name: str, expected: str) -> None:
     assert error_line(checkout, name, *(["Books"] if name == "ingest" else [])) == expected
 
 
 @pytest.mark.parametrize(("files", "found"), [([], "none"), (["a.csv", "b.csv"], "a.csv, b.csv")])
-def test_ingest_takes_the_one_file_that_fetch_made(checkout: Path, files: list[str], found: str) -> None:
+def test_ingest_requires_exactly_one_raw_file(checkout: Path, files: list[str], found: str) -> None:
     folder = checkout / "data/raw/Books"
     folder.mkdir(parents=True)
     for name in files:
@@ -101,7 +101,7 @@ def test_ingest_takes_the_one_file_that_fetch_made(checkout: Path, files: list[s
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_outside_its_environment_says_how_to_make_it(tmp_path: Path, name: str) -> None:
+def test_a_stage_outside_its_environment_says_how_to_create_it(tmp_path: Path, name: str) -> None:
     line = error_line(tmp_path, name, options=("-S",))  # without site-packages
     assert re.fullmatch(
         rf"{re.escape(sys.executable)} has no package \w+; run `make install` in {re.escape(str(ROOT))} once, then "
@@ -110,7 +110,7 @@ def test_a_stage_outside_its_environment_says_how_to_make_it(tmp_path: Path, nam
     )
 
 
-def test_an_older_python_is_told_which_is_needed(tmp_path: Path) -> None:
+def test_an_older_python_is_reported_with_the_required_version(tmp_path: Path) -> None:
     code = (
         "import runpy, sys; sys.version_info = (3, 10, 13); sys.argv = ['run.py', 'train']; "
         f"runpy.run_path({str(ROOT / 'stages/run.py')!r}, run_name='__main__')"
@@ -120,7 +120,7 @@ def test_an_older_python_is_told_which_is_needed(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"train: error: Python 3.11 or newer is needed, {sys.executable} is older; run ")
 
 
-def test_a_stage_that_fails_otherwise_keeps_its_traceback(tmp_path: Path) -> None:
+def test_an_unexpected_error_keeps_its_traceback(tmp_path: Path) -> None:
     copy_code(tmp_path)
     (tmp_path / "stages" / "broken.py").write_text("raise ValueError('what else')\n")
     done = subprocess.run([sys.executable, "stages/run.py", "broken"], cwd=tmp_path, capture_output=True, text=True)
@@ -135,8 +135,8 @@ def copy_code(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("code", ["-c", "-m"])
-def test_a_stage_and_the_processes_it_starts_run_the_code_beside_it(tmp_path: Path, code: str) -> None:
-    """Not that of another checkout, which is on PYTHONPATH, or installed from."""
+def test_a_stage_and_its_child_processes_run_the_code_of_their_checkout(tmp_path: Path, code: str) -> None:
+    """They don't run the code of another checkout that is on PYTHONPATH or installed."""
     copy_code(tmp_path)
     where = "import tapestry.core.errors as errors; print(errors.__file__, flush=True)"
     (tmp_path / "src/tapestry/where.py").write_text(where)
@@ -159,7 +159,7 @@ def test_a_stage_and_the_processes_it_starts_run_the_code_beside_it(tmp_path: Pa
     ("gone", "missing"),
     [("src/tapestry", "src/tapestry"), ("src/tapestry/model/network.py", "src/tapestry/model/network")],
 )
-def test_code_that_is_not_beside_a_stage_is_not_taken_from_elsewhere(tmp_path: Path, gone: str, missing: str) -> None:
+def test_code_missing_in_a_checkout_is_not_taken_from_another(tmp_path: Path, gone: str, missing: str) -> None:
     copy_code(tmp_path)
     (tmp_path / gone).rename(tmp_path / "aside")
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
@@ -173,7 +173,7 @@ def test_code_that_is_not_beside_a_stage_is_not_taken_from_elsewhere(tmp_path: P
 
 
 def stage(name: str) -> ModuleType:
-    """The module stages/<name>.py, which doesn't run on import."""
+    """Import the module stages/<name>.py; its import runs nothing."""
     spec = importlib.util.spec_from_file_location(f"stage_{name}", ROOT / "stages" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -182,7 +182,7 @@ def stage(name: str) -> ModuleType:
     return module
 
 
-def test_the_best_epoch_of_a_training_that_diverges_outlives_a_temporary_checkout(
+def test_the_best_epoch_of_a_diverged_training_survives_its_temporary_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parameters: Parameters
 ) -> None:
     main, temporary = tmp_path / "main", tmp_path / "main/.dvc/tmp/exps/tmpx"

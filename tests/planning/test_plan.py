@@ -1,4 +1,4 @@
-"""`tapestry plan` against what DVC then does, in checkouts with stages that stand for the real ones."""
+"""`tapestry plan` compared with what DVC then does, in checkouts with simple scripts instead of the real stages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AFTER_RAW = {"sessionize", "baselines", "train", "evaluate", "figures", "report"
 
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout after `dvc repro`, after one with a narrower model whose results are in the run cache."""
+    """A checkout after `dvc repro`; the run cache also has the results of a narrower model."""
     folder = make_checkout(tmp_path_factory.mktemp("plan") / "checkout")
     width = 16
     for state_dim in (width, 64):
@@ -38,15 +38,15 @@ def checkout(reproduced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def by_action(plans: list[StagePlan], action: str) -> set[str]:
-    return {made.stage for made in plans if made.action == action}
+    return {plan.stage for plan in plans if plan.action == action}
 
 
 def reasons(plans: list[StagePlan], stage: str) -> list[str]:
-    return [str(reason) for made in plans if made.stage == stage for reason in made.reasons]
+    return [str(reason) for plan in plans if plan.stage == stage for reason in plan.reasons]
 
 
 def check_against(plans: list[StagePlan], printed: str) -> set[str]:
-    """Hold a plan to what DVC printed of the stages that it ran and restored; those it ran."""
+    """Compare a plan with what DVC printed about the stages; return the stages that DVC ran."""
     ran = set(re.findall(r"Running stage '([^']+)'", printed)) - by_action(plans, "always")
     restored = set(re.findall(r"Stage '([^']+)' is cached", printed))
     same = set(re.findall(r"Stage '([^']+)' didn't change", printed))
@@ -82,7 +82,7 @@ def test_a_change_reruns_what_the_plan_says(
 
 
 @pytest.mark.parametrize("domains", [["Books", "Music"], ["Books", "Toys", "Music"]])
-def test_other_domains_are_other_stages(checkout: Path, domains: list[str]) -> None:
+def test_a_change_of_domains_adds_and_removes_stages(checkout: Path, domains: list[str]) -> None:
     before = snapshot(checkout)
     plans = plan(checkout, [f"source.domains=[{','.join(domains)}]"])
     assert snapshot(checkout) == before
@@ -94,7 +94,7 @@ def test_other_domains_are_other_stages(checkout: Path, domains: list[str]) -> N
     expected = json.dumps(domains)
     assert reasons(plans, "sessionize") == [f'source.domains: ["Books", "Toys"] → {expected}']
     set_parameters(checkout, {"source.domains": domains})
-    check_against([made for made in plans if made.action != "gone"], run_in(checkout, "dvc", "repro"))
+    check_against([plan for plan in plans if plan.action != "gone"], run_in(checkout, "dvc", "repro"))
 
 
 def edit_code(folder: Path) -> None:
@@ -154,18 +154,20 @@ EVERY = {"fetch@Books", "fetch@Toys", "ingest@Books", "ingest@Toys"} | AFTER_RAW
         (remove("dvc.lock", ".dvc/cache"), "report", "it has never run"),
     ],
 )
-def test_what_else_changed_is_named(checkout: Path, spoil: Callable[[Path], None], stage: str, reason: str) -> None:
+def test_a_changed_or_missing_file_is_named(
+    checkout: Path, spoil: Callable[[Path], None], stage: str, reason: str
+) -> None:
     spoil(checkout)
     before = snapshot(checkout)
     plans = plan(checkout)
     assert snapshot(checkout) == before
     assert reason in reasons(plans, stage)
-    assert {made.stage for made in plans} == EVERY | by_action(plans, "always")
+    assert {plan.stage for plan in plans} == EVERY | by_action(plans, "always")
     check_against(plans, run_in(checkout, "dvc", "repro"))
 
 
-def test_an_output_that_comes_out_the_same_stops_there(checkout: Path) -> None:
-    """The stages that may rerun don't, and the plan said only that they may."""
+def test_an_unchanged_output_stops_the_rerun(checkout: Path) -> None:
+    """The plan says only that later stages may rerun, and they don't."""
     plans = plan(checkout, ["ingest.threads=1"])
     set_parameters(checkout, {"ingest.threads": 1})
     assert check_against(plans, run_in(checkout, "dvc", "repro")) == {"ingest@Books", "ingest@Toys"}
@@ -188,10 +190,10 @@ def test_a_users_new_raw_file_is_seen_before_source_runs(checkout: Path) -> None
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["train.epoch=3"], "-S train.epoch=3: no parameter is called train.epoch; near it: train.epochs"),
-        (["state_dim=3"], "-S state_dim=3: no parameter is called state_dim; near it: model.state_dim"),
-        (["+train.size=3"], "-S +train.size=3: no parameter is called train.size; near it: train.seed"),
-        (["zzz=1"], "-S zzz=1: no parameter is called zzz; params.yaml has them all"),
+        (["train.epoch=3"], "-S train.epoch=3: there is no parameter train.epoch; similar names: train.epochs"),
+        (["state_dim=3"], "-S state_dim=3: there is no parameter state_dim; similar names: model.state_dim"),
+        (["+train.size=3"], "-S +train.size=3: there is no parameter train.size; similar names: train.seed"),
+        (["zzz=1"], "-S zzz=1: there is no parameter zzz; all names are in params.yaml"),
         (["~train.epochs"], "-S ~train.epochs: train.epochs: missing"),
         (["train.epochs=x"], "-S train.epochs=x: train.epochs: expected a whole number, got 'x'"),
         (["train.epochs=0"], "-S train.epochs=0: train.epochs: 0 is below 1"),
@@ -199,7 +201,7 @@ def test_a_users_new_raw_file_is_seen_before_source_runs(checkout: Path) -> None
             ["model.heads=4", "model.state_dim=6"],
             "-S model.heads=4 -S model.state_dim=6: model.state_dim: 6 is not divisible by model.heads = 4",
         ),
-        (["train.epochs=1,2"], "-S train.epochs=1,2: several values are a sweep, which `dvc exp run --queue` takes"),
+        (["train.epochs=1,2"], "-S train.epochs=1,2: several values are a sweep, which only `dvc exp run --queue` "),
         (["train.epochs"], "-S 'train.epochs': not section.key=value ("),
         (["other.yaml:a=1"], "-S other.yaml:a=1: changes other.yaml; the pipeline's parameters are in params.yaml"),
     ],
@@ -228,9 +230,9 @@ def test_the_command_prints_a_line_a_stage_from_any_folder(checkout: Path, monke
 
 def test_the_command_prints_json(checkout: Path) -> None:
     result = CliRunner().invoke(app, ["plan", "--json", "-S", "evaluate.ks=[1,2]"])
-    made = {entry["stage"]: entry for entry in json.loads(result.output)}
-    assert made["figures"]["action"] == "run"
-    assert made["figures"]["reasons"] == [
+    entries = {entry["stage"]: entry for entry in json.loads(result.output)}
+    assert entries["figures"]["action"] == "run"
+    assert entries["figures"]["reasons"] == [
         {
             "kind": "parameter",
             "name": "evaluate.ks",
@@ -250,7 +252,7 @@ def test_outside_a_checkout_the_command_says_so(tmp_path: Path, monkeypatch: pyt
     )
 
 
-def test_without_a_git_repository_the_mend_is_told(checkout: Path) -> None:
+def test_without_a_git_repository_the_fix_is_named(checkout: Path) -> None:
     shutil.rmtree(checkout / ".git")
     with pytest.raises(TapestryError) as failure:
         plan(checkout)
@@ -258,7 +260,7 @@ def test_without_a_git_repository_the_mend_is_told(checkout: Path) -> None:
         f"{checkout} is in no git repository, which DVC needs: `git init && git add --all && git commit -m start`"
     )
     run_in(checkout, "git", "init", "--quiet")
-    assert plan(checkout)  # a commit is needed by experiments only
+    assert plan(checkout)  # only experiments need a commit
 
 
 @pytest.mark.parametrize(
@@ -271,7 +273,11 @@ def test_without_a_git_repository_the_mend_is_told(checkout: Path) -> None:
             "stages: [",
             "DVC can't read {root}: unable to read: 'dvc.yaml', YAML file structure is corrupted",
         ),
-        ("dvc.lock", "", "DVC can't read {root}: './dvc.lock' validation failed; `tapestry doctor` finds what a kill"),
+        (
+            "dvc.lock",
+            "",
+            "DVC can't read {root}: './dvc.lock' validation failed; `tapestry doctor` finds what a killed",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line(checkout: Path, name: str, content: str | None, message: str) -> None:

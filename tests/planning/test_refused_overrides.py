@@ -1,4 +1,4 @@
-"""`dvc exp run -S` with a key or value that isn't accepted: it stops before any stage but `source` has run."""
+"""`dvc exp run -S` with an invalid key or value stops before any stage but `source` has run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def try_override(folder: Path, override: str) -> str:
-    """What DVC prints of an experiment that must fail, having run nothing but `source`."""
+    """Start an experiment that must fail before any stage but `source` has run; return what DVC prints."""
     command = ["dvc", "exp", "run", "-S", override]
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
     assert done.returncode != 0
@@ -28,7 +28,7 @@ def try_override(folder: Path, override: str) -> str:
 
 
 @pytest.mark.parametrize("override", ["train.epoch=3", "train.nfiles=3", "model.size=3", "epochs=3"])
-def test_dvc_itself_refuses_an_unknown_key_and_leaves_the_file(checkout: Path, override: str) -> None:
+def test_dvc_refuses_an_unknown_key_and_does_not_change_the_file(checkout: Path, override: str) -> None:
     before = snapshot(checkout)["params.yaml"]
     assert f"Could not override '{override.partition('=')[0]}'" in try_override(checkout, override)
     assert snapshot(checkout)["params.yaml"] == before
@@ -47,11 +47,13 @@ def test_dvc_itself_refuses_an_unknown_key_and_leaves_the_file(checkout: Path, o
         ("model.state_dim=7", "model.state_dim: 7 is not divisible by model.heads = 4"),
     ],
 )
-def test_the_stage_source_refuses_the_rest_and_git_takes_it_back(checkout: Path, override: str, message: str) -> None:
-    """DVC has written it to params.yaml by then, where it would fail each later run."""
+def test_the_stage_source_refuses_other_errors_and_git_restores_the_file(
+    checkout: Path, override: str, message: str
+) -> None:
+    """By then DVC has written the value to params.yaml, where it would fail each later run."""
     before = (checkout / "params.yaml").read_bytes()
     assert f"source: error: params.yaml: {message}" in try_override(checkout, override)
     assert (checkout / "params.yaml").read_bytes() != before
-    (checkout / "params.yaml").touch()  # within a second, git takes a change that keeps the length for none
+    (checkout / "params.yaml").touch()  # git misses a change within a second that keeps the file's size
     run_in(checkout, "git", "restore", "params.yaml")
     assert (checkout / "params.yaml").read_bytes() == before

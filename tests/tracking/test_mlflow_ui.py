@@ -12,7 +12,9 @@ import pytest
 from browser import opened_page
 from checkouts import environment
 from test_ui import UI, free_port
-from tiny_checkout import rows_of, run
+from tiny_checkout import run, runs_of
+
+from tapestry.report.origin import with_origin
 
 ALL = "[...document.querySelectorAll('*')]"
 RUNS = "[...document.querySelectorAll('a[href*=\"/runs/\"]')]"
@@ -21,13 +23,13 @@ LINE = "[...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.d
 
 
 def labelled(text: str) -> str:
-    """JavaScript of the innermost element with this text."""
+    """Return JavaScript for the innermost element with this text."""
     return f"{ALL}.filter(element => (element.innerText || '').trim() === '{text}').pop()"
 
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address that `tapestry ui` prints."""
+    """Start `tapestry ui` and yield the address that it prints."""
     command = [*UI, str(free_port())]
     process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True)
     try:
@@ -49,20 +51,20 @@ def checkout(reproduced: Path, tmp_path: Path) -> Path:
 def test_the_models_are_listed_sorted_and_opened_with_curve_and_report(
     browser: str, checkout: Path, tmp_path: Path
 ) -> None:
-    by_mrr = sorted(rows_of(checkout, "train"), key=lambda row: -row.data.metrics["test/all/mrr"])
+    by_mrr = sorted(runs_of(checkout, "train"), key=lambda run: -run.data.metrics["test/all/mrr"])
     assert by_mrr[0].data.metrics["test/all/mrr"] > by_mrr[1].data.metrics["test/all/mrr"]  # HR@100 is 1
-    (narrow,) = (row for row in by_mrr if row.info.run_name == "train · narrow")
+    (narrow,) = (run for run in by_mrr if run.info.run_name == "train · narrow")
     with served(checkout) as address, opened_page(browser, tmp_path / "profile") as page:
         page.open(address)
         page.wait_for(f"{RUNS}.some(link => link.innerText === 'train · narrow')")
         listed = page.evaluate(f"{RUNS}.map(link => link.innerText)")
-        assert {name for name in listed if "·" in name} == {row.info.run_name for row in by_mrr}
+        assert {name for name in listed if "·" in name} == {run.info.run_name for run in by_mrr}
         page.click("[...document.querySelectorAll('button')].find(button => button.innerText.includes('Sort:'))")
         page.wait_for("document.activeElement.tagName === 'INPUT'")
         page.write("test/all/mrr")
         page.click(labelled("test/all/mrr"))
         page.wait_for("location.href.includes('mrr') && document.body.innerText.includes('Sort: test/all/mrr')")
-        expected = [row.info.run_name for row in by_mrr]
+        expected = [run.info.run_name for run in by_mrr]
         names = f"{RUNS}.map(link => link.innerText).filter(name => name.startsWith('train ')).join()"
         page.wait_for(f"{names} === '{','.join(expected)}'")
         page.screenshot(tmp_path / "sorted.png")
@@ -78,5 +80,8 @@ def test_the_models_are_listed_sorted_and_opened_with_curve_and_report(
         page.click(labelled("index.html"))
         page.wait_for("!!document.querySelector('iframe')")
         report = page.evaluate("fetch(document.querySelector('iframe').src).then(answer => answer.text())")
-        assert report == (checkout / "reports/index.html").read_text(encoding="utf-8")
+        tags = narrow.data.tags
+        origin = {"Commit": tags["git_commit"], "DVC experiment": "narrow"}
+        origin |= {"Processor": tags["cpu"], "Device": tags["device"]}
+        assert report == with_origin((checkout / "reports/index.html").read_text(encoding="utf-8"), origin)
         page.screenshot(tmp_path / "report.png")

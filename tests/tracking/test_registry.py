@@ -1,4 +1,4 @@
-"""Registered models: what is kept of them, that they give what the model gives, and which is the champion."""
+"""Registered models: their files, their predictions, and which version is the champion."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def made(sequences: Sequences, params_yaml: Path, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def checkout(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with a store of its own, the working directory; what loading a model changes is put back."""
+    """A copy of the checkout, as the working directory; what loading a model changes is restored afterwards."""
     folder = tmp_path / "checkout"
     shutil.copytree(made, folder)
     monkeypatch.delenv("DVC_ROOT", raising=False)
@@ -114,7 +114,7 @@ def client(checkout: Path) -> MlflowClient:
 
 @pytest.fixture
 def champions(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
-    """Loads the champion as a user of MLflow does."""
+    """Return a function that loads the champion as a user of MLflow does."""
     add(client, 0.5)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri())
     return lambda: mlflow.pyfunc.load_model("models:/tapestry@champion")
@@ -129,7 +129,7 @@ def is_pickle(path: Path) -> bool:
     )
 
 
-def test_nothing_is_pickled_and_no_user_is_in_it(client: MlflowClient) -> None:
+def test_a_model_has_no_pickle_and_no_users(client: MlflowClient) -> None:
     add(client, 0.5)
     folder = files_of(client)
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -145,7 +145,7 @@ def test_nothing_is_pickled_and_no_user_is_in_it(client: MlflowClient) -> None:
     assert is_pickle(folder / "planted")
 
 
-def test_the_champion_gives_what_the_shell_gives(champions: Callable[[], Any], sequences: Sequences) -> None:
+def test_the_champion_recommends_the_same_as_the_command(champions: Callable[[], Any], sequences: Sequences) -> None:
     model = champions()
     histories = [
         sequences.item_id[sequences.item[sequences.owner == user]].tolist() for user in range(len(sequences.user_id))
@@ -187,12 +187,12 @@ def test_k_seen_items_and_unknown_ones(champions: Callable[[], Any]) -> None:
         ({"history": ["i0"], "domain": "D0"}, {"k": 0}, "k is 0, expected 1 or more"),
     ],
 )
-def test_a_bad_request_is_one_of_the_callers(
+def test_a_bad_request_is_a_client_error(
     champions: Callable[[], Any], row: dict[str, Any], params: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(MlflowException, match=re.escape(message)) as caught:
         champions().predict(pd.DataFrame([row]), params=params)
-    assert caught.value.error_code == "INVALID_PARAMETER_VALUE"  # which servers answer as 400
+    assert caught.value.error_code == "INVALID_PARAMETER_VALUE"  # a server responds with 400
 
 
 def test_signature_example_and_packages(champions: Callable[[], Any], client: MlflowClient) -> None:
@@ -225,7 +225,7 @@ def test_the_packages_are_those_that_the_served_code_imports() -> None:
     assert packages - set(sys.stdlib_module_names) == set(PACKAGES)
 
 
-def test_a_model_runs_the_code_that_it_was_made_with(client: MlflowClient, tmp_path: Path) -> None:
+def test_a_model_runs_the_code_that_it_was_trained_with(client: MlflowClient, tmp_path: Path) -> None:
     add(client, 0.5)
     moved = shutil.copytree(files_of(client), tmp_path / "moved")
     code = moved / "code/tapestry/recommending/recommendations.py"
@@ -243,7 +243,7 @@ print(tapestry.__file__)
     assert done.stdout.splitlines() == ["['its own code']", str(moved / "code/tapestry/__init__.py")]
     assert "different one" not in done.stderr
     with pytest.warns(
-        UserWarning, match="the model has its own tapestry, but this process had imported a different one"
+        UserWarning, match="the model has its own tapestry, but this process has already imported a different one"
     ):
         mlflow.pyfunc.load_model(str(moved))
 
@@ -257,7 +257,7 @@ def test_a_process_with_the_same_code_is_not_warned(champions: Callable[[], Any]
 
 @pytest.fixture
 def served(champions: Callable[[], Any], tmp_path: Path) -> Iterator[str]:
-    """The address of `mlflow models serve` of the champion, started elsewhere."""
+    """Start `mlflow models serve` for the champion, in another folder; yield its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -299,7 +299,7 @@ def test_mlflow_serves_the_champion(served: str, client: MlflowClient) -> None:
     assert status == 200
     keys = ("domain", "items", "scores", "unknown")
     assert answer["predictions"] == [
-        {"row": place} | {key: row[key] for key in keys} for place, row in enumerate(expected)
+        {"row": index} | {key: row[key] for key in keys} for index, row in enumerate(expected)
     ]
     status, answer = post(served, {"dataframe_records": [{"history": ["i0"]}]})
     assert [row["domain"] for row in answer["predictions"]] == ["D0", "D1", "D2"]
@@ -310,7 +310,7 @@ def test_mlflow_serves_the_champion(served: str, client: MlflowClient) -> None:
     assert "unknown domain 'D9': the model knows D0, D1, D2" in answer["message"]
 
 
-def test_the_first_is_the_champion_and_a_better_one_takes_its_place(client: MlflowClient) -> None:
+def test_the_first_model_is_the_champion_until_a_better_one_replaces_it(client: MlflowClient) -> None:
     first = add(client, 0.5, "a")
     assert first == Registered(1, True, True, "made the champion: there was none")
     equal = add(client, 0.5, "b")
@@ -319,14 +319,14 @@ def test_the_first_is_the_champion_and_a_better_one_takes_its_place(client: Mlfl
     assert not add(client, 0.4, "c").champion
     better = add(client, 0.5000001, "d")
     assert (better.version, better.champion) == (4, True)
-    present = champion(client)
-    assert present is not None
-    assert int(present.version) == 4
-    assert client.get_model_version_by_alias("tapestry", "champion").version == present.version
+    current = champion(client)
+    assert current is not None
+    assert int(current.version) == 4
+    assert client.get_model_version_by_alias("tapestry", "champion").version == current.version
     assert [found.tags["validation_ndcg_10"] for found in versions(client)] == ["0.5", "0.5", "0.4", "0.5000001"]
 
 
-def test_figures_that_do_not_compare_make_no_champion(client: MlflowClient) -> None:
+def test_metrics_that_do_not_compare_make_no_champion(client: MlflowClient) -> None:
     add(client, 0.1, "a")
     other = add(client, 0.9, "b", data_hash="other")
     assert not other.champion
@@ -350,7 +350,7 @@ def test_a_model_is_registered_once_and_a_choice_by_hand_stays(client: MlflowCli
     assert add(client, 0.15, "c").champion  # better than the one chosen
 
 
-def test_a_rule_that_a_kill_cut_off_is_applied_by_the_next_call(
+def test_a_decision_that_a_kill_prevented_is_made_by_the_next_call(
     client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -365,16 +365,16 @@ def test_a_rule_that_a_kill_cut_off_is_applied_by_the_next_call(
     assert add(client, 0.3, "a") == Registered(1, False, True, "made the champion: there was none")
 
 
-def test_several_at_once_register_a_model_once(client: MlflowClient) -> None:
+def test_concurrent_calls_register_a_model_once(client: MlflowClient) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda validation: add(client, validation, f"{validation}"), [0.1, 0.3, 0.3, 0.2]))
     assert sorted(one.version for one in found if one.new) == [1, 2, 3]
-    present = champion(client)
-    assert present is not None
-    assert present.tags["model_hash"] == "0.3"
+    current = champion(client)
+    assert current is not None
+    assert current.tags["model_hash"] == "0.3"
 
 
-def test_a_row_finds_its_model_under_another_rows_version(client: MlflowClient) -> None:
+def test_a_run_finds_its_model_in_a_version_of_another_run(client: MlflowClient) -> None:
     add(client, 0.1, "a")
     add(client, 0.2, "b")
     (experiment,) = client.search_experiments(filter_string="name = 'tapestry'")
@@ -415,7 +415,7 @@ def shown_champion(*arguments: str) -> tuple[int, list[str]]:
     return result.exit_code, (result.stdout + result.stderr).splitlines()
 
 
-def test_the_shell_shows_and_chooses_the_champion(
+def test_the_command_shows_and_chooses_the_champion(
     client: MlflowClient, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (checkout / "notebooks").mkdir()
@@ -447,7 +447,7 @@ def test_the_shell_shows_and_chooses_the_champion(
     )
 
 
-def test_the_shell_makes_no_store_to_find_it_empty(checkout: Path) -> None:
+def test_the_command_creates_no_store(checkout: Path) -> None:
     (checkout / "mlflow.db").unlink()
     (line,) = shown_champion()[1]
     assert line == f"champion: error: {checkout / 'mlflow.db'}: no MLflow store yet; run `dvc repro`"

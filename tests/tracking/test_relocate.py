@@ -1,4 +1,4 @@
-"""A checkout that was moved or copied finds its artifacts, and writes nothing into the one it came from."""
+"""A moved or copied checkout finds its artifacts, and writes nothing into the original checkout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from checkouts import set_parameters
 from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
-from tiny_checkout import repro, rows_of
+from tiny_checkout import repro, runs_of
 from typer.testing import CliRunner
 
 from tapestry.cli import app
@@ -27,7 +27,7 @@ ROWS = "SELECT artifact_location FROM experiments UNION ALL SELECT artifact_uri 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout's store with a run, its artifact and a registered model; to copy."""
+    """A checkout's store with a run, its artifact and a registered model, to copy."""
     folder = tmp_path_factory.mktemp("made") / "what? #1%"
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -94,18 +94,18 @@ def reports(folder: Path) -> list[str]:
     return [Path(client.download_artifacts(row.info.run_id, file.path)).read_text() for file in found]
 
 
-def test_the_artifacts_of_a_moved_checkout_open_after_one_command(
+def test_the_artifacts_of_a_moved_checkout_can_be_opened_after_one_command(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = shutil.copytree(made, tmp_path / "first")
     at(first, monkeypatch)
     assert CliRunner().invoke(app, ["relocate"]).exit_code == 0
     moved = at(first.rename(tmp_path / "moved"), monkeypatch)
-    assert reports(moved) == []  # what this is all about
+    assert reports(moved) == []  # MLflow looks in the old folder
     assert stale_locations(moved / "mlflow.db") == [f"{first}/mlartifacts"]
-    told = CliRunner().invoke(app, ["relocate"])
-    assert told.output == (
-        f"{moved}/mlflow.db was made elsewhere: 5 artifact locations lead to {moved}/mlartifacts now, "
+    result = CliRunner().invoke(app, ["relocate"])
+    assert result.output == (
+        f"{moved}/mlflow.db was created in another folder: 5 artifact locations now refer to {moved}/mlartifacts, "
         f"no longer to {first}/mlartifacts\n"
     )
     assert stale_locations(moved / "mlflow.db") == []
@@ -114,7 +114,7 @@ def test_the_artifacts_of_a_moved_checkout_open_after_one_command(
     assert not first.exists()
     before = (moved / "mlflow.db").read_bytes()
     again = CliRunner().invoke(app, ["relocate"])
-    assert again.output == f"nothing to do: the artifacts of {moved}/mlflow.db belong in {moved}/mlartifacts\n"
+    assert again.output == f"nothing to do: the artifacts of {moved}/mlflow.db are in {moved}/mlartifacts\n"
     assert (moved / "mlflow.db").read_bytes() == before
 
 
@@ -125,8 +125,8 @@ def test_a_copy_writes_nothing_into_the_original(
     copy = at(shutil.copytree(made, tmp_path / "a copy"), monkeypatch)
     client, experiment = open_store()
     assert capsys.readouterr().err == (
-        f"MLflow: {copy}/mlflow.db was made elsewhere: 5 artifact locations lead to {copy}/mlartifacts now, no longer "
-        f"to {made}/mlartifacts\n"
+        f"MLflow: {copy}/mlflow.db was created in another folder: 5 artifact locations now refer to "
+        f"{copy}/mlartifacts, no longer to {made}/mlartifacts\n"
     )
     (old,) = client.search_runs([experiment])
     new = client.create_run(experiment).info.run_id
@@ -138,36 +138,36 @@ def test_a_copy_writes_nothing_into_the_original(
     assert capsys.readouterr().err == ""
 
 
-def test_a_stage_of_a_copied_checkout_logs_there(reproduced: Path, tmp_path: Path) -> None:
+def test_a_stage_of_a_copied_checkout_logs_to_the_copys_store(reproduced: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(reproduced, tmp_path / "copy")
     before = files(reproduced)
     set_parameters(copy, {"model.state_dim": 4})
     assert repro(copy) >= {"train", "report"}
     assert files(reproduced) == before
     client = MlflowClient(sqlite_uri(copy / "mlflow.db"))
-    rows = rows_of(copy, "train")
+    rows = runs_of(copy, "train")
     assert len(rows) == 2
     for row in rows:
         (report,) = client.list_artifacts(row.info.run_id, "reports")
         assert (copy / "mlartifacts" / row.info.run_id / "artifacts" / report.path).is_file()
 
 
-def test_a_database_that_was_copied_alone_is_told_to_bring_its_artifacts(made: Path, tmp_path: Path) -> None:
+def test_a_database_copied_without_its_artifacts_asks_for_them(made: Path, tmp_path: Path) -> None:
     shutil.copy(made / "mlflow.db", tmp_path)
     assert relocate(tmp_path / "mlflow.db").endswith(
         f"; copy {made}/mlartifacts to {tmp_path}/mlartifacts, the artifacts are not there yet"
     )
 
 
-def test_other_peoples_locations_are_left_alone(made: Path, tmp_path: Path) -> None:
+def test_locations_that_are_not_tapestrys_stay_unchanged(made: Path, tmp_path: Path) -> None:
     file = Path(shutil.copy(made / "mlflow.db", tmp_path))
     foreign = [f"{made.as_uri()}/mlartifacts-2/x", "s3://bucket/mlartifacts", "file:///data/artifacts", "mlruns/7"]
     with closing(sqlite3.connect(file)) as connection:
-        for place, uri in enumerate(foreign):
+        for number, uri in enumerate(foreign, 100):
             connection.execute(
                 "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, workspace) "
                 "VALUES (?, ?, ?, 'active', 'default')",
-                (100 + place, uri, uri),
+                (number, uri, uri),
             )
         connection.commit()
     assert relocate(file)
@@ -178,7 +178,7 @@ def test_other_peoples_locations_are_left_alone(made: Path, tmp_path: Path) -> N
     assert all(uri.startswith(f"{tmp_path.as_uri()}/mlartifacts") for uri in ours)
 
 
-def test_artifacts_on_another_disk_by_a_link_are_not_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_artifacts_on_another_disk_behind_a_link_are_not_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "disk/mlartifacts").mkdir(parents=True)
     root = at(tmp_path / "checkout", monkeypatch)
     root.mkdir()
@@ -194,7 +194,7 @@ def test_artifacts_on_another_disk_by_a_link_are_not_stale(tmp_path: Path, monke
     assert relocate(root / "mlflow.db") == ""
 
 
-def test_all_locations_are_changed_or_none(made: Path, tmp_path: Path) -> None:
+def test_either_all_locations_are_changed_or_none(made: Path, tmp_path: Path) -> None:
     file = Path(shutil.copy(made / "mlflow.db", tmp_path))
     with closing(sqlite3.connect(file)) as connection:
         connection.execute(
@@ -208,19 +208,19 @@ def test_all_locations_are_changed_or_none(made: Path, tmp_path: Path) -> None:
     assert stale_locations(file) == [f"{made}/mlartifacts"]
 
 
-def test_a_store_in_use_is_told_in_a_line(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tapestry.tracking.relocate._WAIT", 0.1)
+def test_a_locked_store_is_reported_in_one_line(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tapestry.tracking.sqlite._LOCK_TIMEOUT", 0.1)
     at(tmp_path, monkeypatch)
     shutil.copy(made / "mlflow.db", tmp_path)
     with closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
-        told = CliRunner().invoke(app, ["relocate"])
+        result = CliRunner().invoke(app, ["relocate"])
         with pytest.raises(TapestryError, match="database is locked"):
             open_store()
-    assert told.exit_code == 1
-    assert told.output == (
-        f"relocate: error: {tmp_path}/mlflow.db: database is locked: artifacts can't be looked for in "
-        f"{tmp_path}/mlartifacts; end what uses it, then run `tapestry relocate`\n"
+    assert result.exit_code == 1
+    assert result.output == (
+        f"relocate: error: {tmp_path}/mlflow.db: database is locked: its artifacts can't be looked up in "
+        f"{tmp_path}/mlartifacts; end the process that uses it, then run `tapestry relocate`\n"
     )
     assert locations(tmp_path) == locations(made)
 
@@ -230,16 +230,16 @@ def test_a_store_in_use_is_told_in_a_line(made: Path, tmp_path: Path, monkeypatc
     [
         (
             "http://user:secret@127.0.0.1:9",
-            "http://127.0.0.1:9 knows itself where artifacts are: only SQLite stores are moved so",
+            "http://127.0.0.1:9 is no SQLite store: only SQLite stores can be relocated",
         ),
         ("", "{root}/mlflow.db: there is no store yet; run `dvc repro`"),
     ],
 )
-def test_what_can_not_be_relocated_is_told(
+def test_a_store_that_can_not_be_relocated_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, message: str
 ) -> None:
     at(tmp_path, monkeypatch)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    told = CliRunner().invoke(app, ["relocate"])
-    assert (told.exit_code, told.output) == (1, f"relocate: error: {message.format(root=tmp_path)}\n")
+    result = CliRunner().invoke(app, ["relocate"])
+    assert (result.exit_code, result.output) == (1, f"relocate: error: {message.format(root=tmp_path)}\n")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Where MLflow's store is, whatever the checkout's path, and what is said of one that can't be opened."""
+"""The address of MLflow's store for any checkout path, and the error messages of one that can't be opened."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_store_is_in_the_checkout_whatever_its_path(
         ("", "sqlite:///{root}/mlflow.db"),
     ],
 )
-def test_a_relative_address_is_of_the_main_checkout(
+def test_a_relative_address_is_resolved_against_the_main_checkout(
     root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, uri: str, expected: str
 ) -> None:
     monkeypatch.chdir(tmp_path_factory.mktemp("temporary-checkout"))
@@ -74,7 +74,7 @@ def test_a_relative_address_is_of_the_main_checkout(
     assert store_uri() == expected.format(root=root)
 
 
-def test_a_run_in_a_temporary_checkout_is_kept_at_a_relative_address(
+def test_a_run_in_a_temporary_checkout_uses_the_main_checkouts_store(
     root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporary = tmp_path_factory.mktemp("temporary-checkout")
@@ -93,7 +93,7 @@ def opened(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", OPEN], cwd=folder, env=os.environ, capture_output=True, text=True)
 
 
-def test_a_process_killed_while_it_makes_the_store_leaves_none_or_a_whole_one(root: Path) -> None:
+def test_a_process_killed_while_it_creates_the_store_leaves_none_or_a_complete_one(root: Path) -> None:
     during = 0
     for attempt in range(6):
         started = subprocess.Popen([sys.executable, "-c", OPEN], cwd=root, env=os.environ)
@@ -111,7 +111,7 @@ def test_a_process_killed_while_it_makes_the_store_leaves_none_or_a_whole_one(ro
     assert {path.name for path in root.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
 
 
-def test_an_empty_file_in_the_stores_place_is_replaced_by_one_made_apart(root: Path) -> None:
+def test_an_empty_file_is_replaced_by_a_store_created_beside_it(root: Path) -> None:
     (root / "mlflow.db").touch()
     before = (root / "mlflow.db").stat().st_ino
     open_store()
@@ -119,7 +119,7 @@ def test_an_empty_file_in_the_stores_place_is_replaced_by_one_made_apart(root: P
     assert (root / "mlflow.db").stat().st_ino != before
 
 
-def test_a_store_that_an_older_version_left_half_made_is_told_with_the_mend(root: Path) -> None:
+def test_an_incomplete_store_is_reported_with_the_fix(root: Path) -> None:
     with closing(sqlite3.connect(root / "mlflow.db")) as connection:
         connection.execute("CREATE TABLE experiments (name TEXT)")
         connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
@@ -128,19 +128,18 @@ def test_a_store_that_an_older_version_left_half_made_is_told_with_the_mend(root
     with pytest.raises(TapestryError) as failure:
         open_store()
     assert str(failure.value) == (
-        f"{root}/mlflow.db: it has no run and can't be opened, as when a process is killed while it makes "
-        "one: remove it"
+        f"{root}/mlflow.db: can't be opened and has no runs; its creation was probably interrupted: remove it"
     )
 
 
-def test_a_file_that_is_no_database_is_told(root: Path) -> None:
+def test_a_file_that_is_no_database_is_reported(root: Path) -> None:
     (root / "mlflow.db").write_bytes(b"x" * 10_000)
     with pytest.raises(TapestryError) as failure:
         open_store()
-    assert str(failure.value) == f"{root}/mlflow.db: file is not a database: move it away, and run again"
+    assert str(failure.value) == f"{root}/mlflow.db: file is not a database: move it away, then run again"
 
 
-def test_a_store_of_another_mlflow_with_runs_is_not_to_be_removed(root: Path) -> None:
+def test_a_store_of_another_mlflow_version_with_runs_is_not_to_be_removed(root: Path) -> None:
     client, experiment = open_store()
     client.create_run(experiment)
     with closing(sqlite3.connect(root / "mlflow.db")) as connection:
@@ -148,8 +147,8 @@ def test_a_store_of_another_mlflow_with_runs_is_not_to_be_removed(root: Path) ->
         connection.commit()
     done = opened(root)
     assert done.stderr.splitlines()[-1] == (
-        f"tapestry.core.errors.TapestryError: {root}/mlflow.db: made by another version of MLflow: copy it, then run "
-        f"`mlflow db upgrade 'sqlite:///{root}/mlflow.db'`"
+        f"tapestry.core.errors.TapestryError: {root}/mlflow.db: created by another version of MLflow: copy it, "
+        f"then run `mlflow db upgrade 'sqlite:///{root}/mlflow.db'`"
     )
 
 
@@ -158,12 +157,14 @@ def test_a_deleted_experiment_is_restored_with_its_runs(capsys: pytest.CaptureFi
     run = client.create_run(experiment).info.run_id
     client.delete_experiment(experiment)
     assert open_store()[1] == experiment
-    assert "MLflow's experiment tapestry had been deleted: restored" in capsys.readouterr().err
+    assert "MLflow's experiment tapestry was deleted: it is restored" in capsys.readouterr().err
     assert client.get_run(run).info.lifecycle_stage == "active"
     client.create_run(experiment)
 
 
-def test_a_server_that_does_not_answer_is_told_within_ten_seconds(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_respond_is_reported_within_ten_seconds(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         for listening in (True, False):
@@ -173,8 +174,8 @@ def test_a_server_that_does_not_answer_is_told_within_ten_seconds(root: Path, mo
                 open_store()
             assert time.monotonic() - started < 10
             assert str(failure.value) == (
-                f"MLFLOW_TRACKING_URI: http://127.0.0.1:{port} doesn't answer: start the server, or unset the variable "
-                f"to use {root}/mlflow.db"
+                f"MLFLOW_TRACKING_URI: http://127.0.0.1:{port} doesn't respond: start the server, or unset the "
+                f"variable to use {root}/mlflow.db"
             )
             if listening:
                 silent.close()

@@ -1,4 +1,4 @@
-"""`tapestry ui`: the address it prints, whom it answers, and that nothing of it outlives it."""
+"""`tapestry ui`: the address that it prints, the hosts that it accepts, and that all its processes end with it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UI = [sys.executable, "-c", "from tapestry.cli import app; app()", "ui", "--port
 
 @pytest.fixture
 def sub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """In a checkout with a store, at a relative address, that has an experiment before Tapestry's."""
+    """A folder in a checkout whose store, at a relative address, has another experiment before Tapestry's."""
     folder = tmp_path / "src"
     for path in (folder, tmp_path / ".dvc"):
         path.mkdir()
@@ -59,7 +59,7 @@ def served(folder: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], IO[
 
 
 def status(port: int, host: str) -> int:
-    """Of MLflow's answer to a search for experiments, asked for by that name of the host."""
+    """Return the HTTP status of a search for experiments, with `host` as the Host header."""
     url = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search?max_results=1"
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers={"Host": host})) as answer:
@@ -93,13 +93,13 @@ def free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_a_taken_port_is_told_in_one_line(sub_folder: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_line(sub_folder: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
         result = CliRunner().invoke(app, ["ui", "--port", str(port)])
     assert result.exit_code == 1
     assert result.output == (
-        f"ui: error: port {port} on 127.0.0.1 can't be had (Address already in use): end what holds it, or take "
+        f"ui: error: port {port} on 127.0.0.1 is not available (Address already in use): end what uses it, or choose "
         "another by --port\n"
     )
 

@@ -1,4 +1,4 @@
-"""MLflow's files: they open where the checkout is now."""
+"""The claim `artifacts`: the files of MLflow's runs can be opened in this checkout."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from tapestry.tracking.store import store_file
 
 
 def check_artifacts(evidence: Evidence) -> list[Finding]:
-    """That the locations that MLflow has of files are in this checkout, and the model's row has its own."""
-    row, store = evidence.row, store_file()
+    """Check that MLflow's artifact locations are in this checkout, and that the model's run has all its artifacts."""
+    run, store = evidence.model_run, store_file()
     findings = []
     if store is not None:
-        apart = [run.info.artifact_uri for run in evidence.records.runs if _elsewhere(run.info.artifact_uri, store)]
-        if apart:
-            text = f"{len(apart)} runs have their files in {_folder(apart[0])}: the checkout was moved or copied"
-            findings.append(failed(text, "run `tapestry relocate`, and copy those files here if they aren't"))
-    missing = [name for name in ARTIFACTS if evidence.records.artifact(row, name) is None]
+        foreign = [run.info.artifact_uri for run in evidence.records.runs if _is_foreign(run.info.artifact_uri, store)]
+        if foreign:
+            text = f"{len(foreign)} runs have their files in {_folder(foreign[0])}: the checkout was moved or copied"
+            findings.append(failed(text, "run `tapestry relocate`, and copy those files here if they are missing"))
+    missing = [name for name in ARTIFACTS if evidence.records.artifact(run, name) is None]
     if missing:
         mend = "run `tapestry relocate`" if findings else "run `dvc repro --force record`"
-        findings.append(failed(f"{shown_run(row)}: no artifact {', '.join(missing)}", mend))
-    return or_passed(findings, f"{len(ARTIFACTS)} artifacts of {shown_run(row)} open")
+        findings.append(failed(f"{shown_run(run)}: no artifact {', '.join(missing)}", mend))
+    return or_passed(findings, f"{len(ARTIFACTS)} artifacts of {shown_run(run)} can be opened")
 
 
-def _elsewhere(uri: str, store: Path) -> bool:
-    """Whether a run's files are in the `mlartifacts/` of another checkout, or are gone."""
+def _is_foreign(uri: str, store: Path) -> bool:
+    """Return whether a run's files are in the `mlartifacts/` of another checkout, or are missing."""
     path = _path(uri)
     if path is None or path.is_relative_to(store.parent):
         return False

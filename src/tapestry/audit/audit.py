@@ -1,4 +1,4 @@
-"""The audit: every claim on a checkout and the row of its model."""
+"""The audit: all claims about a checkout and its model's MLflow run, and the functions that check them."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ from tapestry.core.errors import TapestryError, one_line
 Check = Callable[[Evidence], list[Finding]]
 
 CLAIMS: dict[str, tuple[str, Check]] = {
-    "code": ("the checkout is clean, and its code is that of the model's row", check_code),
-    "lock": ("dvc.lock is what files, parameters and code give", check_lock),
+    "code": ("the checkout is clean, and its code is that of the model's run", check_code),
+    "lock": ("dvc.lock matches files, parameters and code", check_lock),
     "packages": ("the installed packages are those of requirements.lock and of the model's run", check_packages),
     "figures": ("every figure follows from the ranks, and is the one that MLflow holds for this model", check_figures),
-    "data": ("the model's data leads back, run by run, to raw files and their checksums", check_lineage),
+    "data": ("the model's data is traced, run by run, to raw files and their checksums", check_lineage),
     "settings": ("seeds, threads, processor level and device are recorded", check_settings),
     "rows": ("rows add up at each stage: in = kept + quarantined + filtered", check_counts),
-    "pickles": ("no pickle among models, data and artifacts", check_pickles),
+    "pickles": ("no pickle in models, data and artifacts", check_pickles),
     "inputs": ("no input was edited while a stage ran", check_inputs),
-    "cache": ("DVC's cache would restore what was made", check_cache),
-    "artifacts": ("the files of MLflow's runs open", check_artifacts),
+    "cache": ("DVC's cache would restore the outputs of the recorded runs", check_cache),
+    "artifacts": ("the files of MLflow's runs can be opened", check_artifacts),
 }
 
 
 ON_A_RUN = ("packages", "figures", "data", "settings", "rows", "pickles", "inputs", "artifacts")
-"""The claims that can be checked on an old run once it has been reproduced, beside that of its code."""
+"""The claims that can be checked about an old run after it has been reproduced, in addition to its code."""
 
 
 def audit_checkout(evidence: Evidence, again: bool) -> list[Claim]:
-    """Check all claims on a checkout as it is; with `again`, rerun its commit, too."""
+    """Check all claims about a checkout; with `again`, also reproduce its commit and compare the outputs."""
     with evidence.hashing_shown():
         claims = [_checked(name, *CLAIMS[name], evidence) for name in CLAIMS]
     return [*claims, _checked("rerun", TITLE, check_rerun, evidence)] if again else claims
 
 
 def audit_run(evidence: Evidence, root: Path) -> list[Claim]:
-    """Reproduce an old run in the clone that the evidence is of, and check the claims on what that gives.
+    """Reproduce an old run in a clone (the root of `evidence`), and check the claims about the result.
 
     Args:
         root: the user's checkout.
@@ -62,7 +62,7 @@ def audit_run(evidence: Evidence, root: Path) -> list[Claim]:
 
 
 def _checked(name: str, title: str, check: Check, evidence: Evidence) -> Claim:
-    """A claim with what its check found; a file that can't be read is against it, one that isn't there unknown."""
+    """Run a check. A file that can't be read makes the claim FAIL; a missing file makes it UNKNOWN."""
     try:
         findings = check(evidence)
     except NoEvidenceError as error:
@@ -72,10 +72,11 @@ def _checked(name: str, title: str, check: Check, evidence: Evidence) -> Claim:
             NoEvidenceError(f"{error.filename or error} is not there", "run `dvc checkout`, or `dvc repro`").finding
         ]
     except (TapestryError, OSError, ValueError, KeyError, TypeError) as error:
-        told = str(error) if isinstance(error, TapestryError) else f"{type(error).__name__}: {error}"
-        findings = [failed(f"it can't be checked: {one_line(told, 500)}", "run `dvc repro --force`")]
+        detail = str(error) if isinstance(error, TapestryError) else f"{type(error).__name__}: {error}"
+        findings = [failed(f"it can't be checked: {one_line(detail, 500)}", "run `dvc repro --force`")]
     return Claim(name, title, tuple(findings))
 
 
 def worst(claims: Sequence[Claim]) -> Status:
+    """Return the worst status of several claims."""
     return max(claim.status for claim in claims)

@@ -1,4 +1,4 @@
-"""DVC's cache: its entries are what their names say, and none would put other outputs in the place of a run's."""
+"""The claim `cache`: entries of DVC's cache match their names, and restoring them gives the recorded outputs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tapestry.audit.records import inputs_of, shown_run
 from tapestry.core.yaml_file import read_yaml
 from tapestry.provenance.dvc_files import locked
 from tapestry.provenance.hashes import dvc_md5
-from tapestry.tracking.experiment import made_by
+from tapestry.tracking.experiment import output_md5s
 
-_SIZES = ("size", "nfiles")  # left out of the hashes that name entries
+_SIZES = ("size", "nfiles")  # keys that DVC omits from the hashes that name entries
 
 
 def check_cache(evidence: Evidence) -> list[Finding]:
-    """That DVC would restore what was made."""
+    """Check that DVC would restore the outputs that the recorded runs produced."""
     folder = cache_folder(evidence.root)
     findings: list[Finding] = []
     entries = list(_entries(folder))
@@ -29,12 +29,12 @@ def check_cache(evidence: Evidence) -> list[Finding]:
         key, stage = path.parent.name, _stage_of(entry)
         name = f"{_short(path)} ({stage})"
         if (run_key(entry), _hash(entry)) != (key, path.name):
-            findings.append(failed(f"{name}: its content isn't what its name is the hash of", f"remove {path.parent}"))
+            findings.append(failed(f"{name}: its content doesn't match the hash in its name", f"remove {path.parent}"))
         elif key in current and _outs(entry) != _outs(evidence.lock[stage]):
-            text = f"{name}: would restore {_apart(_outs(entry), _outs(evidence.lock[stage]))}"
+            text = f"{name}: would restore {_differences(_outs(entry), _outs(evidence.lock[stage]))}"
             findings.append(failed(text, f"remove {path.parent}, then run `dvc repro --force {stage}`"))
         else:
-            findings += _as_recorded(evidence, path, stage, entry)
+            findings += _compare_with_runs(evidence, path, stage, entry)
     locked = [entry for stage, entry in evidence.lock.items()]
     wanted = [entry for path, entry in entries if path.parent.name in current]
     objects, damaged = _objects(folder, {md5 for entry in (*locked, *wanted) for md5 in _outs(entry).values()})
@@ -42,22 +42,23 @@ def check_cache(evidence: Evidence) -> list[Finding]:
     return or_passed(findings, f"{len(entries)} entries of the run cache, {objects} cached files and folders")
 
 
-def _as_recorded(evidence: Evidence, path: Path, stage: str, entry: Mapping[str, Any]) -> list[Finding]:
-    """That the runs on record with the same inputs and parameters made the outputs that the entry would restore."""
+def _compare_with_runs(evidence: Evidence, path: Path, stage: str, entry: Mapping[str, Any]) -> list[Finding]:
+    """Check that recorded runs with the same inputs and parameters produced the outputs that an entry restores."""
     deps, params = locked(entry)["deps"], locked(entry)["params"]
     for run in evidence.records.ran(stage):
-        if inputs_of(run) != deps or any(not _same(run.data.params.get(key), value) for key, value in params.items()):
+        if inputs_of(run) != deps or any(not _equal(run.data.params.get(key), v) for key, v in params.items()):
             continue
-        made = made_by(run, _outs(entry))
-        apart = _apart({out: _outs(entry)[out] for out in made}, made)
-        if apart:
-            text = f"{_short(path)} ({stage}): would restore {apart}, which {shown_run(run)} made from the same inputs"
+        made = output_md5s(run, _outs(entry))
+        difference = _differences({out: _outs(entry)[out] for out in made}, made)
+        if difference:
+            text = f"{_short(path)} ({stage}): would restore {difference}, "
+            text += f"which {shown_run(run)} made from the same inputs"
             return [failed(text, f"remove {path.parent}, then run `dvc repro --force {stage}`")]
     return []
 
 
 def _objects(folder: Path, wanted: set[str]) -> tuple[int, list[Finding]]:
-    """How many cached files and folders of those wanted are there, and what is wrong with their content."""
+    """Count the cached files and folders in `wanted` that exist, and find those with wrong content."""
     pending, seen, count, findings = list(wanted), set(), 0, []
     while pending:
         md5 = pending.pop()
@@ -67,8 +68,8 @@ def _objects(folder: Path, wanted: set[str]) -> tuple[int, list[Finding]]:
         seen.add(md5)
         count += 1
         if dvc_md5(path) != md5.removesuffix(".dir"):
-            mend = f"remove {path}; then `dvc repro --force` the stage that it is of, or `dvc fetch`"
-            findings.append(failed(f"{_short(path)}: its content isn't what its name is the MD5 of", mend))
+            mend = f"remove {path}; then run `dvc repro --force` for the stage that produces it, or `dvc fetch`"
+            findings.append(failed(f"{_short(path)}: its content doesn't match the MD5 in its name", mend))
         elif md5.endswith(".dir"):
             pending += [str(item["md5"]) for item in json.loads(path.read_text(encoding="utf-8"))]
     if wanted and not count:
@@ -77,7 +78,7 @@ def _objects(folder: Path, wanted: set[str]) -> tuple[int, list[Finding]]:
 
 
 def cache_folder(root: Path) -> Path:
-    """Where this checkout's DVC keeps its cache."""
+    """Return the folder of DVC's cache for this checkout."""
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
@@ -85,12 +86,12 @@ def cache_folder(root: Path) -> Path:
 
 
 def object_path(folder: Path, md5: str) -> Path:
-    """Where the cache has a file, or the list of a folder's files."""
+    """Return the cache's path of a file, or of a folder's list of files."""
     return folder / "files" / "md5" / md5[:2] / md5[2:]
 
 
 def run_key(entry: Mapping[str, Any]) -> str:
-    """The name that DVC's run cache gives to a stage's command, inputs and parameters.
+    """Compute the key of DVC's run cache for a stage's command, inputs and parameters.
 
     Source: dvc/stage/cache.py
     """
@@ -114,9 +115,9 @@ def _entries(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _stage_of(entry: Mapping[str, Any]) -> str:
-    """`sh stages/python stages/run.py ingest Books` → `ingest@Books`."""
+    """Find the stage of a run-cache entry: `sh stages/python stages/run.py ingest Books` → `ingest@Books`."""
     words = str(entry["cmd"]).split()
-    script = next((place for place, word in enumerate(words) if word.endswith(".py")), None)
+    script = next((index for index, word in enumerate(words) if word.endswith(".py")), None)
     if script is None:
         return str(entry["cmd"])
     return "@".join(words[script + 1 :])
@@ -126,13 +127,13 @@ def _outs(entry: Mapping[str, Any]) -> dict[str, str]:
     return locked(entry)["md5"]
 
 
-def _apart(found: Mapping[str, str], expected: Mapping[str, str]) -> str:
+def _differences(found: Mapping[str, str], expected: Mapping[str, str]) -> str:
     pairs = (f"{path} as {md5}, not {expected.get(path)}" for path, md5 in found.items() if md5 != expected.get(path))
     return ", ".join(pairs)
 
 
-def _same(recorded: str | None, locked: str) -> bool:
-    """Whether a parameter of a row is that of dvc.lock; a row has 24 of a fraction as 24.0."""
+def _equal(recorded: str | None, locked: str) -> bool:
+    """Compare a parameter of a run with that of dvc.lock; MLflow's copy of an integral float is 24.0, not 24."""
     if recorded is None or recorded == locked:
         return recorded == locked
     try:

@@ -1,4 +1,4 @@
-"""An audit in words: for a terminal, as JSON, and as the Markdown certificate that MLflow keeps."""
+"""Format an audit for a terminal, as JSON, and as the Markdown certificate that MLflow keeps."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tapestry.core.errors import for_terminal
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-CERTIFICATE = "audit.md"  # its name among the artifacts of the model's row
-_WIDTH = 9  # of the names of claims
+CERTIFICATE = "audit.md"  # the certificate's name among the artifacts of the model's run
+_WIDTH = 9  # characters of the longest claim name
 
 
 def as_text(claims: Sequence[Claim]) -> str:
-    """A line a claim, under it what was found, and what mends it."""
+    """Format one line a claim; below it the findings, each with its fix."""
     lines = []
     for claim in claims:
         lines.append(f"{claim.status.name:8} {claim.name:{_WIDTH}} {claim.title}")
@@ -31,11 +31,11 @@ def as_text(claims: Sequence[Claim]) -> str:
     return "\n".join([*lines, tally(claims)])
 
 
-def as_json(claims: Sequence[Claim], row: Run | None) -> dict[str, Any]:
-    """The same as JSON has it."""
+def as_json(claims: Sequence[Claim], run: Run | None) -> dict[str, Any]:
+    """Format the claims and findings as JSON values."""
     return {
         "status": max(claim.status for claim in claims).name,
-        "run_id": row.info.run_id if row is not None else None,
+        "run_id": run.info.run_id if run is not None else None,
         "claims": [
             {
                 "name": claim.name,
@@ -51,14 +51,14 @@ def as_json(claims: Sequence[Claim], row: Run | None) -> dict[str, Any]:
     }
 
 
-def as_markdown(claims: Sequence[Claim], row: Run | None) -> str:
-    """The certificate; of equal findings it differs by its date alone."""
-    tags = row.data.tags if row is not None else {}
+def as_markdown(claims: Sequence[Claim], run: Run | None) -> str:
+    """Format the certificate. Audits with equal findings differ only in its date."""
+    tags = run.data.tags if run is not None else {}
     about = {
         "Model": tags.get("model_hash", "unknown"),
         "Data": tags.get("data_hash", "unknown"),
         "Code": f"{tags.get('code_hash', 'unknown')}, at commit {tags.get('git_commit', 'unknown')}",
-        "Run": shown_run(row) if row is not None else "none",
+        "Run": shown_run(run) if run is not None else "none",
         "Date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
     lines = ["# Audit", "", tally(claims), "", "| | |", "|---|---|"]
@@ -71,26 +71,26 @@ def as_markdown(claims: Sequence[Claim], row: Run | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def keep(records: Records, row: Run, certificate: str) -> None:
-    """Make the certificate an artifact of the model's row, in the place of that of an earlier audit.
+def keep(records: Records, run: Run, certificate: str) -> None:
+    """Log the certificate as an artifact of the model's run; it replaces that of an earlier audit.
 
     Raises:
-        Exception: any of MLflow's, where it doesn't take it.
+        Exception: any of MLflow's, if it doesn't accept the artifact.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, CERTIFICATE)
         path.write_text(certificate, encoding="utf-8")
-        records.client.log_artifact(row.info.run_id, str(path))
+        records.client.log_artifact(run.info.run_id, str(path))
 
 
 def tally(claims: Sequence[Claim]) -> str:
-    """`10 PASS, 1 UNKNOWN, 0 FAIL`."""
+    """Count the claims by status: `10 PASS, 1 UNKNOWN, 0 FAIL`."""
     counts = Counter(claim.status for claim in claims)
     return ", ".join(f"{counts[status]} {status.name}" for status in Status)
 
 
 def _marked(claim: Claim, finding: Finding) -> str:
-    """The status of a finding where the claim has others."""
+    """Return the prefix with a finding's status; empty if all findings of the claim have the same status."""
     alike = len({other.status for other in claim.findings}) == 1
     return "" if alike else f"{finding.status.name}: "
 

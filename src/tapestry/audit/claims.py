@@ -1,4 +1,4 @@
-"""A claim of the audit, and what was found for or against it."""
+"""The data types of the audit: claims, and the findings that support or contradict them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """The worst of several findings is the greatest."""
+    """The status of a claim or finding; the greatest value is the worst."""
 
     PASS = 0
     UNKNOWN = 1
@@ -17,7 +17,7 @@ class Status(IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One piece of evidence, and what mends it where it is against the claim."""
+    """One piece of evidence, and how to fix it if it contradicts the claim."""
 
     status: Status
     text: str
@@ -26,7 +26,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim by its short name and in words, with all that was found."""
+    """A claim: its short name, its title and all findings."""
 
     name: str
     title: str
@@ -34,12 +34,12 @@ class Claim:
 
     @property
     def status(self) -> Status:
-        """The worst finding's; nothing found is nothing known."""
+        """The worst finding's status; UNKNOWN without any finding."""
         return max((finding.status for finding in self.findings), default=Status.UNKNOWN)
 
 
 class NoEvidenceError(Exception):
-    """What a claim rests on isn't there, so that it is neither held nor refuted."""
+    """The evidence that a claim needs is missing, so the claim can be neither confirmed nor refuted."""
 
     def __init__(self, text: str, mend: str = "") -> None:
         super().__init__(text)
@@ -59,5 +59,5 @@ def failed(text: str, mend: str) -> Finding:
 
 
 def or_passed(findings: Sequence[Finding], text: str) -> list[Finding]:
-    """What was found; if that is nothing against the claim, that it holds."""
+    """Return the findings; if there are none, a single PASS with `text`."""
     return list(findings) or [passed(text)]

@@ -1,4 +1,4 @@
-"""A commit in a temporary folder, reproduced there from raw files with nothing of this checkout's caches."""
+"""Reproduce a commit from raw files in a temporary clone, without the caches of the user's checkout."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ruamel.yaml import YAML
 from tapestry.core.cpu import PORTABLE
 from tapestry.core.errors import TapestryError, one_line
 from tapestry.parameters import load_parameters
-from tapestry.provenance.git import git
+from tapestry.provenance.git import git, git_message
 from tapestry.tracking.store import sqlite_uri
 
-_OURS = ("DVC_", "MLFLOW_", "GIT_", "PYTHONPATH")  # variables that would lead a stage elsewhere
+_OURS = ("DVC_", "MLFLOW_", "GIT_", "PYTHONPATH")  # variables that would make a stage use another checkout or store
 _RUNNING = "Running stage '"
 
 
 @contextmanager
 def cloned(root: Path, commit: str) -> Iterator[Path]:
-    """Yield a new checkout of a commit of the repository, without dvc.lock and what it is of.
+    """Yield a new checkout of a commit of the repository, with its own DVC cache.
 
     Raises:
         TapestryError: git can't check the commit out.
@@ -33,13 +33,13 @@ def cloned(root: Path, commit: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="tapestry-audit-") as folder:
         checkout = Path(folder, "checkout")
         try:
-            # Shared: a commit that no branch leads to any more is found, too, and nothing is copied.
+            # A shared clone copies no objects, and has commits that no branch leads to.
             git(root, "clone", "--quiet", "--shared", "--no-checkout", str(root), str(checkout))
             git(checkout, "checkout", "--quiet", "--detach", commit)
         except (OSError, subprocess.CalledProcessError) as error:
-            told = one_line((getattr(error, "stderr", "") or str(error)).strip())
             raise TapestryError(
-                f"commit {commit} can't be checked out: {told}; fetch it, if it is elsewhere"
+                f"commit {commit} can't be checked out: {git_message(error)}; "
+                "run `git fetch` if another repository has it"
             ) from error
         (checkout / ".dvc/config.local").write_text(
             f"[cache]\n    dir = {folder}/cache\n[core]\n    site_cache_dir = {folder}/site\n", encoding="utf-8"
@@ -48,7 +48,7 @@ def cloned(root: Path, commit: str) -> Iterator[Path]:
 
 
 def provide_raw(root: Path, checkout: Path) -> None:
-    """Let a clone find what git doesn't have: the user's raw files, downloads and their checksums."""
+    """Give a clone access to what git doesn't track: the user's raw files, downloads and their checksums."""
     source = load_parameters(checkout / "params.yaml").source
     if source.release == "files" and source.path is not None and not (checkout / source.path).exists():
         yaml = YAML()
@@ -62,17 +62,17 @@ def provide_raw(root: Path, checkout: Path) -> None:
 
 
 def reproduce(checkout: Path, arithmetic: str, stages: int) -> str | None:
-    """Run `dvc repro` in a clone, with its own code, cache and store, telling on standard error how far it is.
+    """Run `dvc repro` in a clone, with its own code, cache and store; print the progress to standard error.
 
     Args:
-        arithmetic: the tag cpu_arithmetic of the run that is repeated.
-        stages: how many there are.
+        arithmetic: the tag cpu_arithmetic of the run to reproduce.
+        stages: the number of stages, for the progress.
 
     Returns:
-        None, or what went wrong.
+        None, or DVC's error message.
     """
-    for left in (checkout / "dvc.lock", *(checkout / "metrics").glob("*")):
-        left.unlink(missing_ok=True)  # or stages whose figures are in git wouldn't run
+    for made in (checkout / "dvc.lock", *(checkout / "metrics").glob("*")):
+        made.unlink(missing_ok=True)  # otherwise DVC would skip the stages whose outputs are in git
     command = [sys.executable, "-m", "dvc", "repro", "--no-run-cache"]
     lines: list[str] = []
     count = 0
@@ -95,7 +95,7 @@ def reproduce(checkout: Path, arithmetic: str, stages: int) -> str | None:
     if process.returncode == 0:
         return None
     errors = [line for line in lines if "error: " in line.lower()]
-    return one_line((errors or lines or ["no word"])[0], 500)
+    return one_line((errors or lines or ["DVC printed nothing"])[0], 500)
 
 
 def _environment(checkout: Path, arithmetic: str) -> dict[str, str]:
@@ -106,6 +106,6 @@ def _environment(checkout: Path, arithmetic: str) -> dict[str, str]:
 
 
 def arithmetic_variables(arithmetic: str) -> dict[str, str]:
-    """`AVX2 MKL_CBWR=COMPATIBLE …`, as a run's tag has it: the variables that were set for it."""
+    """Parse the environment variables of a run's tag, such as `AVX2 MKL_CBWR=COMPATIBLE …`."""
     pairs = (word.partition("=") for word in arithmetic.split())
     return {name: value for name, _, value in pairs if name in PORTABLE and value != "unset"}

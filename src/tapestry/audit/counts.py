@@ -1,4 +1,4 @@
-"""Rows: what came in was kept, quarantined or filtered, at each stage, in the counts and in the files themselves."""
+"""The claim `rows`: rows in = kept + quarantined + filtered at each stage, in the counts and in the files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tapestry.audit.evidence import Evidence
 from tapestry.core.splits import TEST
 
 Sum = tuple[str, int, int]
-"""What is counted, and two numbers that must be equal."""
+"""A description, and two counts that must be equal."""
 
 _SPLITS = "rows_kept", "rows_quarantined", "rows_filtered"
 
 
 def check_counts(evidence: Evidence) -> list[Finding]:
-    """That rows add up."""
+    """Check that all counts of rows add up."""
     root = evidence.root
     statistics = _json(root / "metrics/data.json")
     sums = [*_sequences(root, statistics), *_ranks(root)]
@@ -49,8 +49,8 @@ def _domain(root: Path, domain: str, row: dict[str, Any]) -> Iterator[Sum]:
         yield f"{name}: {key}, and rows of {path}", counts[key], pq.read_metadata(root / path).num_rows
     reasons = Counter(pq.read_table(root / f"data/quarantine/{domain}.parquet")["reason"].to_pylist())
     for reason in sorted({*reasons, *counts["reasons"]}):
-        there = counts["reasons"].get(reason, 0)
-        yield f"{name}: {reason}, and rows of data/quarantine/{domain}.parquet", there, reasons[reason]
+        recorded = counts["reasons"].get(reason, 0)
+        yield f"{name}: {reason}, and rows of data/quarantine/{domain}.parquet", recorded, reasons[reason]
     name = f"metrics/data.json: {domain}"
     yield f"{name}: rows in, and those of data/counts", row["rows_in"], counts["rows_in"]
     yield f"{name}: rows in, and kept + quarantined + filtered", row["rows_in"], sum(row[key] for key in _SPLITS)
@@ -65,8 +65,8 @@ def _sequences(root: Path, statistics: dict[str, Any]) -> Iterator[Sum]:
     table = pq.read_table(root / "data/sequences/sequences.parquet", columns=["domain"])
     kept = Counter(table["domain"].to_pylist())
     for number, domain in enumerate(_json(root / "data/sequences/domains.json")):
-        there = statistics["domain"][domain["name"]]["rows_kept"]
-        yield f"metrics/data.json: rows kept of {domain['name']}, and in data/sequences", there, kept[number]
+        recorded = statistics["domain"][domain["name"]]["rows_kept"]
+        yield f"metrics/data.json: rows kept of {domain['name']}, and in data/sequences", recorded, kept[number]
 
 
 def _ranks(root: Path) -> Iterator[Sum]:

@@ -1,4 +1,4 @@
-"""The first thing that two files differ in: a row, a tensor, a line or a byte, by the kind of file."""
+"""Find the first difference of two files: a row, a tensor's element, a line or a byte, depending on the format."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _BLOCK = 1 << 20
 
 
 def first_difference(one: Mapping[str, Path], other: Mapping[str, Path], of_one: str, of_other: str) -> str | None:
-    """Of two sets of files by name, what differs first; None if nothing does.
+    """Describe the first difference of two sets of files by name; None if they are equal.
 
     Args:
-        of_one, of_other: words that follow what each has.
+        of_one, of_other: words that name each side in the description, such as `here` and `in the rerun`.
     """
     for name in sorted({*one, *other}):
         if name not in other:
@@ -35,7 +35,7 @@ def first_difference(one: Mapping[str, Path], other: Mapping[str, Path], of_one:
 
 
 def differing(name: str, one: Path, other: Path, of_one: str, of_other: str) -> str:
-    """What differs first in two files that are of the kind that `name` tells."""
+    """Describe the first difference of two files, whose format is given by the suffix of `name`."""
     try:
         if name.endswith(".parquet"):
             return _rows(one, other, of_one, of_other)
@@ -43,7 +43,7 @@ def differing(name: str, one: Path, other: Path, of_one: str, of_other: str) -> 
             return _tensors(one, other, of_one, of_other)
         if name.endswith((".json", ".csv", ".html", ".jsonl", ".json.gz", ".csv.gz", ".jsonl.gz")):
             return _lines(one, other, of_one, of_other)
-    except Exception as error:  # of many classes, from readers of files that are damaged
+    except Exception as error:  # readers raise many classes for damaged files
         return f"{_byte(one, other, of_one, of_other)}, and it can't be read ({shown(str(error))})"
     return _byte(one, other, of_one, of_other)
 
@@ -84,7 +84,7 @@ def _tensors(one: Path, other: Path, of_one: str, of_other: str) -> str:
         mine, its = (stack.enter_context(safe_open(path, framework="pt")) for path in (one, other))
         names = sorted({*mine.keys(), *its.keys()})
         for name in names:
-            if name not in mine.keys() or name not in its.keys():  # noqa: SIM118  (it is no mapping)
+            if name not in mine.keys() or name not in its.keys():  # noqa: SIM118  (not a mapping: `in` needs keys())
                 return f"tensor {name} is missing {of_one if name not in mine.keys() else of_other}"  # noqa: SIM118
             left, right = mine.get_tensor(name), its.get_tensor(name)
             if left.shape != right.shape or left.dtype != right.dtype:
@@ -92,12 +92,12 @@ def _tensors(one: Path, other: Path, of_one: str, of_other: str) -> str:
                     f"tensor {name} is {left.dtype} {tuple(left.shape)} {of_one}, "
                     f"{right.dtype} {tuple(right.shape)} {of_other}"
                 )
-            apart = ((left != right) & ~((left != left) & (right != right))).flatten()  # NaN is apart from itself
+            apart = ((left != right) & ~((left != left) & (right != right))).flatten()  # two NaNs count as equal
             if apart.any():
-                place = int(apart.nonzero()[0])
+                index = int(apart.nonzero()[0])
                 return (
-                    f"tensor {name}: {int(apart.sum())} of {apart.numel()} numbers differ, number {place + 1} is "
-                    f"{left.flatten()[place].item()} {of_one}, {right.flatten()[place].item()} {of_other}"
+                    f"tensor {name}: {int(apart.sum())} of {apart.numel()} numbers differ, number {index + 1} is "
+                    f"{left.flatten()[index].item()} {of_one}, {right.flatten()[index].item()} {of_other}"
                 )
     return f"equal tensors; {_byte(one, other, of_one, of_other)}"
 
@@ -122,18 +122,18 @@ def _unpacked(path: Path) -> Iterator[bytes]:
 
 
 def _byte(one: Path, other: Path, of_one: str, of_other: str) -> str:
-    place = 0
+    offset = 0
     with one.open("rb") as mine, other.open("rb") as its:
         while True:
             left, right = mine.read(_BLOCK), its.read(_BLOCK)
             if left != right:
                 apart = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
                 if apart is not None:
-                    return f"byte {place + apart + 1} is {left[apart]} {of_one}, {right[apart]} {of_other}"
+                    return f"byte {offset + apart + 1} is {left[apart]} {of_one}, {right[apart]} {of_other}"
                 return f"{one.stat().st_size} bytes {of_one}, {other.stat().st_size} {of_other}"
             if not left:
                 raise TapestryError(f"{one} and {other} don't differ")
-            place += len(left)
+            offset += len(left)
 
 
 def _same_bytes(one: Path, other: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What the claims are checked on: a checkout's files and their hashes, dvc.lock, parameters, and MLflow's rows."""
+"""The evidence for the claims: a checkout's files and their hashes, dvc.lock, parameters, and MLflow's runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tapestry.tracking.experiment import MODEL_STAGE
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-HASHED_BY_STAGE = {  # what a stage's tag data_hash is of; {} stands for the domain
+HASHED_BY_STAGE = {  # the output that a stage's tag data_hash is the hash of; {} stands for the domain
     "fetch": "data/raw/{}",
     "ingest": "data/interactions/{}.parquet",
     "sessionize": "data/sequences",
@@ -32,20 +32,21 @@ HASHED_BY_STAGE = {  # what a stage's tag data_hash is of; {} stands for the dom
 
 
 class Evidence:
-    """Read from a checkout; each file is hashed once."""
+    """The evidence in one checkout. Each file is hashed only once."""
 
-    def __init__(self, root: Path, lock: Path | None = None, row: Run | None = None) -> None:
+    def __init__(self, root: Path, lock: Path | None = None, model_run: Run | None = None) -> None:
         """
         Args:
-            lock: a dvc.lock in place of the checkout's.
-            row: the model's row, in place of the one that belongs to dvc.lock or to the model.
+            root: the checkout.
+            lock: a dvc.lock to use instead of the checkout's.
+            model_run: the model's run, if it isn't to be found by dvc.lock or by the model's hash.
 
         Raises:
-            TapestryError: dvc.yaml, dvc.lock or params.yaml isn't there, or is damaged.
+            TapestryError: dvc.yaml, dvc.lock or params.yaml is missing or damaged.
         """
         self.root = root
         self._lock_path = lock or root / "dvc.lock"
-        self._row = row
+        self._model_run = model_run
         self._md5: dict[str, str] = {}
         self._content: dict[str, str] = {}
         self._bar: tqdm | None = None
@@ -60,7 +61,7 @@ class Evidence:
 
     @cached_property
     def declared(self) -> dict[str, dict[str, Any]]:
-        """The stages of dvc.yaml by their names in dvc.lock, with `${item.domain}` filled in."""
+        """Return the stages of dvc.yaml by their names in dvc.lock, with `${item.domain}` filled in."""
         stages: dict[str, dict[str, Any]] = {}
         for name, spec in read_yaml(self.root / "dvc.yaml")["stages"].items():
             if "matrix" in spec:
@@ -75,7 +76,7 @@ class Evidence:
         return code_hash(self.root)
 
     def md5(self, path: str) -> str | None:
-        """DVC's hash of a file or folder, None if it isn't there."""
+        """Return DVC's hash of a file or folder; None if it is missing."""
         if path not in self._md5:
             if not (self.root / path).exists():
                 return None
@@ -84,10 +85,10 @@ class Evidence:
         return self._md5[path]
 
     def content_hash(self, path: str) -> str:
-        """Our own hash of a file or folder.
+        """Return the SHA-256 of a file or folder (`tapestry.provenance.hashes.content_hash`).
 
         Raises:
-            NoEvidenceError: it isn't there.
+            NoEvidenceError: it is missing.
         """
         if path not in self._content:
             if not (self.root / path).exists():
@@ -98,7 +99,7 @@ class Evidence:
 
     @contextmanager
     def hashing_shown(self) -> Iterator[None]:
-        """Show how far hashing is, on a terminal."""
+        """Show the progress of hashing, on a terminal."""
         with tqdm(desc="hashing", unit="B", unit_scale=True, disable=None, leave=False) as self._bar:
             yield
         self._bar = None
@@ -120,46 +121,46 @@ class Evidence:
     def records(self) -> Records:
         """
         Raises:
-            NoEvidenceError: MLflow has none, or can't be read.
+            NoEvidenceError: MLflow has no runs, or can't be read.
         """
         if isinstance(self._found, NoEvidenceError):
             raise self._found
         return self._found
 
     @cached_property
-    def found_row(self) -> Run | None:
-        """The model's row.
+    def found_model_run(self) -> Run | None:
+        """Return the model's run; None if MLflow has none.
 
         Raises:
-            NoEvidenceError: MLflow has no rows, or can't be read.
+            NoEvidenceError: MLflow has no runs, or can't be read.
         """
-        return self._row or self.records.model_row(self.lock_hash, self.content_hash("models"))
+        return self._model_run or self.records.find_model_run(self.lock_hash, self.content_hash("models"))
 
     @property
-    def row(self) -> Run:
-        """The model's row.
+    def model_run(self) -> Run:
+        """Return the model's run.
 
         Raises:
-            NoEvidenceError: there is none.
+            NoEvidenceError: MLflow has no run of this model.
         """
-        if self.found_row is None:
-            raise NoEvidenceError("MLflow has no row of this model and dvc.lock", "run `dvc repro`")
-        return self.found_row
+        if self.found_model_run is None:
+            raise NoEvidenceError("MLflow has no run of this model and dvc.lock", "run `dvc repro`")
+        return self.found_model_run
 
-    def has_row(self) -> bool:
-        """Whether the model has a row that can be read."""
+    def has_model_run(self) -> bool:
+        """Return whether MLflow has a run of the model and can be read."""
         try:
-            return self.found_row is not None
+            return self.found_model_run is not None
         except NoEvidenceError:
             return False
 
     def makers(self, stage: str) -> list[Run]:
-        """The runs that made the outputs of a stage as dvc.lock has them: the experiment's own first, if it ran."""
-        own = self.records.under(self.row).get(stage)
+        """List the runs that produced a stage's outputs as dvc.lock has them: the experiment's own run first."""
+        own = self.records.stage_runs(self.model_run).get(stage)
         hashes: Mapping[str, str] = {}
         name, _, domain = stage.partition("@")
         if name == MODEL_STAGE:
-            hashes = {"model_hash": self.row.data.tags.get("model_hash", "")}
+            hashes = {"model_hash": self.model_run.data.tags.get("model_hash", "")}
         elif own is not None and "data_hash" in own.data.tags:
             hashes = {"data_hash": own.data.tags["data_hash"]}
         elif name in HASHED_BY_STAGE and (self.root / HASHED_BY_STAGE[name].format(domain)).exists():

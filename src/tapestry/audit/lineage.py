@@ -1,4 +1,4 @@
-"""Data: from the model's row back through the runs that made its data to raw files and their checksums."""
+"""The claim `data`: trace the model's data back through the stages' runs to raw files and their checksums."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ _AGAIN = "run `dvc repro`"
 
 
 def check_lineage(evidence: Evidence) -> list[Finding]:
-    """That each stage read what the one before made, down to raw files that their publisher vouches for."""
+    """Check that each stage read the previous one's output, down to raw files with a published checksum."""
     findings = [*_raw(evidence), *_fingerprints(evidence)]
     steps = [("sessionize", "data/interactions", "data/sequences")]
     for domain in evidence.parameters.source.domains:
         raw = f"data/raw/{domain}"
         steps += [(f"ingest@{domain}", raw, f"data/interactions/{domain}.parquet"), (f"fetch@{domain}", "", raw)]
-    row = evidence.row
+    run = evidence.model_run
     chain = [
-        *_tagged(evidence, row.data.tags, "data_hash", "data/sequences", shown_run(row)),
+        *_tagged(evidence, run.data.tags, "data_hash", "data/sequences", shown_run(run)),
         *(finding for step in steps for finding in _step(evidence, *step)),
     ]
     how = f"train ← sessionize ← ingest ← fetch, {len(steps)} runs and their hashes"
-    return [*or_passed(chain, f"{how} lead from {shown_run(row)} to data/raw"), *findings]
+    return [*or_passed(chain, f"{how} lead from {shown_run(run)} to data/raw"), *findings]
 
 
 def _step(evidence: Evidence, stage: str, read: str, made: str) -> list[Finding]:
     makers = evidence.makers(stage)
     if not makers:
-        return [unknown(f"no run on record made {made}", f"run `dvc repro --force --single-item {stage}`")]
+        return [unknown(f"no recorded run produced {made}", f"run `dvc repro --force --single-item {stage}`")]
     run, tags = makers[0], makers[0].data.tags
     findings = _tagged(evidence, tags, "data_hash", made, shown_run(run))
     return [*findings, *(_tagged(evidence, tags, "input_hash", read, shown_run(run)) if read else [])]
@@ -53,14 +53,14 @@ def _tagged(evidence: Evidence, tags: dict[str, str], tag: str, path: str, run: 
 
 
 def _fingerprints(evidence: Evidence) -> list[Finding]:
-    """That data/source, which decides whether raw files are fetched anew, is as they are now."""
+    """Check that data/source matches the raw files: DVC fetches them again only if it changes."""
     source = evidence.parameters.source
     if source.release == "files" and source.path is not None:
         source = dataclasses.replace(source, path=str(evidence.root / source.path))
     try:
         now = describe(source, evidence.parameters.synthetic)
     except TapestryError as error:
-        return [unknown(f"the raw files can't be looked at: {error}", "put them back to compare them")]
+        return [unknown(f"the raw files can't be read: {error}", "put them back to compare them")]
     findings = []
     for domain, fingerprint in now.items():
         path = evidence.root / f"data/source/{domain}.json"
@@ -75,7 +75,7 @@ def _fingerprints(evidence: Evidence) -> list[Finding]:
 
 
 def _raw(evidence: Evidence) -> list[Finding]:
-    """Of each domain's raw file, who vouches for it."""
+    """Check each domain's raw file against the checksum of its publisher or user."""
     release = evidence.parameters.source.release
     findings = []
     for domain in evidence.parameters.source.domains:
@@ -86,7 +86,7 @@ def _raw(evidence: Evidence) -> list[Finding]:
         if release in RELEASES:
             findings.append(_published(evidence.root, raw, RELEASES[release].url(domain)))
         elif release == "files":
-            findings.append(_of_the_user(evidence, domain, raw))
+            findings.append(_check_user_file(evidence, domain, raw))
     if release == "synthetic":
         findings.append(passed(f"raw data is simulated, with the seed {evidence.parameters.synthetic.seed}"))
     return findings
@@ -101,11 +101,12 @@ def _published(root: Path, raw: Path, url: str) -> Finding:
         text = f"{name} is {digest}, but checksums.json has {recorded} for {url}"
         return failed(text, f"delete it in downloads/, then {_AGAIN}")
     if not _unchanged_in_git(root, Path("checksums.json")):
-        return unknown(f"{name} is {digest}, which only this checkout says of {url}", "commit checksums.json")
+        text = f"{name} is {digest}; the entry for {url} is not in git"
+        return unknown(text, "commit checksums.json")
     return passed(f"{name} is {digest}, as checksums.json in git has it for {url}")
 
 
-def _of_the_user(evidence: Evidence, domain: str, raw: Path) -> Finding:
+def _check_user_file(evidence: Evidence, domain: str, raw: Path) -> Finding:
     digest, name = digest_of(raw), raw.relative_to(evidence.root).as_posix()
     path = evidence.root / f"data/source/{domain}.json"
     fingerprint = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -118,8 +119,8 @@ def _of_the_user(evidence: Evidence, domain: str, raw: Path) -> Finding:
     if own is not None and _unchanged_in_git(evidence.root, own):
         return passed(f"{name} is {digest}, a copy of {own.name}, which is in git")
     return unknown(
-        f"{name} is {digest}, a file of yours: no publisher tells its checksum",
-        "nothing need be done; whoever repeats this needs the file of that hash",
+        f"{name} is {digest}, your own file, without a published checksum",
+        "nothing to do; to reproduce this elsewhere, use the file with that hash",
     )
 
 

@@ -1,4 +1,4 @@
-"""dvc.lock: files, parameters and stages are as it says, hashed anew without DVC's own notes on what has changed."""
+"""The claim `lock`: dvc.lock matches stages, parameters and files, which are hashed without DVC's cache of hashes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tapestry.core.settings import flatten
 
 _ABSENT = object()
 _SHOWN = 3  # stages in a message
-_ELSEWHERE = ("source.path",)  # says where files lie, which decides nothing
+_ELSEWHERE = ("source.path",)  # the location of the raw files doesn't affect a result
 
 
 def check_lock(evidence: Evidence) -> list[Finding]:
-    """That dvc.lock is what dvc.yaml, params.yaml and the files give."""
+    """Check that dvc.lock matches dvc.yaml, params.yaml and the files."""
     findings = [*_stages(evidence), *_files(evidence), *_parameters(evidence), *_other_parameters(evidence)]
     paths = {item["path"] for entry in evidence.lock.values() for item in _items(entry)}
     return or_passed(findings, f"{len(evidence.lock)} stages, {len(paths)} files and folders, and all parameters")
 
 
 def _stages(evidence: Evidence) -> list[Finding]:
-    """That dvc.lock has the stages of dvc.yaml, with their commands, inputs and outputs."""
+    """Check that dvc.lock has the stages of dvc.yaml, with their commands, inputs and outputs."""
     mend = "run `dvc repro`, or restore both files with git"
     findings = []
     for name in sorted(set(evidence.declared) ^ set(evidence.lock)):
@@ -81,9 +81,9 @@ def _parameters(evidence: Evidence) -> list[Finding]:
 
 
 def _other_parameters(evidence: Evidence) -> list[Finding]:
-    """Of those that reach the stages through data/source, which the model's row has as they were."""
+    """Check the parameters that aren't in dvc.lock, since data/source stands for them, against the model's run."""
     try:
-        recorded = evidence.row.data.params
+        recorded = evidence.model_run.data.params
     except NoEvidenceError:
         return []
     sections = ("source", "synthetic") if evidence.parameters.source.release == "synthetic" else ("source",)
@@ -91,7 +91,7 @@ def _other_parameters(evidence: Evidence) -> list[Finding]:
     for key, value in flatten(evidence.parameters).items():
         apart = key in recorded and recorded[key] != str(value)
         if apart and key.partition(".")[0] in sections and key not in _ELSEWHERE:
-            text = f"{key} is {value} in params.yaml, {recorded[key]} in the model's row"
+            text = f"{key} is {value} in params.yaml, {recorded[key]} in the model's run"
             findings.append(failed(text, "run `dvc repro`, or set it back"))
     return findings
 

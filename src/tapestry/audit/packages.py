@@ -1,4 +1,4 @@
-"""Installed packages: those of requirements.lock, and those that the model's row was made with."""
+"""The claim `packages`: the installed packages are those of requirements.lock and of the model's run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INSTALL = "run `make install`"
 
 
 def check_packages(evidence: Evidence) -> list[Finding]:
-    """That what is installed is what the lock names, and what the model was trained with."""
+    """Check the installed packages against requirements.lock and the run that trained the model."""
     installed = installed_packages()
     locked = read_packages((evidence.root / "requirements.lock").read_text(encoding="utf-8"))
     return [*_as_locked(installed, locked), *_as_recorded(evidence, installed, locked)]
@@ -27,24 +27,24 @@ def _as_locked(installed: dict[str, str], locked: dict[str, str]) -> list[Findin
     findings = []
     for name, version in locked.items():
         here = installed.get(name)
-        # A local version, as of torch's build for processors (2.13.0+cpu), is of the same release.
+        # The local part of a version, such as +cpu of torch's build for processors, is of the same release.
         if here is None or version not in (here, here.partition("+")[0]):
             found = f"{name} {here} is installed" if here else f"{name} isn't installed"
             findings.append(failed(f"{found}, requirements.lock has {version}", _INSTALL))
-    return or_passed(findings, f"the {len(locked)} packages of requirements.lock are installed in its versions")
+    return or_passed(findings, f"the {len(locked)} packages of requirements.lock are installed in the locked versions")
 
 
 def _as_recorded(evidence: Evidence, installed: dict[str, str], locked: dict[str, str]) -> list[Finding]:
     makers = evidence.makers(MODEL_STAGE)
     if not makers:
-        return [unknown("no run on record trained this model", "run `dvc repro --force train`")]
+        return [unknown("no recorded run trained this model", "run `dvc repro --force train`")]
     run = makers[0]
     content = evidence.records.artifact(run, PACKAGES)
     if content is None:
         return [unknown(f"{shown_run(run)} has no list of packages ({PACKAGES})", "run `dvc repro --force train`")]
     if sha256(content) != run.data.tags.get("packages"):
-        text = f"{PACKAGES} of {shown_run(run)} isn't what its tag `packages` is the hash of"
-        return [failed(text, "one of both was altered: run `dvc repro --force train`")]
+        text = f"{PACKAGES} of {shown_run(run)} doesn't match the hash in its tag `packages`"
+        return [failed(text, "the file or the tag was altered: run `dvc repro --force train`")]
     recorded = read_packages(content.decode())
     needed = _with_needs(set(locked))
     findings = []
@@ -54,11 +54,11 @@ def _as_recorded(evidence: Evidence, installed: dict[str, str], locked: dict[str
             now = f"{name} {here} is installed" if here else f"{name} isn't installed"
             text = f"{now}, {shown_run(run)} was made with {version}"
             findings.append(failed(text, f"{_INSTALL}; if that doesn't change it, run `dvc repro --force`"))
-    return or_passed(findings, f"they are those that {shown_run(run)} was made with")
+    return or_passed(findings, f"the installed packages are those that {shown_run(run)} was made with")
 
 
 def _with_needs(names: set[str]) -> set[str]:
-    """The packages, and all that they need, as far as it is installed: a lock may leave out what torch brings."""
+    """Add the installed dependencies of packages: a lock may omit those of torch."""
     found: set[str] = set()
     pending = list(names)
     while pending:
@@ -68,7 +68,7 @@ def _with_needs(names: set[str]) -> set[str]:
         found.add(name)
         try:
             needs = [Requirement(text) for text in requires(name) or []]
-        except (PackageNotFoundError, InvalidRequirement, OSError):  # none, or without its METADATA
+        except (PackageNotFoundError, InvalidRequirement, OSError):  # not installed, or no METADATA
             continue
         pending += [normal_name(n.name) for n in needs if n.marker is None or n.marker.evaluate({"extra": ""})]
     return found

@@ -1,4 +1,4 @@
-"""No pickle, which runs code when it is opened, among models, data and artifacts: by content, not by name alone."""
+"""The claim `pickles`: no file is a pickle, which can run code when it is loaded. Content counts, not only the name."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tapestry.tracking.store import store_file
 
 _SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill", ".cloudpickle")
 _PACKED = (".gz", ".bz2", ".xz", ".lzma", ".z")
-_HEAD = 1 << 16  # bytes that are looked at
-_ENOUGH = 16  # opcodes that no other file has by chance
+_HEAD = 1 << 16  # bytes of a file that are examined
+_ENOUGH = 16  # valid opcodes after which a file is taken for a pickle: other formats don't have as many in a row
 _PROTO = 0x80
 _OLD = b"cgi("  # first bytes of pickles of protocols 0 and 1 that can run code
 _UNPACKED: dict[bytes, Callable[[bytes], bytes]] = {
@@ -32,11 +32,11 @@ _UNPACKED: dict[bytes, Callable[[bytes], bytes]] = {
 
 
 def check_pickles(evidence: Evidence) -> list[Finding]:
-    """That no file is a pickle, or an archive with one."""
+    """Check that no file is a pickle, or an archive with one."""
     findings, count = [], 0
     with tempfile.TemporaryDirectory() as downloads:
         for path in _files(evidence, Path(downloads)):
-            count += path.name != CERTIFICATE  # of an earlier audit
+            count += path.name != CERTIFICATE  # not counted, since only a second audit finds it
             found = what_pickle(path)
             if found:
                 shown = path.relative_to(evidence.root) if path.is_relative_to(evidence.root) else path
@@ -46,11 +46,11 @@ def check_pickles(evidence: Evidence) -> list[Finding]:
 
 
 def _files(evidence: Evidence, downloads: Path) -> Iterator[Path]:
-    """Artifacts are looked at where they are; of a server, those of the experiment, fetched to `downloads`."""
+    """List the files to examine. Artifacts of a server are downloaded first: those of the experiment's runs."""
     root, store = evidence.root, store_file()
     artifacts = downloads if store is None else store.parent / "mlartifacts"
-    if store is None and evidence.has_row():
-        for run in evidence.records.under(evidence.row).values():
+    if store is None and evidence.has_model_run():
+        for run in evidence.records.stage_runs(evidence.model_run).values():
             (target := downloads / run.info.run_id).mkdir()
             evidence.records.client.download_artifacts(run.info.run_id, "", str(target))
     for folder in (*(root / name for name in ("models", "data", "metrics", "reports")), artifacts):
@@ -58,7 +58,7 @@ def _files(evidence: Evidence, downloads: Path) -> Iterator[Path]:
 
 
 def what_pickle(path: Path) -> str | None:
-    """How a file is, or holds, a pickle; None if it does not."""
+    """Describe how a file is a pickle or contains one; None if it isn't and doesn't."""
     bare = path
     while bare.suffix.lower() in _PACKED:
         bare = bare.with_suffix("")
@@ -83,7 +83,7 @@ def what_pickle(path: Path) -> str | None:
 
 
 def is_pickle(head: bytes) -> bool:
-    """Whether bytes are the beginning of a pickle, which is read opcode by opcode and never run."""
+    """Return whether bytes are the beginning of a pickle. They are parsed opcode by opcode, and never executed."""
     new = len(head) > 2 and head[0] == _PROTO and 2 <= head[1] <= 5
     if not new and head[:1] not in [_OLD[i : i + 1] for i in range(len(_OLD))]:
         return False
@@ -93,7 +93,7 @@ def is_pickle(head: bytes) -> bool:
             count += 1
             if opcode.name == "STOP" or (new and count == _ENOUGH):
                 return count > 1
-    except Exception:  # of many classes, where bytes are no opcodes, or are cut
+    except Exception:  # pickletools raises many classes for invalid or incomplete opcodes
         return new and count > 1 and len(head) == _HEAD
     return False
 

@@ -1,4 +1,7 @@
-"""The same bytes once more, from raw files, stage by stage; if not, what differs first and what may be the cause."""
+"""The claim `rerun`: reproducing the commit from raw files gives the same bytes; if not, the first difference.
+
+The parameters, inputs, packages and processor that differ are listed as possible causes.
+"""
 
 from __future__ import annotations
 
@@ -25,22 +28,22 @@ from tapestry.tracking.packages import PACKAGES, installed_packages, read_packag
 TITLE = "a rerun from raw files gives the same bytes"
 
 Locate = Callable[[str], tuple[str, Mapping[str, Path] | None]]
-"""Of an output: the MD5 that it should have, and its files by name, where they are still kept."""
+"""Returns the expected MD5 of an output, and its files by name, or None if they no longer exist."""
 
 
 def check_rerun(evidence: Evidence) -> list[Finding]:
-    """That the commit that is checked out, run in a clone, gives the files that are here."""
+    """Check that the current commit, reproduced in a clone, gives the files of the checkout."""
     try:
         commit = git(evidence.root, "rev-parse", "HEAD").strip()
     except (OSError, subprocess.CalledProcessError) as error:
-        raise NoEvidenceError("git tells no commit to rerun", "commit first") from error
+        raise NoEvidenceError("git has no commit to rerun", "commit first") from error
     with cloned(evidence.root, commit) as checkout:
         provide_raw(evidence.root, checkout)
         return _rerun(evidence, checkout, lambda path: here(evidence, path))
 
 
 def check_run_again(evidence: Evidence, root: Path) -> list[Finding]:
-    """That the clone which the evidence is of gives what the dvc.lock of an old run has.
+    """Check that a clone (the root of `evidence`) gives the outputs in the dvc.lock of an old run.
 
     Args:
         root: the user's checkout, whose cache may still have that run's files.
@@ -51,20 +54,20 @@ def check_run_again(evidence: Evidence, root: Path) -> list[Finding]:
 
 
 def _rerun(evidence: Evidence, checkout: Path, locate: Locate) -> list[Finding]:
-    """Reproduce a clone, and compare all outputs."""
-    makers = evidence.makers(MODEL_STAGE) if evidence.has_row() else []
+    """Reproduce a clone and compare all outputs."""
+    makers = evidence.makers(MODEL_STAGE) if evidence.has_model_run() else []
     arithmetic = makers[0].data.tags.get("cpu_arithmetic", "") if makers else ""
     wrong = reproduce(checkout, arithmetic, len(evidence.lock))
     if wrong is not None:
-        return [failed(f"it stopped: {wrong}", "mend what the message tells, and run it again")]
+        return [failed(f"it stopped: {wrong}", "fix what the message says, then run it again")]
     return compare(evidence, checkout, locate)
 
 
 def compare(evidence: Evidence, checkout: Path, locate: Locate) -> list[Finding]:
-    """What of a reproduced clone isn't what it should be."""
+    """Compare the outputs of a reproduced clone with the expected ones."""
     commit = git(checkout, "rev-parse", "HEAD").strip()
     findings: list[Finding] = []
-    apart: list[str] = []
+    differing: list[str] = []
     outputs = 0
     for stage in evidence.declared:
         for out in evidence.lock.get(stage, {}).get("outs", []):
@@ -72,43 +75,47 @@ def compare(evidence: Evidence, checkout: Path, locate: Locate) -> list[Finding]
             path = out["path"]
             wanted, files = locate(path)
             if not (checkout / path).exists() or dvc_md5(checkout / path) != wanted:
-                if not apart:
+                if not differing:
                     findings = [_first(stage, path, files, checkout), *_causes(evidence, stage, checkout)]
-                apart.append(stage)
-    later = sorted(set(apart[1:]) - {apart[0]}, key=apart.index) if apart else []
+                differing.append(stage)
+    later = sorted(set(differing[1:]) - {differing[0]}, key=differing.index) if differing else []
     if later:
-        findings.append(failed(f"after it differ: {', '.join(later)}", "see to the first"))
+        findings.append(failed(f"after it differ: {', '.join(later)}", "fix the first one"))
     return findings or [passed(f"{outputs} outputs of {len(evidence.lock)} stages, reproduced from commit {commit}")]
 
 
 def _first(stage: str, path: str, files: Mapping[str, Path] | None, checkout: Path) -> Finding:
-    told = f"{path}: its content of then is kept nowhere"
+    detail = f"{path}: its former content is no longer available"
     if files is not None:
-        told = first_difference(files, _files(checkout / path, path), "here", "in the rerun") or path
-    text = f"{stage} is the first stage that differs: {told}"
-    return failed(text, f"run `dvc repro --force {stage}`, and see to the causes named here")
+        detail = first_difference(files, _files(checkout / path, path), "here", "in the rerun") or path
+    text = f"{stage} is the first stage that differs: {detail}"
+    return failed(text, f"run `dvc repro --force {stage}`, and fix the causes named here")
 
 
 def _causes(evidence: Evidence, stage: str, checkout: Path) -> list[Finding]:
-    """What else the rerun of a stage had otherwise: a parameter, an input, a package, the processor."""
+    """Find possible causes of a difference: a parameter, an input, a package or the processor that changed."""
     then, now = (locked(lock.get(stage, {})) for lock in (evidence.lock, read_yaml(checkout / "dvc.lock")["stages"]))
-    causes = [_apart("the parameter", then["params"], now["params"]), _apart("the input", then["deps"], now["deps"])]
-    makers = evidence.makers(stage) if evidence.has_row() else []
+    causes = [
+        _first_change("the parameter", then["params"], now["params"]),
+        _first_change("the input", then["deps"], now["deps"]),
+    ]
+    makers = evidence.makers(stage) if evidence.has_model_run() else []
     if makers:
         run = makers[0]
         content = evidence.records.artifact(run, PACKAGES)
         if content is not None:
             recorded = read_packages(content.decode())
             here = installed_packages()
-            causes.append(_apart("the package", recorded, {name: here.get(name) for name in recorded}))
+            causes.append(_first_change("the package", recorded, {name: here.get(name) for name in recorded}))
         if "cpu_arithmetic" in run.data.tags:
             cpu = describe_cpu()
-            causes.append(_apart("the tag", {key: run.data.tags.get(key) for key in cpu}, cpu))
+            causes.append(_first_change("the tag", {key: run.data.tags.get(key) for key in cpu}, cpu))
         causes[2:] = [f"{cause} ({shown_run(run)})" if cause else None for cause in causes[2:]]
-    return [failed(f"the rerun of {stage} had {cause}", "make it equal, or accept it") for cause in causes if cause]
+    fix = "restore the former one, or accept the difference"
+    return [failed(f"the rerun of {stage} had {cause}", fix) for cause in causes if cause]
 
 
-def _apart(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+def _first_change(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     for key in then:
         if then[key] != now.get(key):
             return f"{what} {key} {now.get(key, 'absent')} in place of {then[key]}"
@@ -120,7 +127,7 @@ def _locked(evidence: Evidence) -> dict[str, str]:
 
 
 def here(evidence: Evidence, path: str) -> tuple[str, Mapping[str, Path] | None]:
-    """An output as it is in the checkout; if it isn't there, as dvc.lock and DVC's cache have it."""
+    """Locate an output in the checkout; if it is missing there, in dvc.lock and DVC's cache."""
     md5 = evidence.md5(path)
     if md5 is None:
         wanted = _locked(evidence)[path]
@@ -129,7 +136,7 @@ def here(evidence: Evidence, path: str) -> tuple[str, Mapping[str, Path] | None]
 
 
 def _cached(cache: Path, path: str, md5: str) -> Mapping[str, Path] | None:
-    """The files of an output in DVC's cache; None if one isn't there."""
+    """Return the files of an output in DVC's cache; None if one is missing."""
     found = object_path(cache, md5)
     if not found.is_file():
         return None

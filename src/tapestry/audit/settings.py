@@ -1,4 +1,4 @@
-"""Seeds, threads, processor level and device: recorded with the runs that made the model and its ranks."""
+"""The claim `settings`: seeds, threads, processor level and device are recorded with the runs of train and evaluate."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _TAGS = ("cpu", "cpu_arithmetic", "device")
 
 
 def check_settings(evidence: Evidence) -> list[Finding]:
-    """That what decides of the last bit is on record."""
-    row, here = evidence.row, flatten(evidence.parameters)
+    """Check that the settings that affect the last bits of a result are recorded."""
+    run, here = evidence.model_run, flatten(evidence.parameters)
     names = _PARAMS + (("synthetic.seed",) if evidence.parameters.source.release == "synthetic" else ())
     findings = []
     for name in names:
-        if name not in row.data.params:
-            findings.append(failed(f"{shown_run(row)} has no {name}", "run `dvc repro --force`"))
-        elif row.data.params[name] != str(here[name]):
-            text = f"{name} is {row.data.params[name]} in {shown_run(row)}, {here[name]} in params.yaml"
+        if name not in run.data.params:
+            findings.append(failed(f"{shown_run(run)} has no {name}", "run `dvc repro --force`"))
+        elif run.data.params[name] != str(here[name]):
+            text = f"{name} is {run.data.params[name]} in {shown_run(run)}, {here[name]} in params.yaml"
             findings.append(failed(text, "run `dvc repro`, or set it back"))
-    told = ", ".join(f"{name} {row.data.params.get(name)}" for name in names)
-    findings = or_passed(findings, told)
+    values = ", ".join(f"{name} {run.data.params.get(name)}" for name in names)
+    findings = or_passed(findings, values)
     for stage in (MODEL_STAGE, "evaluate"):
         findings += _tags(evidence, stage)
     return findings
@@ -43,9 +43,9 @@ def check_settings(evidence: Evidence) -> list[Finding]:
 def _tags(evidence: Evidence, stage: str) -> list[Finding]:
     makers = evidence.makers(stage)
     if not makers:
-        return [unknown(f"{stage}: no run on record made it", f"run `dvc repro --force {stage}`")]
+        return [unknown(f"{stage}: no recorded run produced it", f"run `dvc repro --force {stage}`")]
     run = makers[0]
     missing = [name for name in _TAGS if not run.data.tags.get(name)]
     mend = f"run `dvc repro --force {stage}`"
-    findings = [failed(f"{shown_run(run)} doesn't say its {name}", mend) for name in missing]
+    findings = [failed(f"{shown_run(run)} has no tag {name}", mend) for name in missing]
     return or_passed(findings, f"{stage}: " + "; ".join(f"{name} {run.data.tags.get(name)}" for name in _TAGS))

@@ -1,24 +1,38 @@
-"""What stops a checkout from running, and its mend: what killed processes left, and what is missing around it.
+"""Examine a checkout for what stops it from running: leftovers of killed processes, and missing requirements.
 
-A finding with a `fix` is safe to mend by itself: it is about what no living process holds, and what DVC makes again.
+A finding with a `fix` is safe to fix automatically: no living process uses what it changes, and DVC can recreate it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from tapestry.doctor.environment import parameters, python_environment, repository, store
 from tapestry.doctor.finding import Finding
-from tapestry.doctor.left import at_work, cut_files, dead_entries, detached_head, left_experiments, partial_folders
-from tapestry.doctor.surroundings import environment, parameters, repository, store
+from tapestry.doctor.leftovers import (
+    detached_head,
+    killed_experiments,
+    partial_folders,
+    running_dvc,
+    stale_lock_entries,
+    truncated_files,
+)
 
 
 def examine(root: Path) -> list[Finding]:
-    """All that is wrong in the checkout `root`."""
-    found = [*repository(root), *environment(root), *parameters(root), *dead_entries(root), *partial_folders(root)]
-    found += store(root)
-    workers = at_work(root)
+    """List all problems of the checkout `root`."""
+    found = [
+        *repository(root),
+        *python_environment(root),
+        *parameters(root),
+        *stale_lock_entries(root),
+        *partial_folders(root),
+        *store(root),
+    ]
+    workers = running_dvc(root)
     if workers:
-        # What looks left may be a living process's, and a file that it is about to read is not to be taken away.
-        working = f"DVC is at work here ({', '.join(workers)})"
-        return [*found, Finding(working, "run this again afterwards: what it may hold isn't looked at", stops=False)]
-    return [*found, *cut_files(root), *detached_head(root), *left_experiments(root)]
+        # What looks like a leftover may belong to a living process, and must not be removed before it is read.
+        what = f"DVC is running here ({', '.join(workers)})"
+        mend = "run this again when it has ended: files that it may be using aren't examined"
+        return [*found, Finding(what, mend, stops=False)]
+    return [*found, *truncated_files(root), *detached_head(root), *killed_experiments(root)]

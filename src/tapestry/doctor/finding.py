@@ -1,4 +1,4 @@
-"""What the doctor found, and how it is mended."""
+"""A problem that `tapestry doctor` has found, and its fix."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tapestry.provenance.git import git
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong.
+    """A problem of a checkout.
 
     Attributes:
-        what: where, and what is wrong.
-        mend: what a user can do, or what `fix` does.
-        fix: mends it; None where that is for the user to decide.
+        what: the file or folder, and what is wrong.
+        mend: what the user can do, or what `fix` does.
+        fix: fixes it; None if the user has to decide.
         stops: whether runs fail because of it.
     """
 
@@ -28,7 +28,7 @@ class Finding:
 
 
 def try_git(root: Path, *arguments: str) -> str | None:
-    """What git prints; None if it fails."""
+    """Return what git prints; None if it fails."""
     try:
         return git(root, *arguments).strip()
     except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,4 @@
-"""Changes of parameters as `dvc exp run -S` takes them, applied and checked without touching params.yaml."""
+"""Apply and check parameter overrides, as `dvc exp run -S` accepts them, without changing params.yaml."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ FILE = "params.yaml"
 
 
 def parameter_names() -> list[str]:
-    """Each parameter as `section.key`, in the order of the file."""
+    """List each parameter as `section.key`, in the order of the file."""
     sections = typing.get_type_hints(Parameters)
     return [f"{section}.{field.name}" for section, kind in sections.items() for field in dataclasses.fields(kind)]
 
 
 def with_overrides(file: Path, overrides: Sequence[str]) -> tuple[str, Parameters]:
-    """What params.yaml would hold after `dvc exp run -S` with each of `overrides`: its text, and that checked.
+    """Return the text of params.yaml after `dvc exp run -S` with each of `overrides`, and its parsed parameters.
 
     Raises:
-        TapestryError: an override isn't `section.key=value`, has more than one value, or names no parameter; or what
-            comes out has a wrong type or is out of range; or the file itself can't be read or is wrong.
+        TapestryError: an override isn't `section.key=value`, has several values or names no parameter; a resulting
+            value has a wrong type or is out of range; or the file itself is invalid or can't be read.
     """
     for override in overrides:
         _check_key(override)
@@ -50,30 +50,30 @@ def _checked(changed: Path, file: Path, overrides: Sequence[str]) -> Parameters:
         return parse(Parameters, read_yaml(changed))
     except TapestryError as error:
         message = str(error).replace(str(changed), FILE)
-    load_parameters(file)  # what was wrong before is said of the file
+    load_parameters(file)  # if the file itself is invalid, report the file instead of the override
     raise TapestryError(f"-S {one_line(' -S '.join(overrides))}: {message}")
 
 
 def _check_key(override: str) -> None:
-    """Raise a TapestryError unless it is one value for a known parameter."""
+    """Raise a TapestryError unless the override sets one value of a known parameter."""
     (parsed,) = _parsed(_in_file(override))
     key = str(parsed.key_or_group)
     if parsed.is_sweep_override():
         raise TapestryError(
-            f"-S {one_line(override)}: several values are a sweep, which `dvc exp run --queue` takes; give one here, "
-            f"and a list in brackets: -S '{one_line(key)}=[…]'"
+            f"-S {one_line(override)}: several values are a sweep, which only `dvc exp run --queue` accepts; give one "
+            f"value here, and a list in brackets: -S '{one_line(key)}=[…]'"
         )
     names = parameter_names()
     if key in names or key in {name.partition(".")[0] for name in names}:
         return
     same = [name for name in names if name.partition(".")[2] == key.rpartition(".")[2]]
-    near = same or difflib.get_close_matches(key, names, n=3, cutoff=0.7)
-    known = f"near it: {', '.join(near)}" if near else f"{FILE} has them all"
-    raise TapestryError(f"-S {one_line(override)}: no parameter is called {one_line(key)}; {known}")
+    similar = same or difflib.get_close_matches(key, names, n=3, cutoff=0.7)
+    hint = f"similar names: {', '.join(similar)}" if similar else f"all names are in {FILE}"
+    raise TapestryError(f"-S {one_line(override)}: there is no parameter {one_line(key)}; {hint}")
 
 
 def _in_file(override: str) -> str:
-    """The override without the name of the file, which DVC accepts before a colon."""
+    """Return the override without the name of the file, which DVC accepts before a colon."""
     name, colon, _ = override.partition("=")[0].partition(":")
     if not colon:
         return override
@@ -93,12 +93,12 @@ def _parsed(override: str) -> list[Any]:
     except OverrideParseException as error:
         raise TapestryError(
             f"-S {shown(override)}: not section.key=value ({one_line(str(error).partition(chr(10))[0])}); a value with "
-            "brackets, spaces or commas is put in quotes of the shell"
+            "brackets, spaces or commas needs quotes of the shell"
         ) from error
 
 
 def _apply(file: Path, overrides: list[str]) -> None:
-    """By DVC's own code, so that the values are what DVC would write."""
+    """Apply the overrides with DVC's own code, so that the values are those that DVC would write."""
     from dvc.exceptions import InvalidArgumentError
     from dvc.utils.hydra import apply_overrides
 

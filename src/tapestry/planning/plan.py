@@ -1,14 +1,13 @@
-"""What `dvc repro` would rerun, and why: a look ahead that starts no stage and changes no file.
+"""Predict what `dvc repro` would rerun, and why, without starting a stage or changing a file.
 
-DVC itself reads dvc.yaml and dvc.lock, hashes files and compares parameters; here it is asked stage by stage, in the
-order in which it would run them. Two things it can't tell are added: what the stage `source` is about to write, and
-which results the run cache holds, so that what follows them is known too.
+DVC itself reads dvc.yaml and dvc.lock, hashes files and compares parameters. The planner calls it stage by stage, in
+the order of execution, and adds two things that DVC's own commands don't report: what the stage `source` would write,
+and which results DVC's run cache has. So the plan also covers the stages after those.
 """
 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +17,7 @@ from dvc.fs import LocalFileSystem
 from dvc.repo import Repo
 from dvc.scm import SCMError
 
+from tapestry.core.atomic import json_text
 from tapestry.core.errors import TapestryError, one_line
 from tapestry.planning.overrides import FILE, with_overrides
 from tapestry.planning.planner import Planner
@@ -28,23 +28,23 @@ _SOURCE = Path("data/source")
 
 
 def plan(root: Path, overrides: Sequence[str] = ()) -> list[StagePlan]:
-    """What `dvc repro` in the checkout `root` would do, or `dvc exp run -S` with each of `overrides`, in its order.
+    """Plan `dvc repro` in the checkout `root`, or `dvc exp run` with an -S for each of `overrides`, in order.
 
     Raises:
         TapestryError: parameters or overrides are wrong (see `with_overrides`), a raw file can't be found, or DVC
             can't read the checkout.
     """
     text, parameters = with_overrides(root / FILE, overrides)
-    written = {
-        str(root / _SOURCE / f"{domain}.json"): json.dumps(fingerprint, indent=2) + "\n"
+    fingerprints = {
+        str(root / _SOURCE / f"{domain}.json"): json_text(fingerprint)
         for domain, fingerprint in describe(parameters.source, parameters.synthetic).items()
     }
     try:
         with Repo(str(root), fs=_Overlay(root / FILE, text)) as repo:
-            plans = Planner(written).plan(repo)
+            plans = Planner(fingerprints).plan(repo)
         if overrides:
             with Repo(str(root)) as repo:
-                names = {made.stage for made in plans}
+                names = {plan.stage for plan in plans}
                 plans += [StagePlan(s.addressing, "gone") for s in repo.index.stages if s.addressing not in names]
     except SCMError as error:
         raise TapestryError(
@@ -52,13 +52,13 @@ def plan(root: Path, overrides: Sequence[str] = ()) -> list[StagePlan]:
         ) from error
     except DvcException as error:
         raise TapestryError(
-            f"DVC can't read {root}: {one_line(str(error), 300)}; `tapestry doctor` finds what a kill left"
+            f"DVC can't read {root}: {one_line(str(error), 300)}; `tapestry doctor` finds what a killed process left"
         ) from error
     return plans
 
 
 class _Overlay(LocalFileSystem):  # type: ignore[misc]
-    """The local files, but for one, which reads as `text`."""
+    """The local file system, in which the file `path` contains `text`."""
 
     def __init__(self, path: Path, text: str) -> None:
         super().__init__()

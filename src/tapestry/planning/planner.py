@@ -1,4 +1,4 @@
-"""The stages one by one, in the order in which DVC would run them, with what is known by then of their outputs."""
+"""Plan the stages one by one, in the order in which DVC would run them, with what is known of their future outputs."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ from tapestry.provenance.dvc_files import flat
 
 
 @dataclass(frozen=True)
-class _Made:
-    """An output of a stage that has been planned.
+class _Output:
+    """An output of a stage that is already planned.
 
     Attributes:
-        hash: DVC's, of what it will hold; None while that isn't known.
-        as_locked: whether dvc.lock has it so.
-        as_it_is: whether it holds that now.
+        stage: the stage that produces it.
+        hash: DVC's hash of its future content; None while that is unknown.
+        locked: whether dvc.lock has this hash.
+        on_disk: whether the file or folder has this content now.
     """
 
     stage: str
     hash: Any = None
-    as_locked: bool = False
-    as_it_is: bool = False
+    locked: bool = False
+    on_disk: bool = False
 
 
 class Planner:
-    """Goes through the stages, and keeps of each output what is known of it.
+    """Plans the stages in order, and remembers the outputs of those it has planned.
 
     Args:
-        written: what `source` is about to write, by path.
+        fingerprints: by path, the text that the stage `source` would write.
     """
 
-    def __init__(self, written: Mapping[str, str]) -> None:
-        self._written = written
-        self._made: dict[str, _Made] = {}
+    def __init__(self, fingerprints: Mapping[str, str]) -> None:
+        self._fingerprints = fingerprints
+        self._outputs: dict[str, _Output] = {}
 
     def plan(self, repo: Any) -> list[StagePlan]:
         from dvc.repo.reproduce import get_active_graph, plan_repro
@@ -49,76 +50,76 @@ class Planner:
     def _plan_stage(self, stage: Any) -> StagePlan:
         name = stage.addressing
         if stage.always_changed:
-            self._made |= {out.fs_path: _Made(name) for out in stage.outs}
+            self._outputs |= {out.fs_path: _Output(name) for out in stage.outs}
             return StagePlan(name, "always")
         certain, maybe = self._reasons(stage)
         if not certain and not maybe:
-            self._made |= {out.fs_path: _Made(name, out.hash_info, True, True) for out in stage.outs}
+            self._outputs |= {out.fs_path: _Output(name, out.hash_info, True, True) for out in stage.outs}
             return StagePlan(name, "unchanged")
-        locked = {out.fs_path: out.hash_info for out in stage.outs}  # before the run cache is asked, which changes them
+        locked = {out.fs_path: out.hash_info for out in stage.outs}  # _restored changes hash_info
         restored = {} if maybe else self._restored(stage, [reason.kind for reason in certain])
         for out in stage.outs:
-            hash_to_be = restored.get(out.fs_path)
-            as_it_is = hash_to_be is not None and out.exists and out.get_hash() == hash_to_be
-            self._made[out.fs_path] = _Made(name, hash_to_be, hash_to_be == locked[out.fs_path], as_it_is)
+            future_hash = restored.get(out.fs_path)
+            on_disk = future_hash is not None and out.exists and out.get_hash() == future_hash
+            self._outputs[out.fs_path] = _Output(name, future_hash, future_hash == locked[out.fs_path], on_disk)
         action: Action = "restore" if restored else "run" if certain and not (maybe and _cacheable(stage)) else "maybe"
         return StagePlan(name, action, certain or maybe)
 
     def _reasons(self, stage: Any) -> tuple[list[Reason], list[Reason]]:
-        """Those that make it run, and those that may: outputs that aren't known yet."""
+        """Return the reasons that make a stage run, and those that may: inputs whose future content is unknown."""
         certain = []
         if not any(item.hash_info for item in (*stage.deps, *stage.outs)):
             certain.append(Reason("new", stage.addressing))
         else:
             if stage.cmd_changed:
                 certain.append(Reason("command", "command", new=stage.cmd))
-            certain += [reason for dep in stage.deps for reason in self._of_dependency(dep)]
+            certain += [reason for dep in stage.deps for reason in self._dependency_reasons(dep)]
             certain += [Reason("output", name, change) for out in stage.outs for name, change in out.status().items()]
-        maybe = [Reason("upstream", str(d), ", ".join(m)) for d in stage.deps if (m := self._makers_unknown(d))]
+        maybe = [Reason("upstream", str(d), ", ".join(m)) for d in stage.deps if (m := self._undetermined_producers(d))]
         return certain, maybe
 
-    def _makers_unknown(self, dep: Any) -> list[str]:
-        """The stages whose outputs in a dependency aren't known yet."""
-        if dep.fs_path in self._written:
+    def _undetermined_producers(self, dep: Any) -> list[str]:
+        """List the stages whose outputs overlap a dependency, and aren't known yet."""
+        if dep.fs_path in self._fingerprints:
             return []
-        return [made.stage for made in self._parts(dep) if made.hash is None]
+        return [output.stage for output in self._overlapping_outputs(dep) if output.hash is None]
 
-    def _of_dependency(self, dep: Any) -> list[Reason]:
+    def _dependency_reasons(self, dep: Any) -> list[Reason]:
         if hasattr(dep, "params"):
             return _changed_parameters(dep)
-        if dep.fs_path in self._written:
-            return _changed_fingerprint(dep, self._written[dep.fs_path])
-        if self._makers_unknown(dep):
+        if dep.fs_path in self._fingerprints:
+            return _changed_fingerprint(dep, self._fingerprints[dep.fs_path])
+        if self._undetermined_producers(dep):
             return []
-        if not self._parts(dep):
+        if not self._overlapping_outputs(dep):
             kind = "code" if dep.def_path.startswith(("src/", "stages/")) else "file"
             return [Reason(kind, name, change) for name, change in dep.status().items()]
-        return [] if self._to_be(dep) == dep.hash_info else [Reason("file", str(dep))]
+        return [] if self._future_hash(dep) == dep.hash_info else [Reason("file", str(dep))]
 
-    def _parts(self, dep: Any) -> list[_Made]:
-        """The outputs that a dependency is, is in, or holds."""
+    def _overlapping_outputs(self, dep: Any) -> list[_Output]:
+        """List the planned outputs that equal, contain or lie in a dependency."""
         inside = (dep.fs_path + "/", dep.fs_path)
         return [
-            made
-            for path, made in self._made.items()
+            output
+            for path, output in self._outputs.items()
             if path == dep.fs_path or path.startswith(inside[0]) or inside[1].startswith(path + "/")
         ]
 
-    def _to_be(self, dep: Any) -> Any:
-        """The hash that a dependency will have; None of a folder of which a part changes."""
-        if dep.fs_path in self._written:
-            return type(dep.hash_info)("md5", _md5(self._written[dep.fs_path]))
-        if dep.fs_path in self._made:
-            return self._made[dep.fs_path].hash
-        parts = self._parts(dep)
-        if all(made.as_it_is for made in parts):
+    def _future_hash(self, dep: Any) -> Any:
+        """Return the future hash of a dependency; None for a folder of which a part changes."""
+        if dep.fs_path in self._fingerprints:
+            return type(dep.hash_info)("md5", _md5(self._fingerprints[dep.fs_path]))
+        if dep.fs_path in self._outputs:
+            return self._outputs[dep.fs_path].hash
+        parts = self._overlapping_outputs(dep)
+        if all(output.on_disk for output in parts):
             return dep.get_hash() if dep.exists else None
-        return dep.hash_info if all(made.as_locked for made in parts) else None
+        return dep.hash_info if all(output.locked for output in parts) else None
 
     def _restored(self, stage: Any, kinds: Sequence[str]) -> dict[str, Any]:
-        """The hashes of the outputs that DVC would take from its cache, by path; none where it would run the stage.
+        """Return the hashes of the outputs that DVC would restore, by path; empty if it would run the stage.
 
-        This follows dvc.stage.cache.StageCache.restore, which can't be asked about files that aren't there yet.
+        This follows dvc.stage.cache.StageCache.restore, which needs files that don't exist yet.
         """
         from dvc.stage.serialize import to_single_stage_lockfile
 
@@ -128,8 +129,8 @@ class Planner:
         else:
             for dep in stage.deps:
                 dep.update_legacy_hash_name(force=True)
-                dep.hash_info = dep.get_hash() if hasattr(dep, "params") else self._to_be(dep)
-                dep.meta = type(dep.meta)()  # it holds the locked hash too
+                dep.hash_info = dep.get_hash() if hasattr(dep, "params") else self._future_hash(dep)
+                dep.meta = type(dep.meta)()  # the former meta contains the locked hash
                 if not dep.hash_info or not dep.exists:
                     return {}
             entry = cache._load(stage)
@@ -140,12 +141,12 @@ class Planner:
 
 
 def _cacheable(stage: Any) -> bool:
-    """Whether DVC's run cache takes a stage: not where an output that is no metric or plot isn't cached."""
+    """Return whether DVC's run cache stores a stage: an uncached output that is no metric or plot prevents it."""
     return all(out.use_cache or out.is_metric or out.is_plot for out in stage.outs)
 
 
 def _changed_parameters(dep: Any) -> list[Reason]:
-    """A reason for each parameter that differs from dvc.lock; of a section, for each in it."""
+    """Return a reason for each parameter that differs from dvc.lock; a section is compared parameter by parameter."""
     locked, now = dep.hash_info.value or {}, dep.read_params()
     reasons = []
     for name in dep.params:
@@ -156,7 +157,7 @@ def _changed_parameters(dep: Any) -> list[Reason]:
 
 
 def _changed_fingerprint(dep: Any, text: str) -> list[Reason]:
-    """A reason for each entry of a fingerprint of raw data that differs; for the whole, if the old one is lost."""
+    """Return a reason for each entry of a fingerprint that differs; if the old one is lost, one for the whole."""
     if dep.hash_info.value == _md5(text):
         return []
     before = Path(dep.fs_path)

@@ -1,4 +1,4 @@
-"""What would happen to a stage, and why: as data, and in words."""
+"""The plan of a stage: what would happen to it, and why; as text and as JSON."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Action = Literal["unchanged", "always", "run", "restore", "maybe", "gone"]
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a stage isn't up to date.
+    """A reason why a stage isn't up to date.
 
     Attributes:
         kind: new (the stage has never run), command, parameter, fingerprint (an entry of what `source` writes), code,
-            file, output, or upstream (a file that a stage before it may change).
+            file, output, or upstream (a file that an earlier stage may change).
         name: the parameter, entry or file.
-        change: modified, deleted, new, not in cache; of `upstream`, the stages that make it.
-        old, new: values of parameters, entries and commands.
+        change: modified, deleted, new, not in cache; for `upstream`, the stages that produce the file.
+        old, new: values, for parameters, fingerprint entries and commands.
     """
 
     kind: str
@@ -51,8 +51,8 @@ class StagePlan:
 
     Attributes:
         action: unchanged; always (runs each time); run; restore (changed, but DVC's cache has the result); maybe (runs
-            if an output of a stage before it changes, or if DVC's cache doesn't have its result); gone (the changed
-            parameters have no such stage).
+            if an output of an earlier stage changes, or if DVC's cache doesn't have the result); gone (with the changed
+            parameters there is no such stage).
     """
 
     stage: str
@@ -61,10 +61,10 @@ class StagePlan:
 
 
 def as_text(plans: Sequence[StagePlan], shown: int = 5) -> str:
-    """A line a stage, with up to `shown` reasons, and a summary."""
-    width = max(len(made.stage) for made in plans)
-    lines = [f"{made.stage:{width}}  {_sentence(made, shown)}" for made in plans]
-    count = {action: sum(made.action == action for made in plans) for action in ("run", "maybe", "restore")}
+    """Format one line a stage, with up to `shown` reasons, and a summary."""
+    width = max(len(plan.stage) for plan in plans)
+    lines = [f"{plan.stage:{width}}  {_sentence(plan, shown)}" for plan in plans]
+    count = {action: sum(plan.action == action for plan in plans) for action in ("run", "maybe", "restore")}
     lines.append(
         f"of {len(plans)} stages {count['run']} would rerun, {count['maybe']} may, "
         f"{count['restore']} would come from DVC's cache; nothing was run or changed"
@@ -73,14 +73,14 @@ def as_text(plans: Sequence[StagePlan], shown: int = 5) -> str:
 
 
 def as_json(plans: Sequence[StagePlan]) -> list[dict[str, Any]]:
-    return [asdict(made) for made in plans]
+    return [asdict(plan) for plan in plans]
 
 
-def _sentence(made: StagePlan, shown: int) -> str:
-    reasons = ", ".join(map(str, made.reasons[:shown]))
-    if len(made.reasons) > shown:
-        reasons += f" and {len(made.reasons) - shown} more"
-    upstream = all(reason.kind == "upstream" for reason in made.reasons)
+def _sentence(plan: StagePlan, shown: int) -> str:
+    reasons = ", ".join(map(str, plan.reasons[:shown]))
+    if len(plan.reasons) > shown:
+        reasons += f" and {len(plan.reasons) - shown} more"
+    upstream = all(reason.kind == "upstream" for reason in plan.reasons)
     condition = "what it reads changes" if upstream else "DVC's cache doesn't have it"
     return {
         "unchanged": "unchanged",
@@ -89,7 +89,7 @@ def _sentence(made: StagePlan, shown: int) -> str:
         "restore": f"would come from DVC's cache: {reasons}",
         "maybe": f"may rerun, only if {condition}: {reasons}",
         "gone": "would no longer be a stage",
-    }[made.action]
+    }[plan.action]
 
 
 def _value(value: Any) -> str:

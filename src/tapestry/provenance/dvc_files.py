@@ -1,4 +1,4 @@
-"""dvc.yaml and dvc.lock, read without DVC."""
+"""Read dvc.yaml and dvc.lock without importing DVC."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tapestry.core.checkout import require_made
 from tapestry.core.errors import TapestryError
 from tapestry.core.yaml_file import read_yaml
 
-ALWAYS = ("source", "record")  # stages that run every time, and so tell nothing
+ALWAYS = ("source", "record")  # stages that run every time, so their entries in dvc.lock say nothing
 
 Locked = dict[str, dict[str, str]]
-"""A stage of dvc.lock: {"md5": {output: MD5}, "deps": {input: MD5}, "params": {dotted name: value}}."""
+"""A stage's entry in dvc.lock: {"md5": {output: MD5}, "deps": {input: MD5}, "params": {dotted name: value}}."""
 
 
 def read_lock(path: Path) -> dict[str, Locked]:
-    """The stages of a dvc.lock by name, without those that always run.
+    """Read the stages of a dvc.lock by name, without those that always run.
 
     Raises:
-        TapestryError: there is none, or it is damaged.
+        TapestryError: the file is missing or damaged.
     """
     lock = read_yaml(require_made(path, ""))
     try:
@@ -32,7 +32,7 @@ def read_lock(path: Path) -> dict[str, Locked]:
 
 
 def locked(entry: Mapping[str, Any]) -> Locked:
-    """An entry of dvc.lock, or of DVC's run cache."""
+    """Convert an entry of dvc.lock, or of DVC's run cache."""
     params = flat(entry.get("params", {}).get("params.yaml", {}))
     return {
         "md5": {out["path"]: str(out["md5"]) for out in entry.get("outs", [])},
@@ -42,12 +42,12 @@ def locked(entry: Mapping[str, Any]) -> Locked:
 
 
 def lock_hash(stages: Mapping[str, Locked]) -> str:
-    """SHA-256 (hex) of what `read_lock` gives: equal where code, parameters, inputs and outputs are."""
+    """Hash the result of `read_lock` (SHA-256, hex): it is equal if code, parameters, inputs and outputs are."""
     return hashlib.sha256(json.dumps(stages, sort_keys=True).encode()).hexdigest()
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"model": {"width": 8}} → {"model.width": 8}."""
+    """Flatten nested keys: {"model": {"width": 8}} → {"model.width": 8}."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -56,7 +56,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def for_domain(spec: Any, domain: str) -> Any:
-    """What dvc.yaml has of a stage, with `${item.domain}` filled in."""
+    """Fill in `${item.domain}` in a stage's entry of dvc.yaml."""
     if isinstance(spec, str):
         return spec.replace("${item.domain}", domain)
     if isinstance(spec, Mapping):

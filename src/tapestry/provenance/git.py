@@ -1,27 +1,33 @@
-"""What git says of a checkout."""
+"""Ask git about a checkout."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
+from tapestry.core.errors import one_line
 from tapestry.provenance.hashes import CODE
 
 
 def git(root: Path, *arguments: str) -> str:
-    """What git prints in a checkout.
+    """Run git in a checkout, and return what it prints.
 
     Raises:
-        CalledProcessError: git failed; with what it said in `stderr`.
-        OSError: there is no git.
+        CalledProcessError: git failed; `stderr` has its message.
+        OSError: git isn't installed.
     """
     return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout
 
 
-def git_commit() -> str:
-    """The commit checked out, with `-dirty` after it if code differs from it; `unknown` outside git.
+def git_message(error: OSError | subprocess.CalledProcessError) -> str:
+    """Return the message of an error that `git` raised, on one line."""
+    return one_line((getattr(error, "stderr", "") or str(error)).strip())
 
-    Parameters, dvc.lock and metrics may differ, as they do in an experiment: a row has those itself.
+
+def git_commit() -> str:
+    """Return the current commit, with `-dirty` appended if code has uncommitted changes; `unknown` outside git.
+
+    Parameters, dvc.lock and metrics may differ from the commit, as in an experiment: each run records them itself.
     """
     try:
         commit = git(Path(), "rev-parse", "HEAD").strip()

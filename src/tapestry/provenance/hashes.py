@@ -1,4 +1,4 @@
-"""What identifies a result: the hash of its content, and the hash of the code that made it."""
+"""Hashes that identify a result: of its content, and of the code that produced it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import re
 from pathlib import Path
 
 CODE = ("src", "stages", "dvc.yaml")
-"""What decides a result beside parameters, data and installed packages."""
+"""The code that affects a result; so do parameters, data and installed packages."""
 
-_IGNORED = re.compile(r"(^|/)(__pycache__|\.venv|\.[^/]*\.partial)/|\.pyc$")  # as .dvcignore has it
+_IGNORED = re.compile(r"(^|/)(__pycache__|\.venv|\.[^/]*\.partial)/|\.pyc$")  # the patterns of .dvcignore
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 (hex) of a file, or of a folder's files by relative name and content."""
+    """Hash a file, or a folder's files by relative name and content (SHA-256, hex)."""
     if path.is_file():
         return _file_hash(path, "sha256")
     digest = hashlib.sha256()
@@ -24,9 +24,9 @@ def content_hash(path: Path) -> str:
 
 
 def dvc_md5(path: Path) -> str:
-    """What DVC writes for a file or folder in dvc.lock: a file's MD5; a folder's is of its list of names and MD5s.
+    """Compute the hash that DVC writes to dvc.lock: the MD5 of a file, or of a folder's list of names and MD5s.
 
-    What .dvcignore names is left out.
+    Files that .dvcignore excludes are left out of a folder's list.
 
     Source: https://dvc.org/doc/user-guide/project-structure/internal-files#directories
     """
@@ -37,13 +37,13 @@ def dvc_md5(path: Path) -> str:
 
 
 def tracked_names(folder: Path) -> list[str]:
-    """The names of a folder's files, relative to it and in order, without what .dvcignore names."""
+    """List the relative names of a folder's files in order, without those that .dvcignore excludes."""
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     return [name for name in names if not _IGNORED.search(name)]
 
 
 def code_hash(root: Path = Path()) -> str:
-    """SHA-256 (hex) of the code in a checkout: its package, its stages and dvc.yaml."""
+    """Hash the code of a checkout: its package, its stages and dvc.yaml (SHA-256, hex)."""
     digest = hashlib.sha256()
     for name in CODE:
         if (root / name).exists():

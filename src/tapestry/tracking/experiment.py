@@ -1,48 +1,53 @@
-"""The row of an experiment: its model's, complete with test figures, and the rows of its other stages under it.
+"""The MLflow runs of an experiment: the model's run with its test metrics, and the runs of the other stages below it.
 
-DVC restores from its cache what was made before, and starts no process then. So the last stage, which always runs,
-looks which stages have a row in this run of the pipeline, and makes rows for the others, marked `restored`, with the
-run that made the same outputs in `made_by`. No figure is ever written onto the row of another experiment.
+DVC starts no process for a stage whose outputs it restores from its cache, so such a stage logs no run. The last stage,
+`record`, always runs. It finds the stages without a run in this execution of the pipeline and creates their runs, with
+the tag `restored`; the tag `made_by` names the run that produced the same outputs. Metrics are never written to the run
+of another experiment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tapestry.core.errors import TapestryError
+from tapestry.report.origin import with_origin
+from tapestry.tracking.client import find_runs, log, log_file, log_input
 from tapestry.tracking.journal import FILES
 from tapestry.tracking.registry import register
-from tapestry.tracking.rows import find_runs, log, log_file, log_input
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 MODEL_STAGE = "train"
-WITHOUT_ROW = ("figures", "report")  # what they make is on the model's row
-PARENT = "mlflow.parentRunId"  # the tag that puts a row under another
+STAGES_WITHOUT_RUN = ("figures", "report")  # their outputs are artifacts of the model's run
+REPORT = "reports/index.html"
+PARENT = "mlflow.parentRunId"  # the tag with which MLflow nests a run below another
 _MD5 = "dvc_md5/"
 _NAME = "mlflow.runName"
 
 
 def complete(client: MlflowClient, experiment_id: str, experiment: Mapping[str, Any], folder: Path) -> None:
-    """Complete the experiment's rows; once done, doing it again changes nothing.
+    """Complete the experiment's runs. A second call with the same experiment changes nothing.
 
-    A plain `dvc repro` that ran nothing, where the store has a row of the same dvc.lock, leaves all as it is.
+    Nothing is created after a plain `dvc repro` that ran no stage, if the store has a run with the same dvc.lock.
 
     Args:
-        experiment: what `tapestry.tracking.record.collect` found.
-        folder: the journal's, with the artifacts in `files/`.
+        experiment: the result of `tapestry.tracking.record.collect`.
+        folder: the journal's folder, with the artifacts in `files/`.
     """
     found = find_runs(client, experiment_id, {"pipeline": experiment["pipeline"]})
     ran = {stage_name(run): run for run in found if run.data.tags.get("restored") != "true"}
-    row = _model_row(client, experiment_id, experiment, folder.name, ran)
-    if row is None:
+    model_run = _find_model_run(client, experiment_id, experiment, folder.name, ran)
+    if model_run is None:
         return
-    run_id = row.info.run_id
-    restored = row.data.tags.get("restored") == "true"
-    params = {key: value for key, value in experiment["params"].items() if key not in row.data.params}
+    run_id = model_run.info.run_id
+    restored = model_run.data.tags.get("restored") == "true"
+    params = {key: value for key, value in experiment["params"].items() if key not in model_run.data.params}
     tags = experiment["tags"] | md5_tags(experiment["stages"][MODEL_STAGE]["md5"])
     curve = experiment["curve"] if restored else []
     log(client, run_id, [tuple(point) for point in (*experiment["figures"], *curve)], params, tags)
@@ -50,14 +55,17 @@ def complete(client: MlflowClient, experiment_id: str, experiment: Mapping[str, 
         for value in experiment["inputs"]:
             log_input(client, run_id, value)
     for name in experiment["artifacts"]:
-        log_file(client, run_id, folder / FILES / name, name)
-    under = {stage_name(run) for run in find_runs(client, experiment_id, {PARENT: run_id})}
-    for stage, made in experiment["stages"].items():
-        if stage == MODEL_STAGE or stage in WITHOUT_ROW:
+        if name == REPORT:
+            _log_report(client, model_run, folder / FILES / name)
+        else:
+            log_file(client, run_id, folder / FILES / name, name)
+    nested = {stage_name(run) for run in find_runs(client, experiment_id, {PARENT: run_id})}
+    for stage, entry in experiment["stages"].items():
+        if stage == MODEL_STAGE or stage in STAGES_WITHOUT_RUN:
             continue
         if stage in ran:
-            log(client, ran[stage].info.run_id, tags=md5_tags(made["md5"]) | {PARENT: run_id})
-        elif stage not in under:
+            log(client, ran[stage].info.run_id, tags=md5_tags(entry["md5"]) | {PARENT: run_id})
+        elif stage not in nested:
             _restored(client, experiment_id, experiment, stage, {PARENT: run_id})
     if restored:
         client.set_terminated(run_id, "FINISHED", experiment["time"])
@@ -73,16 +81,39 @@ def complete(client: MlflowClient, experiment_id: str, experiment: Mapping[str, 
     )
 
 
+def report_origin(client: MlflowClient, model_run: Run) -> dict[str, str]:
+    """Return the rows that MLflow's copy of the report adds: commit, DVC experiment, and the hardware of the training.
+
+    The hardware of a restored model is that of the run that trained it.
+    """
+    tags = model_run.data.tags
+    trained = client.get_run(tags["made_by"]).data.tags if "made_by" in tags else tags
+    return {
+        "Commit": tags["git_commit"],
+        **({"DVC experiment": tags["dvc_exp"]} if tags.get("dvc_exp") else {}),
+        "Processor": trained.get("cpu", "not recorded"),
+        "Device": trained.get("device", "not recorded"),
+    }
+
+
+def _log_report(client: MlflowClient, model_run: Run, file: Path) -> None:
+    """Log the report with its origin, which the file can't have: DVC's outputs are the same on every machine."""
+    page = file.read_text(encoding="utf-8")
+    with suppress(TapestryError):  # the page of an earlier version has no table for the origin
+        page = with_origin(page, report_origin(client, model_run))
+    client.log_text(model_run.info.run_id, page, REPORT)
+
+
 def stage_name(run: Run) -> str:
-    """`ingest@Books`: the name in dvc.yaml of the stage whose row it is."""
+    """Return the name in dvc.yaml of a run's stage, such as `ingest@Books`."""
     stage, domain = run.data.tags.get("stage", ""), run.data.tags.get("domain")
     return f"{stage}@{domain}" if domain else stage
 
 
-def _model_row(
+def _find_model_run(
     client: MlflowClient, experiment_id: str, experiment: Mapping[str, Any], journal: str, ran: Mapping[str, Run]
 ) -> Run | None:
-    """The experiment's row, made if it has none; None if the store has all of it already."""
+    """Find or create the run of the experiment's model; None if the store already has a complete one."""
     own = find_runs(client, experiment_id, {"journal": journal}, deleted=True)
     if own:
         return own[0]
@@ -98,8 +129,8 @@ def _model_row(
 def _restored(
     client: MlflowClient, experiment_id: str, experiment: Mapping[str, Any], stage: str, tags: Mapping[str, str]
 ) -> Run:
-    """A new row of a stage that did not run, with the run that made its outputs."""
-    made = experiment["stages"][stage]
+    """Create the run of a stage that DVC restored; its tag `made_by` names the run that produced the outputs."""
+    entry = experiment["stages"][stage]
     name, _, domain = stage.partition("@")
     own = {
         "stage": name,
@@ -108,7 +139,7 @@ def _restored(
         "restored": "true",
         _NAME: f"{stage} · {experiment['name']}",
     }
-    md5 = md5_tags(made["md5"])
+    md5 = md5_tags(entry["md5"])
     same = find_runs(client, experiment_id, {"stage": name} | md5)
     makers = [run for run in same if run.data.tags.get("restored") != "true"]
     if makers:
@@ -116,17 +147,17 @@ def _restored(
         own |= {key: value for key, value in makers[0].data.tags.items() if key in ("data_hash", "input_hash")}
     run = client.create_run(experiment_id, experiment["time"], own | md5 | dict(tags), str(own[_NAME]))
     if stage != MODEL_STAGE:
-        log(client, run.info.run_id, params=made["params"])
+        log(client, run.info.run_id, params=entry["params"])
         client.set_terminated(run.info.run_id, "FINISHED", experiment["time"])
     return run
 
 
 def md5_tags(outputs: Mapping[str, str]) -> dict[str, str]:
-    """Tags with DVC's own hashes of a stage's outputs, as they are in dvc.lock."""
+    """Return the tags of a run with DVC's hashes of the stage's outputs, as dvc.lock has them."""
     return {f"{_MD5}{path}": md5 for path, md5 in outputs.items()}
 
 
-def made_by(run: Run, paths: Iterable[str]) -> dict[str, str]:
-    """DVC's hashes of outputs by path, of those that a row has in its tags."""
+def output_md5s(run: Run, paths: Iterable[str]) -> dict[str, str]:
+    """Return DVC's hash of each output in `paths` that the run has a tag for."""
     tags = run.data.tags
     return {path: tags[f"{_MD5}{path}"] for path in paths if f"{_MD5}{path}" in tags}

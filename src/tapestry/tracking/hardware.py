@@ -1,4 +1,4 @@
-"""What a stage ran on, and what it took of it."""
+"""The hardware that a stage runs on, and the memory and processor time that it uses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _MB = 1e6
 
 
 def describe_machine() -> dict[str, str]:
-    """Tags of a row; the processor's name and arithmetic come from `tapestry.core.cpu`, where torch is at work."""
+    """Return the tags of a run about its machine.
+
+    `tapestry.core.cpu.describe_cpu` returns the processor's tags; it needs torch, which not every stage imports.
+    """
     return {
         "host": platform.node(),
         "platform": platform.platform(),
@@ -30,7 +33,7 @@ def describe_machine() -> dict[str, str]:
 
 
 def used_device() -> dict[str, str]:
-    """The tag of the device that torch was at work on, at the end of a stage; none where torch wasn't loaded."""
+    """Return the tag of the device that torch has used, at the end of a stage; empty if torch isn't imported."""
     torch = sys.modules.get("torch")
     if torch is None:
         return {}
@@ -38,13 +41,13 @@ def used_device() -> dict[str, str]:
 
 
 def peak_memory() -> float:
-    """The most memory (MB) that this process has held so far."""
+    """Return the peak memory of this process so far, in MB."""
     kilobytes = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobytes / _MB
 
 
 class Sampler:
-    """Logs now and then how busy processor and memory are, under the names that MLflow shows as system metrics."""
+    """Logs processor and memory usage every `_PERIOD` seconds, under the names that MLflow shows as system metrics."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -52,7 +55,7 @@ class Sampler:
         self._thread = threading.Thread(target=self._sample, name="system metrics", daemon=True)
 
     def start(self) -> None:
-        psutil.cpu_percent()  # which tells of the time since it was called last
+        psutil.cpu_percent()  # the next call returns the average since this one
         self._thread.start()
 
     def stop(self) -> None:
@@ -76,7 +79,7 @@ class Sampler:
 
 
 def _cuda_figures() -> dict[str, float]:
-    """Of the GPU, where torch is at work on one."""
+    """Return the GPU's memory usage; empty if torch doesn't use a GPU."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return {}

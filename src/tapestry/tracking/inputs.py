@@ -1,6 +1,6 @@
-"""What a stage read, as it was when the stage began: DVC looks only after the end.
+"""The inputs of a stage at the time it starts. DVC hashes them only after the stage has ended.
 
-A file that is edited while a stage runs would stand in dvc.lock with a content that the stage never saw.
+If a file is edited while a stage runs, dvc.lock gets the new content's hash, though the stage read the old content.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Signature = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True)
 class Inputs:
-    """By path: the MD5 as in dvc.lock, and what changes when the file or folder does."""
+    """The inputs by path: the MD5 as in dvc.lock, and the files' names, modification times (ns) and sizes (bytes)."""
 
     md5: dict[str, str]
     signatures: dict[str, Signature]
@@ -29,14 +29,14 @@ class Inputs:
         return json.dumps(self.md5)
 
     def changed(self) -> list[str]:
-        """The paths whose files are no longer those that they were."""
+        """List the paths whose files have changed since."""
         return [path for path, signature in self.signatures.items() if _signature(Path(path)) != signature]
 
 
 def stage_inputs(stage: str) -> Inputs:
-    """The dependencies that dvc.yaml names for a stage, such as `ingest@Books`, as they are now."""
+    """Hash the dependencies that dvc.yaml lists for a stage, such as `ingest@Books`."""
     paths = [path for path in _declared(stage) if Path(path).exists()]
-    signatures = {path: _signature(Path(path)) for path in paths}  # before: a change meanwhile shall be seen
+    signatures = {path: _signature(Path(path)) for path in paths}  # before hashing, to detect a change during it
     return Inputs({path: dvc_md5(Path(path)) for path in paths}, signatures)
 
 

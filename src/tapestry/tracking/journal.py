@@ -1,8 +1,8 @@
-"""A run's record on this machine, written before anything is sent to MLflow: an outage there loses nothing.
+"""The local record of a run, written before anything is sent to MLflow, so that an outage of the store loses nothing.
 
-Each run has a folder in the main checkout's `mlflow.pending/`: `events.jsonl`, one event a line, and `files/`, what is
-to become its artifacts. The folder is removed when all of it has been sent. Its process holds a lock (flock) on it, so
-that a journal without a lock is known to be of a process that has ended.
+Each run has a folder in the main checkout's `mlflow.pending/`. It holds `events.jsonl`, one event a line, and `files/`
+with the run's artifacts. The folder is removed once all of it has been sent. The writing process holds a lock (flock)
+on the folder. A journal without a lock therefore belongs to a process that has ended.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tapestry.core.errors import one_line
 
 EVENTS = "events.jsonl"
 FILES = "files"
-_COPIED = 1 << 24  # bytes of a file up to which it is copied
+_MAX_COPIED_BYTES = 1 << 24  # larger files are hard-linked
 
 
 def pending_folder() -> Path:
-    """Where journals are kept until MLflow has them."""
+    """Return the folder of the journals that are not yet sent."""
     return checkout_root() / "mlflow.pending"
 
 
@@ -38,15 +38,15 @@ def now_ms() -> int:
 
 
 class Journal:
-    """The journal that this process writes. It never raises: tracking must not stop what it tracks."""
+    """The journal that this process writes. Its methods never raise: an error of tracking must not stop a stage."""
 
     def __init__(self, store: str) -> None:
         """
         Args:
-            store: the address of the store that it is for.
+            store: the address of the store that the journal will be sent to.
         """
         self._write = threading.Lock()
-        self._told = False
+        self._warned = False
         self._lock: int | None = None
         self.folder: Path | None = pending_folder() / f"{now_ms()}-{uuid.uuid4().hex[:12]}"
         try:
@@ -54,12 +54,12 @@ class Journal:
             self._lock = os.open(self.folder, os.O_RDONLY)
             try_lock(self._lock)
         except OSError as error:
-            self._tell(error)
+            self._warn(error)
             self.folder = None
         self.write("store", store)
 
     def write(self, kind: str, value: Any) -> None:
-        """Append an event."""
+        """Append an event to the journal."""
         if self.folder is None:
             return
         line = json.dumps([kind, value]) + "\n"
@@ -67,41 +67,41 @@ class Journal:
             with self._write, (self.folder / EVENTS).open("a", encoding="utf-8") as file:
                 file.write(line)
         except OSError as error:
-            self._tell(error)
+            self._warn(error)
 
-    def keep(self, path: Path, name: str) -> None:
-        """Keep a file, or a folder's files, as they are now, to become the artifact of that name."""
-        self._keep(lambda target: _copy(path, target), name)
+    def add_artifact(self, path: Path, name: str) -> None:
+        """Copy a file, or a folder's files, into the journal, as the artifact `name`."""
+        self._add_artifact(lambda target: _copy(path, target), name)
 
-    def keep_text(self, text: str, name: str) -> None:
-        """Keep a text, to become the artifact of that name."""
-        self._keep(lambda target: target.write_text(text, encoding="utf-8"), name)
+    def add_text_artifact(self, text: str, name: str) -> None:
+        """Write a text into the journal, as the artifact `name`."""
+        self._add_artifact(lambda target: target.write_text(text, encoding="utf-8"), name)
 
-    def _keep(self, write: Callable[[Path], object], name: str) -> None:
+    def _add_artifact(self, write: Callable[[Path], object], name: str) -> None:
         if self.folder is None:
             return
         try:
             write(self.folder / FILES / name)
         except OSError as error:
-            self._tell(error)
+            self._warn(error)
             return
         self.write("artifact", name)
 
     def close(self) -> None:
-        """Let others have it."""
+        """Release the lock, so that another process can send the journal."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def _tell(self, error: OSError) -> None:
-        if not self._told:
-            self._told = True
-            place = one_line(str(error.filename or self.folder))
-            print(f"MLflow: {place}: {error.strerror}: figures of this stage may be missing there", file=sys.stderr)
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            path = one_line(str(error.filename or self.folder))
+            print(f"MLflow: {path}: {error.strerror}: metrics of this stage may be missing there", file=sys.stderr)
 
 
 def read_events(folder: Path, start: int = 0) -> tuple[list[tuple[str, Any]], int]:
-    """The events from byte `start` on, and where the next begins. A last line that was cut is not read."""
+    """Read the events from byte `start` on; return them and the next offset. An incomplete last line is not read."""
     with (folder / EVENTS).open("rb") as file:
         file.seek(start)
         text = file.read()
@@ -109,14 +109,14 @@ def read_events(folder: Path, start: int = 0) -> tuple[list[tuple[str, Any]], in
     return [(kind, value) for kind, value in map(json.loads, whole.splitlines())], start + len(whole)
 
 
-def left_journals() -> list[Path]:
-    """Journals that are still there, the oldest first: being written, or not yet sent."""
+def pending_journals() -> list[Path]:
+    """List the journals that are being written or not yet sent, the oldest first."""
     return sorted(path.parent for path in pending_folder().glob(f"*/{EVENTS}"))
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[bool]:
-    """Hold a journal that no process writes or sends; False if one does, or another sent it meanwhile."""
+def locked_journal(folder: Path) -> Iterator[bool]:
+    """Lock a journal; yield False if another process holds the lock, or has sent the journal in the meantime."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
@@ -129,13 +129,13 @@ def owned(folder: Path) -> Iterator[bool]:
 
 
 def _copy(path: Path, target: Path) -> None:
-    """Large files, which our writers replace and never rewrite, by a second name where that is possible."""
+    """Copy a file or folder. Large files are hard-linked if possible: our writers replace files, never rewrite them."""
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         copy = target / file.relative_to(path) if path.is_dir() else target
         copy.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
             copy.unlink()
-        if file.stat().st_size > _COPIED:
+        if file.stat().st_size > _MAX_COPIED_BYTES:
             with suppress(OSError):
                 os.link(file, copy)
                 continue

@@ -1,4 +1,4 @@
-"""A trained model as MLflow keeps it: its files, and the code that serves them."""
+"""Log a trained model to MLflow: its files, and the code that serves it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 NAME = "tapestry"
-# What a model's code imports, in the versions that it was made with.
+# The packages that a model's code imports; each model pins the versions that it was trained with.
 PACKAGES = ("mlflow", "numpy", "pandas", "pyarrow", "ruamel.yaml", "safetensors", "torch")
 _PACKAGE = Path(str(tapestry.__file__)).parent
 
@@ -26,12 +26,13 @@ _PACKAGE = Path(str(tapestry.__file__)).parent
 def log_model(
     client: MlflowClient, run_id: str, model_folder: Path, sequences_folder: Path, tags: Mapping[str, str]
 ) -> str:
-    """Log a model to a run: weights, settings and catalogue, with the code that serves them.
+    """Log a model to a run: weights, settings, the item catalogue, and the code that serves them.
 
     Args:
-        model_folder, sequences_folder: what train and sessionize made; of the latter items.parquet alone is taken, so
-            that no user's history leaves the checkout.
-        tags: of the logged model.
+        model_folder: the output of train.
+        sequences_folder: the output of sessionize. Only items.parquet is logged, so no user's history leaves the
+            checkout.
+        tags: the tags of the logged model.
 
     Returns:
         Its address, models:/m-….
@@ -57,7 +58,7 @@ def log_model(
 
 
 def _save(path: Path, model_id: str, run_id: str, model_folder: Path, sequences_folder: Path) -> None:
-    """Write the model's folder as MLflow has it."""
+    """Write the model's folder in MLflow's format."""
     import mlflow.pyfunc
     import pandas as pd
     from mlflow.models import Model
@@ -82,12 +83,12 @@ def _save(path: Path, model_id: str, run_id: str, model_folder: Path, sequences_
 
 
 def _signature() -> ModelSignature:
-    """What the served model takes and gives; its `predict` has the words."""
+    """Return the types of the served model's inputs and outputs; `ServedModel.predict` explains them."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     text, number, count = DataType.string, DataType.double, DataType.long
-    # Of any type: in a list of text that has a null, MLflow cuts every id to one letter.
+    # AnyType, because MLflow cuts every id in a list of strings to its first character if the list has a null.
     entry = AnyType()  # type: ignore[no-untyped-call]
     outputs: dict[str, Any] = {
         "row": count,
@@ -104,13 +105,13 @@ def _signature() -> ModelSignature:
 
 
 def _version(package: str) -> str:
-    """As an index has it: without what a build adds, such as +cpu."""
+    """Return a package's version without its local part, such as +cpu: package indexes don't have it."""
     return importlib.metadata.version(package).partition("+")[0]
 
 
 @contextmanager
 def setting(name: str, value: str) -> Iterator[None]:
-    """An environment variable set for as long as it lasts, then as it was."""
+    """Set an environment variable for the duration of the block."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -124,7 +125,7 @@ def setting(name: str, value: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without MLflow's progress bars and notes on what it does."""
+    """Suppress MLflow's progress bars and log messages for the duration of the block."""
     logger = logging.getLogger("mlflow.pyfunc")
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""What figures are called in MLflow."""
+"""The names of metrics in MLflow."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-OF_TRAINING = ("loss", "tape_norm")
-"""An epoch's figures that are of training; the others are of validation."""
+TRAINING_METRICS = ("loss", "tape_norm")
+"""The training metrics of an epoch; the other metrics of an epoch are validation metrics."""
 
-_REFUSED = re.compile(r"[^/\w.\- :]")  # by MLflow, in a metric's name
+_REFUSED = re.compile(r"[^/\w.\- :]")  # characters that MLflow doesn't accept in a metric's name
 
 
 def curve_metrics(figures: Mapping[str, float]) -> dict[str, float]:
-    """An epoch's figures by their names in MLflow: `train/loss`, `train/tape_norm`, and the rest as `val/hr_10`."""
-    named = {key: "train" if key in OF_TRAINING else "val" for key in figures if key != "epoch"}
+    """Rename an epoch's metrics for MLflow: `train/loss`, `train/tape_norm`, and the others as `val/hr_10`."""
+    named = {key: "train" if key in TRAINING_METRICS else "val" for key in figures if key != "epoch"}
     return {f"{prefix}/{key}": figures[key] for key, prefix in named.items()}
 
 
 def flatten_metrics(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """{"all": {"hr_10": 0.1}} with prefix `test` → {"test/all/hr_10": 0.1}."""
+    """Flatten nested metrics: {"all": {"hr_10": 0.1}} with the prefix `test` → {"test/all/hr_10": 0.1}."""
     flat: dict[str, float] = {}
     for key, value in metrics.items():
         name = f"{prefix}/{key}"

@@ -1,4 +1,4 @@
-"""The packages that are installed where a stage runs: part of what decides a result."""
+"""The installed packages: they affect a result as code does."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import re
 import sys
 from pathlib import Path
 
-PACKAGES = "packages.txt"  # the artifact that holds them
+PACKAGES = "packages.txt"  # the artifact that lists them
 _SUFFIX = ".dist-info"
 
 
 def installed_packages() -> dict[str, str]:
-    """{name: version}, names in lower case with hyphens, in their order.
+    """Return {name: version} of the installed packages, names in lower case with hyphens, in alphabetical order.
 
-    From the names of the folders that installers leave: reading what is in them takes each stage a tenth of a second.
+    Names and versions are read from the names of the `.dist-info` folders: reading their files would add 0.1 s to each
+    stage.
 
     Source: https://packaging.python.org/en/latest/specifications/recording-installed-packages/
     """
@@ -21,21 +22,21 @@ def installed_packages() -> dict[str, str]:
     for entry in sys.path:
         for path in sorted(Path(entry).glob(f"*{_SUFFIX}")):
             name, _, version = path.name.removesuffix(_SUFFIX).rpartition("-")
-            found.setdefault(normal_name(name), version)  # the first on the path is the one that is imported
+            found.setdefault(normal_name(name), version)  # Python imports the first one on the path
     return dict(sorted(found.items()))
 
 
 def normal_name(name: str) -> str:
-    """`ruamel_yaml`, `ruamel.yaml` → `ruamel-yaml`."""
+    """Normalise a package name: `ruamel_yaml`, `ruamel.yaml` → `ruamel-yaml`."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def packages_text(packages: dict[str, str]) -> str:
-    """One `name==version` a line."""
+    """Format packages as one `name==version` a line."""
     return "".join(f"{name}=={version}\n" for name, version in packages.items())
 
 
 def read_packages(text: str) -> dict[str, str]:
-    """What `packages_text` or a requirements.lock says; lines that pin nothing are left out."""
+    """Parse the output of `packages_text`, or a requirements.lock; lines that pin no version are skipped."""
     pins = (line.partition("#")[0].partition(";")[0].split("==") for line in text.splitlines())
     return {normal_name(pin[0].strip()): pin[1].split()[0] for pin in pins if len(pin) == 2}

@@ -1,4 +1,4 @@
-"""Which run of the pipeline a stage belongs to: its DVC process tells, since stages are told nothing of it."""
+"""Identify the execution of the pipeline that a stage belongs to, by its DVC process: DVC passes no id to stages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHORT = 7  # characters of a commit in a name
 
 
 def pipeline_id() -> str:
-    """The same in all stages of one `dvc repro` or experiment, and in no others; empty outside DVC."""
+    """Return an id that all stages of one `dvc repro` or experiment share, and no others; empty outside DVC."""
     if "DVC_STAGE" not in os.environ:
         return ""
     dvc = _dvc_process()
@@ -21,24 +21,27 @@ def pipeline_id() -> str:
 
 
 def experiment_name(git_commit: str) -> str:
-    """NAME in `ingest@Books · NAME`: the experiment's, or else the commit's, with a + where code differs from it."""
+    """Return NAME in `ingest@Books · NAME`: the experiment's name, or else the short commit hash.
+
+    A `+` follows the hash if code has uncommitted changes.
+    """
     commit, _, dirty = git_commit.partition("-")
     return dvc_experiment() or commit[:_SHORT] + ("+" if dirty else "")
 
 
 def dvc_experiment() -> str:
-    """The DVC experiment that this process runs in; empty outside `dvc exp run`."""
+    """Return the name of the DVC experiment that this process runs in; empty outside `dvc exp run`."""
     return os.environ.get("DVC_EXP_NAME", "")
 
 
 def _dvc_process() -> psutil.Process:
-    """The nearest process above that isn't itself in a stage; between it and us there may be a shell."""
+    """Return the nearest parent process that doesn't run in a stage itself; a shell may be in between."""
     process = psutil.Process()
     for parent in process.parents():
         process = parent
         try:
             if "DVC_STAGE" not in parent.environ():
                 break
-        except psutil.Error:  # another user's process: no shell of the stage
+        except psutil.Error:  # another user's process, so it isn't the stage's shell
             break
     return process

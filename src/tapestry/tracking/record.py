@@ -1,4 +1,8 @@
-"""Gathering what the row of an experiment holds, from dvc.lock and the files that DVC made or restored."""
+"""Collect what the model's MLflow run holds, from dvc.lock and the files that DVC produced or restored.
+
+To keep one more file in MLflow, add its path to `ARTIFACTS`: the stage `record` logs each of them as an artifact of
+the model's run, and `tapestry audit` checks that each can be opened.
+"""
 
 from __future__ import annotations
 
@@ -16,35 +20,40 @@ from tapestry.parameters import Parameters
 from tapestry.provenance.dvc_files import lock_hash, read_lock
 from tapestry.provenance.git import git_commit
 from tapestry.provenance.hashes import code_hash, content_hash
-from tapestry.tracking.delivery import sent
+from tapestry.tracking.delivery import sending
+from tapestry.tracking.experiment import REPORT
 from tapestry.tracking.journal import Journal, now_ms
-from tapestry.tracking.names import OF_TRAINING, curve_metrics, flatten_metrics
+from tapestry.tracking.names import TRAINING_METRICS, curve_metrics, flatten_metrics
 from tapestry.tracking.pipeline import dvc_experiment, experiment_name, pipeline_id
 from tapestry.tracking.store import shown_uri
 
 STOPPING_METRIC = "ndcg_10"
 FIGURES = ("summary.json", "test.json", "train.json", "data.json", "curve.csv", "cutoffs.csv")
-ARTIFACTS = ("reports/index.html", "models/config.json", "params.yaml", "dvc.lock", *(f"metrics/{n}" for n in FIGURES))
+ARTIFACTS = (REPORT, "models/config.json", "params.yaml", "dvc.lock", *(f"metrics/{n}" for n in FIGURES))
+"""The files that MLflow keeps as artifacts of the model's run, relative to the checkout.
+
+They are logged as they are; `tapestry.tracking.experiment` adds the report's origin (commit, experiment, hardware).
+"""
 
 
 def record(parameters: Parameters) -> None:
-    """Complete the row of this run of the pipeline in MLflow, or keep it until MLflow can be reached.
+    """Complete the model's run in MLflow; if MLflow isn't available, keep the data until it is.
 
     Raises:
-        TapestryError: not started by DVC; dvc.lock or a file of figures isn't there.
+        TapestryError: not started by DVC, or dvc.lock or a file of metrics is missing.
     """
     if "DVC_STAGE" not in os.environ:
-        raise TapestryError("record: tells MLflow what DVC has in dvc.lock, so it is run by `dvc repro` alone")
+        raise TapestryError("record: logs the contents of dvc.lock to MLflow, so only `dvc repro` can run it")
     experiment = collect(parameters)
     journal = Journal(shown_uri())
-    with sent(journal):
+    with sending(journal):
         for name in (*ARTIFACTS, "models", "data/sequences/items.parquet"):
-            journal.keep(Path(name), name)
+            journal.add_artifact(Path(name), name)
         journal.write("experiment", experiment)
 
 
 def collect(parameters: Parameters) -> dict[str, Any]:
-    """All that the rows of this run of the pipeline are to hold, as JSON has it."""
+    """Collect all that the runs of this execution of the pipeline will hold, as JSON values."""
     now = now_ms()
     stages = read_lock(Path("dvc.lock"))
     metrics, commit = Path("metrics"), git_commit()
@@ -61,8 +70,8 @@ def collect(parameters: Parameters) -> dict[str, Any]:
         "git_commit": commit,
         "code_hash": code_hash(),
         "params": {key: str(value) for key, value in flatten(parameters).items()},
-        "figures": [[key, value, now, 0] for key, value in row_figures(metrics).items()],
-        "curve": [[key, value, now, epoch] for epoch, key, value in row_curve(metrics)],
+        "figures": [[key, value, now, 0] for key, value in run_metrics(metrics).items()],
+        "curve": [[key, value, now, epoch] for epoch, key, value in run_curve(metrics)],
         "inputs": [{"name": "sequences", "digest": data_hash, "source": "data/sequences", "context": "training"}],
         "tags": {
             "model_hash": content_hash(Path("models")),
@@ -74,26 +83,26 @@ def collect(parameters: Parameters) -> dict[str, Any]:
     }
 
 
-def row_figures(metrics: Path) -> dict[str, float]:
-    """The figures of a model's row, by their names in MLflow, as the files of `metrics/` have them.
+def run_metrics(metrics: Path) -> dict[str, float]:
+    """Read the metrics of the model's run from the files of `metrics/`, by their names in MLflow.
 
     Raises:
-        TapestryError: a file isn't there, or is damaged.
+        TapestryError: a file is missing or damaged.
     """
     test, train, summary = (_read_json(metrics / f"{name}.json") for name in ("test", "train", "summary"))
     return {
         **flatten_metrics(test, "test"),
         **flatten_metrics({"gain_hr_100": summary["gain_hr_100"]}, "test"),
         **flatten_metrics({key: summary[key] for key in ("users", "items", "interactions", "delta")}, "data"),
-        **flatten_metrics({k: v for k, v in train["best"].items() if k not in OF_TRAINING}, "val/best"),
+        **flatten_metrics({k: v for k, v in train["best"].items() if k not in TRAINING_METRICS}, "val/best"),
     }
 
 
-def row_curve(metrics: Path) -> list[tuple[int, str, float]]:
-    """The points of a model's curves, as curve.csv has them: epoch, name in MLflow, value.
+def run_curve(metrics: Path) -> list[tuple[int, str, float]]:
+    """Read the training and validation curves from curve.csv, as tuples (epoch, name in MLflow, value).
 
     Raises:
-        TapestryError: the file isn't there.
+        TapestryError: the file is missing.
     """
     with require_made(metrics / "curve.csv", "figures").open(encoding="utf-8", newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
@@ -101,7 +110,7 @@ def row_curve(metrics: Path) -> list[tuple[int, str, float]]:
 
 
 def describe(parameters: Parameters, summary: Mapping[str, Any], test: Mapping[str, Any]) -> str:
-    """A model in a few words, for MLflow's description."""
+    """Summarise a model in one paragraph, for MLflow's description."""
     model = parameters.model
     attention = "attention within domains" if model.attention == "intra" else "attention over all domains"
     parts = [attention, *(["TAPE"] if model.tape else [])]

@@ -1,4 +1,4 @@
-"""The registered model: a version for each trained model, the best of them the champion."""
+"""The registered model in MLflow: one version for each trained model; the alias `champion` marks the best."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ DECISION = "decision"
 class Registered:
     """A version of the registered model.
 
-    new: whether this call made it. champion: whether it is the champion now. decision: why, or why not.
+    Attributes:
+        new: whether this call created the version.
+        champion: whether the version is the champion now.
+        decision: why it was made the champion, or why not.
     """
 
     version: int
@@ -48,21 +51,25 @@ def register(
     model_hash: str,
     exclude_seen: bool,
 ) -> Registered:
-    """Log and register a model, unless that is done, and make it the champion if it is the best of its kind.
+    """Log and register a model, unless it is registered, and make it the champion if it is the best of its kind.
 
-    The rule: the first model is the champion; another takes its place if its validation NDCG@10 is greater, on the same
-    data and with the same candidates. A champion of other data stays, since the figures don't compare, until another
-    is chosen by hand (`choose`). The rule is applied to a version once, so that what was chosen by hand stays chosen.
+    The first model becomes the champion. A later model replaces it if its validation NDCG@10 is greater, on the same
+    data and with the same candidate items. Metrics on different data don't compare, so a champion of other data stays
+    until another version is chosen by hand (`choose`). The rule is applied only once to a version, so that a choice by
+    hand isn't undone.
 
     Args:
-        run_id: the model's row. model_folder, sequences_folder: what train and sessionize made.
+        run_id: the model's run.
+        model_folder: the output of train.
+        sequences_folder: the output of sessionize.
         validation: NDCG@10 of the best epoch.
-        data_hash, model_hash: of the sequences and of the model's folder; a model_hash is registered once.
-        exclude_seen: `evaluate.exclude_seen`, with which it was validated.
+        data_hash: content hash of the sequences.
+        model_hash: content hash of the model's folder; the same hash is registered only once.
+        exclude_seen: `evaluate.exclude_seen` of the validation.
     """
-    # Of two that register at once, the second must see the first, and its champion.
+    # Two processes may register at the same time: the second must see the first one's version and champion.
     with FileLock(checkout_root() / "mlflow.db.registry.lock"):
-        version = _of_model(client, model_hash)
+        version = _find_version(client, model_hash)
         new = version is None
         if version is None:
             tags = {
@@ -72,20 +79,21 @@ def register(
                 VALIDATION: repr(validation),
             }
             version = _add(client, run_id, log_model(client, run_id, model_folder, sequences_folder, tags), tags)
-        present = champion(client)
+        current = champion(client)
         if DECISION not in version.tags:
-            better, decision = _decide(version, present)
+            better, decision = _decide(version, current)
             if better:
                 client.set_registered_model_alias(NAME, CHAMPION, str(version.version))
-                present = version
+                current = version
             client.set_model_version_tag(NAME, str(version.version), DECISION, decision)
             version.tags[DECISION] = decision
     number = int(version.version)
-    return Registered(number, new, present is not None and int(present.version) == number, version.tags[DECISION])
+    is_champion = current is not None and int(current.version) == number
+    return Registered(number, new, is_champion, version.tags[DECISION])
 
 
 def champion(client: MlflowClient) -> ModelVersion | None:
-    """The champion; None where there is none."""
+    """Return the champion; None if there is none."""
     for model in client.search_registered_models(f"name = '{NAME}'"):
         if CHAMPION in model.aliases:
             return client.get_model_version(NAME, str(model.aliases[CHAMPION]))
@@ -93,7 +101,7 @@ def champion(client: MlflowClient) -> ModelVersion | None:
 
 
 def versions(client: MlflowClient) -> list[ModelVersion]:
-    """All versions, the oldest first."""
+    """List all versions, the oldest first."""
     found: list[ModelVersion] = []
     token = None
     while True:
@@ -105,48 +113,48 @@ def versions(client: MlflowClient) -> list[ModelVersion]:
 
 
 def choose(client: MlflowClient, version: int | None = None, run_id: str | None = None) -> ModelVersion:
-    """Make a version the champion by hand, given by its number or by the row of its model.
+    """Make a version the champion by hand; it is given by its number or by its model's run.
 
     Raises:
-        TapestryError: there is no such version; the message lists those there are.
+        TapestryError: there is no such version; the message lists the existing ones.
     """
     model_hash = None if run_id is None else _model_hash(client, run_id)
-    there = versions(client)
-    for found in there:
-        # A row may be of the same model as the one that it was registered from.
+    registered = versions(client)
+    for found in registered:
+        # Two runs can produce the same model, and only the first is registered: compare the models' hashes too.
         of_run = found.run_id == run_id or (model_hash is not None and found.tags.get("model_hash") == model_hash)
         if int(found.version) == version or of_run:
             client.set_registered_model_alias(NAME, CHAMPION, str(found.version))
             client.set_model_version_tag(NAME, str(found.version), DECISION, "made the champion by hand")
             return client.get_model_version(NAME, str(found.version))
     what = f"version {version}" if run_id is None else f"run {shown(run_id)}"
-    numbers = ", ".join(f"{found.version} (run {found.run_id})" for found in there) or "none"
+    numbers = ", ".join(f"{found.version} (run {found.run_id})" for found in registered) or "none"
     raise TapestryError(f"{what} is no version of the registered model {NAME}; there are: {numbers}")
 
 
 def table(client: MlflowClient) -> Iterator[str]:
-    """Lines that show all versions, * before the champion's.
+    """Yield the lines of a table of all versions; `*` marks the champion.
 
     Raises:
-        TapestryError: there is none.
+        TapestryError: no model is registered.
     """
-    there, present = versions(client), champion(client)
-    if not there:
+    registered, current = versions(client), champion(client)
+    if not registered:
         raise TapestryError("no registered model yet; run `dvc repro`")
     yield f"  {'version':>7}  {'val NDCG@10':>11}  {'data':8}  {'run':32}  decision"
-    for found in there:
-        mark = "*" if present is not None and found.version == present.version else " "
+    for found in registered:
+        mark = "*" if current is not None and found.version == current.version else " "
         tags = {key: one_line(value) for key, value in found.tags.items()}
         figure, data = float(tags.get(VALIDATION, "nan")), tags.get("data_hash", "-")[:8]
         yield (
             f"{mark} {found.version:>7}  {figure:11.6f}  {data:8}  {found.run_id or '-':32}  {tags.get(DECISION, '-')}"
         )
-    if present is None:
+    if current is None:
         yield "no champion: choose one with `tapestry champion --version N`"
 
 
 def _model_hash(client: MlflowClient, run_id: str) -> str | None:
-    """Of the model of a row; None where there is no such row, or it has no model."""
+    """Return the model hash of a run; None if there is no such run, or it has no model."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -155,31 +163,31 @@ def _model_hash(client: MlflowClient, run_id: str) -> str | None:
         return None
 
 
-def _decide(version: ModelVersion, present: ModelVersion | None) -> tuple[bool, str]:
-    """Whether a version becomes the champion, and why."""
+def _decide(version: ModelVersion, current: ModelVersion | None) -> tuple[bool, str]:
+    """Decide whether a version becomes the champion, and say why."""
     validation = float(version.tags[VALIDATION])
     if not math.isfinite(validation):
         return False, "not made the champion: its validation NDCG@10 is no number"
-    if present is None:
+    if current is None:
         return True, "made the champion: there was none"
-    name = f"version {present.version}"
-    if present.tags.get("data_hash") != version.tags["data_hash"]:
+    name = f"version {current.version}"
+    if current.tags.get("data_hash") != version.tags["data_hash"]:
         return False, f"not made the champion: {name} is of other data, so their figures don't compare"
-    if present.tags.get("exclude_seen") != version.tags["exclude_seen"]:
+    if current.tags.get("exclude_seen") != version.tags["exclude_seen"]:
         return False, f"not made the champion: {name} was validated with another evaluate.exclude_seen"
-    theirs = float(present.tags.get(VALIDATION, "nan"))
+    theirs = float(current.tags.get(VALIDATION, "nan"))
     if validation > theirs:
         return True, f"made the champion: validation NDCG@10 {validation:.6f}, {name} had {theirs:.6f}"
     return False, f"not made the champion: validation NDCG@10 {validation:.6f}, {name} has {theirs:.6f}"
 
 
-def _of_model(client: MlflowClient, model_hash: str) -> ModelVersion | None:
+def _find_version(client: MlflowClient, model_hash: str) -> ModelVersion | None:
     found = client.search_model_versions(f"name = '{NAME}' AND tags.model_hash = '{model_hash}'")
     return min(found, key=lambda version: int(version.version)) if found else None
 
 
 def _add(client: MlflowClient, run_id: str, uri: str, tags: dict[str, str]) -> ModelVersion:
-    """Register a logged model as a version, and say so on the logged model, as MLflow's own function does."""
+    """Register a logged model as a version, and link the logged model to it, as MLflow's own function does."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -188,7 +196,7 @@ def _add(client: MlflowClient, run_id: str, uri: str, tags: dict[str, str]) -> M
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     model_id = uri.removeprefix("models:/")
-    # MLflow's SQL registry looks a logged model up in the process's store, whatever the client's is.
+    # MLflow's SQL registry looks a logged model up in the process's default store, not in the client's.
     with setting("MLFLOW_TRACKING_URI", client.tracking_uri):
         version = client.create_model_version(NAME, uri, run_id, tags, await_creation_for=0, model_id=model_id)
     link = json.dumps([{"name": NAME, "version": int(version.version)}])

@@ -1,8 +1,9 @@
-"""Moving house: MLflow keeps the absolute address of each artifact folder, of the place where it was made.
+"""Update the artifact locations of a SQLite store that was moved or copied.
 
-A SQLite store and the `mlartifacts/` beside it belong together. Where an experiment of the store has the `mlartifacts/`
-of another place, the store was moved or copied, and all locations under that folder are changed to the one here, so
-that artifacts open and a copy writes nothing into the original. To keep artifacts on another disk on purpose, make
+MLflow stores the absolute address of each artifact folder. In Tapestry, a SQLite store and the `mlartifacts/` folder
+beside it belong together. If an experiment of the store refers to the `mlartifacts/` of another folder, the store was
+moved or copied. Then all locations below that folder are changed to the `mlartifacts/` beside the store, so that
+artifacts open, and a copy writes nothing into the original. To keep artifacts on another disk on purpose, make
 `mlartifacts` a symbolic link.
 """
 
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from tapestry.core.atomic import SQLITE_FULL
 from tapestry.core.errors import TapestryError
+from tapestry.tracking.sqlite import connect
 
 _FOLDER = "mlartifacts"
 _COLUMNS = (
@@ -26,18 +28,16 @@ _COLUMNS = (
     ("model_versions", "storage_location"),
     ("trace_tags", "value"),
 )
-"""Where MLflow 3 keeps locations."""
-
-_WAIT = 5  # seconds for another process that writes
+"""The tables and columns in which MLflow 3 stores locations."""
 
 
 def artifact_folder(file: Path) -> Path:
-    """Where the artifacts of a SQLite store belong."""
+    """Return the folder for the artifacts of the SQLite store `file`."""
     return file.parent / _FOLDER
 
 
 def stale_locations(file: Path) -> list[str]:
-    """The folders of other places in which this SQLite store would look for artifacts, and write new ones.
+    """List the `mlartifacts/` folders of other directories that this SQLite store refers to.
 
     Raises:
         TapestryError: the store is locked.
@@ -48,10 +48,10 @@ def stale_locations(file: Path) -> list[str]:
 
 
 def relocate(file: Path) -> str:
-    """Make a SQLite store's artifact locations lead to the `mlartifacts/` beside it: all of them, or none.
+    """Change a SQLite store's artifact locations to the `mlartifacts/` folder beside it: all of them, or none.
 
     Returns:
-        What was done, in a line; empty if there was nothing to do.
+        One line that says what was changed; empty if nothing was to change.
 
     Raises:
         TapestryError: the store is locked or can't be written to.
@@ -59,24 +59,25 @@ def relocate(file: Path) -> str:
     """
     if not stale_locations(file):
         return ""
-    changed, told = 0, []
+    changed, old_folders = 0, []
     here = artifact_folder(file)
     with _connected(file) as connection:
         connection.execute("BEGIN IMMEDIATE")
         for root in _stale_roots(connection, file):
             for table, column in _known_columns(connection):
                 changed += _replace(connection, table, column, root, here.absolute().as_uri())
-            told.append(str(_path(root)))
+            old_folders.append(str(_path(root)))
         connection.execute("COMMIT")
-    missing = [folder for folder in told if not here.exists() and Path(folder).exists()]
+    missing = [folder for folder in old_folders if not here.exists() and Path(folder).exists()]
     return (
-        f"{file} was made elsewhere: {changed} artifact locations lead to {here} now, no longer to {', '.join(told)}"
+        f"{file} was created in another folder: {changed} artifact locations now refer to {here}, no longer to "
+        f"{', '.join(old_folders)}"
         + (f"; copy {missing[0]} to {here}, the artifacts are not there yet" if missing else "")
     )
 
 
 def _stale_roots(connection: sqlite3.Connection, file: Path) -> list[str]:
-    """Addresses that `tapestry.tracking.store` gave its experiment in another place."""
+    """Return the artifact locations of experiments that `tapestry.tracking.store` created in another directory."""
     if ("experiments", "artifact_location") not in _known_columns(connection):
         return []
     found = connection.execute("SELECT DISTINCT artifact_location FROM experiments ORDER BY artifact_location")
@@ -86,7 +87,7 @@ def _stale_roots(connection: sqlite3.Connection, file: Path) -> list[str]:
 
 
 def _known_columns(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    """Those of the columns that this MLflow's tables have."""
+    """Return those of `_COLUMNS` that exist in this store: tables differ by MLflow version."""
     return [
         (table, column)
         for table, column in _COLUMNS
@@ -95,7 +96,7 @@ def _known_columns(connection: sqlite3.Connection) -> list[tuple[str, str]]:
 
 
 def _replace(connection: sqlite3.Connection, table: str, column: str, old: str, new: str) -> int:
-    """Change the addresses of `old` and of what lies in it; how many there were."""
+    """Replace the prefix `old` of a column's addresses by `new`, and return the number of changed values."""
     done = connection.execute(
         f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR substr({column}, 1, ?) = ?",
         (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
@@ -109,16 +110,15 @@ def _path(uri: str) -> Path:
 
 @contextmanager
 def _connected(file: Path) -> Iterator[sqlite3.Connection]:
-    """A connection without implicit transactions; what isn't committed is undone at its end."""
+    """Yield a connection for reading and writing; explain an error of SQLite, and how to fix it."""
     try:
-        address = f"file:{quote(str(file.absolute()))}?mode=rw"
-        with closing(sqlite3.connect(address, timeout=_WAIT, isolation_level=None, uri=True)) as connection:
+        with connect(file, "rw") as connection:
             yield connection
     except sqlite3.OperationalError as error:
         if SQLITE_FULL in str(error):
             raise
-        mend = "end what uses it" if "locked" in str(error) else "make it writable"
+        fix = "end the process that uses it" if "locked" in str(error) else "make it writable"
         raise TapestryError(
-            f"{file}: {error}: artifacts can't be looked for in {artifact_folder(file)}; {mend}, then "
+            f"{file}: {error}: its artifacts can't be looked up in {artifact_folder(file)}; {fix}, then "
             "run `tapestry relocate`"
         ) from error

@@ -1,4 +1,4 @@
-"""What a stage tells MLflow of itself: one row a stage that ran, kept on this machine until MLflow has it."""
+"""The MLflow run of a stage: parameters, metrics, tags and inputs, written to a journal that is sent to MLflow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from tapestry.provenance.git import git_commit
 from tapestry.provenance.hashes import code_hash, content_hash
-from tapestry.tracking.delivery import sent
+from tapestry.tracking.delivery import sending
 from tapestry.tracking.hardware import Sampler, describe_machine, peak_memory, used_device
 from tapestry.tracking.inputs import stage_inputs
 from tapestry.tracking.journal import Journal, now_ms
@@ -23,49 +23,45 @@ from tapestry.tracking.store import shown_uri
 
 
 class Run:
-    """A stage's row, as its journal."""
+    """The MLflow run of a stage that is running; its methods write to the journal."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log parameters; each may be logged once with one value."""
+        """Log parameters. MLflow accepts only one value for each."""
         self._journal.write("params", {key: str(value) for key, value in params.items()})
 
     def log_metrics(self, metrics: Mapping[str, Any], prefix: str, step: int = 0) -> None:
-        """Log nested figures as `prefix/outer/inner`; what is no number is left out."""
+        """Log nested metrics as `prefix/outer/inner`; values that are no numbers are skipped."""
         self.log_points(flatten_metrics(metrics, prefix), step)
 
     def log_points(self, figures: Mapping[str, float], step: int = 0) -> None:
-        """Log figures by their whole names."""
+        """Log metrics by their full names."""
         now = now_ms()
         self._journal.write("metrics", [[key, value, now, step] for key, value in figures.items()])
 
     def tag(self, **tags: str) -> None:
         self._journal.write("tags", tags)
 
-    def read(self, path: Path, context: str) -> str:
-        """Say that the run reads this file or folder as it is now, for `context`, such as training; its content hash.
+    def log_input(self, path: Path, context: str) -> str:
+        """Log a file or folder that the run reads, for the purpose `context` such as training; return its content hash.
 
-        MLflow keeps it among the run's datasets, under the path from `data/` on, such as `raw/Books`.
+        MLflow shows it among the run's datasets, named by its path below `data/`, such as `raw/Books`.
         """
         digest = content_hash(path)
         name = path.as_posix().removeprefix("data/")
         self._journal.write("input", {"name": name, "digest": digest, "source": path.as_posix(), "context": context})
         return digest
 
-    def keep(self, path: Path, name: str) -> None:
-        """Keep a file, or a folder's files, as they are now, as the artifact of that name."""
-        self._journal.keep(path, name)
-
 
 @contextmanager
 def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
-    """A new row of a stage, finished, or failed if the body raises.
+    """Create the MLflow run of a stage; its status is FINISHED, or FAILED if the body raises.
 
     Args:
         stage: the stage's name in dvc.yaml, such as `ingest@Books`.
-        params: what the stage reads, as {"ingest.threads": 2, …}.
+        params: the parameters that the stage reads, as {"ingest.threads": 2, …}.
     """
     journal = Journal(shown_uri())
     run = Run(journal)
@@ -86,18 +82,18 @@ def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
         **describe_machine(),
     }
     journal.write("run", {"name": f"{stage} · {experiment_name(commit)}", "start": started, "tags": tags})
-    journal.keep_text(packages, PACKAGES)
+    journal.add_text_artifact(packages, PACKAGES)
     run.log_params(params)
-    with sent(journal), _measured(journal, run, started):
+    with sending(journal), _measured(journal, run, started):
         try:
             yield run
         finally:
-            _tell_changed(stage, inputs.changed(), run)
+            _report_changed_inputs(stage, inputs.changed(), run)
 
 
 @contextmanager
 def _measured(journal: Journal, run: Run, started: int) -> Iterator[None]:
-    """How a stage goes and ends: what it takes of the machine meanwhile, its duration, and how it ended."""
+    """Log the stage's resource usage while the block runs, then its duration, peak memory and status."""
     sampler = Sampler(run)
     sampler.start()
     status = "FAILED"
@@ -118,12 +114,13 @@ def _measured(journal: Journal, run: Run, started: int) -> Iterator[None]:
         journal.write("end", {"status": status, "time": ended})
 
 
-def _tell_changed(stage: str, changed: list[str], run: Run) -> None:
-    """Say that dvc.lock is about to have content that the stage didn't read."""
+def _report_changed_inputs(stage: str, changed: list[str], run: Run) -> None:
+    """Warn that DVC will write hashes of changed inputs to dvc.lock, though the stage read the old content."""
     if changed:
         run.tag(inputs_changed=json.dumps(changed))
         print(
-            f"{stage}: {', '.join(changed)} changed while the stage ran: DVC notes the new content, the stage read the "
+            f"{stage}: {', '.join(changed)} changed while the stage ran: DVC records the new content, the stage read "
+            f"the old one; run `dvc repro --single-item --force {stage}`",
             f"old one; run `dvc repro --single-item --force {stage}`",
             file=sys.stderr,
         )

@@ -1,6 +1,7 @@
-"""The file that MLflow runs to load a registered model: a model from code, with nothing pickled.
+"""The script that MLflow runs to load a registered model: a model from code, without pickle.
 
-A model's folder has it beside the package as it was then (code/) and the files that it reads (artifacts/).
+A logged model's folder holds this script, the package's code at the time of training (code/) and the files that the
+model reads (artifacts/).
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from tapestry.recommending.histories import parse_history
 from tapestry.recommending.recommendations import recommend, requests_of_histories
 from tapestry.recommending.top import Request
 
-_BATCH = 256  # histories scored at a time
+_BATCH = 256  # histories scored in one batch
 
 
 class ServedModel(PythonModel):
-    """Histories and target domains → the items that the model puts first."""
+    """Ranks the items of target domains for interaction histories."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Read the weights and the catalogue from the model's own files.
+        """Read the weights and the item catalogue from the model's folder.
 
         Raises:
             TapestryError: a file is missing, damaged, or of another model.
@@ -45,21 +46,22 @@ class ServedModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """The items that come first for each history and domain.
+        """Recommend the highest-ranked items for each history and domain.
 
         Args:
             context: not used.
             model_input: a DataFrame with `history`, a list of item ids (text, whole numbers, or {"item_id", "domain"})
-                in time order, and, if wanted, `domain`, a name; all domains where it is missing or null.
-            params: k, how many items (10), and exclude_seen, whether those of the history are left out.
+                in time order, and an optional column `domain`, a domain's name; if it is missing or null, all domains.
+            params: `k`, the number of items (default 10), and `exclude_seen`, whether to omit the history's items.
 
         Returns:
-            A DataFrame with a row for each history and domain: row (place in the input, from 0), domain, items and
-            scores (lists, the best first), unknown (how many items of the history were left out). There are no items
-            where no item of the history is known.
+            A DataFrame with a row for each history and domain: row (index in the input, from 0), domain, items and
+            scores (lists, best first), unknown (number of unknown items in the history, which are skipped). The lists
+            are empty if no item of the history is known.
 
         Raises:
-            MlflowException: an unknown domain, no list of ids, or `k` below 1; a server answers 400 with the message.
+            MlflowException: an unknown domain, no list of ids, or `k` below 1; a server responds with status 400 and
+                the message.
         """
         given = {"k": 10, "exclude_seen": True, **(params or {})}
         try:
@@ -73,16 +75,16 @@ class ServedModel(PythonModel):
         return pd.DataFrame(rows, columns=["row", "domain", "items", "scores", "unknown"])
 
     def _requests(self, frame: pd.DataFrame) -> Iterator[Request]:
-        """A request for each row and domain; the row's place is its user's id."""
+        """Yield a request for each row and domain; the row's index is its user id."""
         names = frame["domain"] if "domain" in frame else [None] * len(frame)
-        for place, (entries, name) in enumerate(zip(frame["history"], names, strict=True)):
+        for row, (entries, name) in enumerate(zip(frame["history"], names, strict=True)):
             try:
                 if not isinstance(entries, list | tuple | np.ndarray):
                     raise TapestryError(f"history is {shown(entries)}, expected a list of item ids")
                 domains = [self._catalogue.domain_number(name)] if isinstance(name, str) else self._all_domains()
-                history = parse_history(str(place), entries)
+                history = parse_history(str(row), entries)
             except TapestryError as error:
-                raise TapestryError(f"row {place}: {error}") from error
+                raise TapestryError(f"row {row}: {error}") from error
             yield from requests_of_histories(self._catalogue, [history], domains)
 
     def _all_domains(self) -> list[int]:
@@ -90,11 +92,11 @@ class ServedModel(PythonModel):
 
 
 def _warn_of_other_code(own: Path, imported: Path) -> None:
-    """Warn where this process had imported a package that differs from the model's own."""
+    """Warn if this process has already imported a tapestry package that differs from the model's own."""
     if own.is_dir() and _sources(own) != _sources(imported):
         warnings.warn(
-            f"the model has its own tapestry, but this process had imported a different one from {imported}, which is "
-            "used: load the model before any import of tapestry",
+            f"the model has its own tapestry, but this process has already imported a different one from {imported}, "
+            "which is used instead: load the model before any import of tapestry",
             stacklevel=2,
         )
 

@@ -1,6 +1,7 @@
-"""Where MLflow's store is, and opening it: one for every way of running.
+"""The address of MLflow's store, and opening it.
 
-It is the main checkout's `mlflow.db`, also from DVC's temporary checkouts, unless MLFLOW_TRACKING_URI names another.
+The store is the main checkout's `mlflow.db`, unless MLFLOW_TRACKING_URI names another. DVC's temporary checkouts use
+the main checkout's store too.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import logging
 import os
 import sqlite3
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
@@ -20,17 +20,21 @@ from tapestry.core.atomic import atomic_file, disk_full
 from tapestry.core.checkout import checkout_root
 from tapestry.core.errors import TapestryError
 from tapestry.tracking.relocate import artifact_folder, relocate
+from tapestry.tracking.sqlite import connect, table_names
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "tapestry"
 _SQLITE = "sqlite:///"
-_ANSWER_SECONDS = 4  # to connect, and as many to answer
+_SERVER_TIMEOUT = 4  # seconds to connect to a server, and as many for its response
 
 
 def store_uri() -> str:
-    """MLFLOW_TRACKING_URI, a relative path in it taken from the main checkout, or that checkout's SQLite store."""
+    """Return the store's address: MLFLOW_TRACKING_URI, or else the SQLite store of the main checkout.
+
+    A relative path in MLFLOW_TRACKING_URI is resolved against the main checkout.
+    """
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         return sqlite_uri(checkout_root() / "mlflow.db")
@@ -44,56 +48,56 @@ def store_uri() -> str:
 
 
 def shown_uri() -> str:
-    """The store's address as it may be printed and kept: without a password."""
+    """Return the store's address without its password, for messages and logs."""
     parts = urlsplit(store_uri())
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else store_uri()
 
 
 def sqlite_uri(path: Path) -> str:
-    """The address of a database file, whatever its path has in it.
+    """Return the address of a database file; `%`, `?` and `#` in its path are quoted.
 
-    MLflow makes the parent folder of a `sqlite:///` path without reading its quotes, so of a wrong name: the driver's
-    name keeps it from that.
+    MLflow creates the parent folder of a `sqlite:///` path without unquoting the path, so it would create a folder of
+    a wrong name. MLflow doesn't do that for an address that names the driver (`sqlite+pysqlite:///`).
     """
     quoted = "".join(quote(character) if character in "%?#" else character for character in str(path))
     return f"{_SQLITE}{quoted}" if quoted == str(path) else f"sqlite+pysqlite:///{quoted}"
 
 
 def store_file() -> Path | None:
-    """The store's database file; None of a store that is none."""
+    """Return the store's database file; None if the store is no SQLite file."""
     scheme, found, rest = store_uri().partition(":///")
     path = unquote(rest.partition("?")[0])
     return Path(path) if found and scheme.partition("+")[0] == "sqlite" and path not in ("", ":memory:") else None
 
 
 def open_store() -> tuple[MlflowClient, str]:
-    """A client of the store and the id of the experiment in it; both are made if they aren't there.
-
+    """Return a client of the store and the id of the experiment `tapestry`; create both if they don't exist.
     Raises:
-        TapestryError: the store doesn't answer, or is half-made or of another MLflow.
+        TapestryError: the server doesn't respond, or the database is incomplete or of another MLflow version.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # of 7, over minutes: what isn't sent is kept
+    # MLflow's default is 7 retries over minutes; one is enough, since the journal keeps what isn't sent.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds
     uri, file = store_uri(), store_file()
     if uri.startswith(("http://", "https://")):
-        _require_answer(uri)
+        _require_response(uri)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints what it raises, traceback and all
-    # Two processes that create the tables of a fresh SQLite store at once break it.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # logs tracebacks of errors that it raises
+    # Two processes that create the tables of a new SQLite store at the same time would break it.
     with FileLock(checkout_root() / "mlflow.db.lock"):
         if file is None:
             return _open_experiment(uri, None)
         artifacts = artifact_folder(file).as_uri()
         if not file.exists() or file.stat().st_size == 0:
-            _make(file, artifacts)
+            _create_tables(file, artifacts)
         try:
             if moved := relocate(file):
                 print(f"MLflow: {moved}", file=sys.stderr)
             return _open_experiment(uri, artifacts)
         except Exception as error:
-            line = _explained(error, file, uri)
+            line = _describe_open_error(error, file, uri)
             if line is None:
                 raise
             raise TapestryError(line) from error
@@ -107,13 +111,13 @@ def _open_experiment(uri: str, artifacts: str | None) -> tuple[MlflowClient, str
     if experiment is None:
         return client, str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))
     if experiment.lifecycle_stage == "deleted":
-        print(f"MLflow's experiment {EXPERIMENT} had been deleted: restored, since runs belong to it", file=sys.stderr)
+        print(f"MLflow's experiment {EXPERIMENT} was deleted: it is restored, since runs belong to it", file=sys.stderr)
         client.restore_experiment(experiment.experiment_id)
     return client, str(experiment.experiment_id)
 
 
-def _make(file: Path, artifacts: str) -> None:
-    """Make the tables apart, in seconds, so that a process killed meanwhile leaves no half of them."""
+def _create_tables(file: Path, artifacts: str) -> None:
+    """Create the tables in a temporary file, so that a killed process leaves no incomplete store (it takes seconds)."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     with atomic_file(file) as temporary:
@@ -121,35 +125,35 @@ def _make(file: Path, artifacts: str) -> None:
         store.engine.dispose()
 
 
-def _explained(error: Exception, file: Path, uri: str) -> str | None:
-    """What is wrong with a database that can't be opened, and the mend; None where the error itself should tell."""
+def _describe_open_error(error: Exception, file: Path, uri: str) -> str | None:
+    """Explain why a database can't be opened, and the fix; None if the error itself explains it."""
     if disk_full(error) is not None or isinstance(error, OSError | TapestryError) or "database is locked" in str(error):
         return None
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True)) as connection:
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            runs = connection.execute("SELECT count(*) FROM runs").fetchone()[0] if "runs" in tables else 0
+        with connect(file) as connection:
+            has_runs = "runs" in table_names(connection)
+            runs = connection.execute("SELECT count(*) FROM runs").fetchone()[0] if has_runs else 0
     except sqlite3.OperationalError:
         return None
     except sqlite3.DatabaseError as found:
-        return f"{file}: {found}: move it away, and run again"
+        return f"{file}: {found}: move it away, then run again"
     if runs == 0:
-        return f"{file}: it has no run and can't be opened, as when a process is killed while it makes one: remove it"
+        return f"{file}: can't be opened and has no runs; its creation was probably interrupted: remove it"
     if "out-of-date database schema" in str(error):
-        return f"{file}: made by another version of MLflow: copy it, then run `mlflow db upgrade '{uri}'`"
+        return f"{file}: created by another version of MLflow: copy it, then run `mlflow db upgrade '{uri}'`"
     return None
 
 
-def _require_answer(uri: str) -> None:
-    """Raise a TapestryError unless a server answers, whatever it says: MLflow itself would ask for minutes."""
+def _require_response(uri: str) -> None:
+    """Raise a TapestryError unless a server responds, with any status: MLflow itself would retry for minutes."""
     import requests
 
     try:
-        requests.get(f"{uri.rstrip('/')}/health", timeout=_ANSWER_SECONDS)
+        requests.get(f"{uri.rstrip('/')}/health", timeout=_SERVER_TIMEOUT)
     except requests.exceptions.SSLError:
-        return  # there is a server; MLflow has settings for its certificate
+        return  # a server responds; MLflow's settings are for its certificate
     except (requests.ConnectionError, requests.Timeout):
         raise TapestryError(
-            f"MLFLOW_TRACKING_URI: {shown_uri()} doesn't answer: start the server, or unset the variable to use "
+            f"MLFLOW_TRACKING_URI: {shown_uri()} doesn't respond: start the server, or unset the variable to use "
             f"{checkout_root() / 'mlflow.db'}"
         ) from None

@@ -1,4 +1,4 @@
-"""MLflow's UI of the store, for this machine alone: a server that ends when this process does, however that ends."""
+"""Serve MLflow's UI of the store on this machine only. The server ends with this process, even if it is killed."""
 
 from __future__ import annotations
 
@@ -24,14 +24,20 @@ _PR_SET_PDEATHSIG = 1  # Linux's prctl(2): the signal that a process gets when i
 
 
 def address(server: str, experiment_id: str) -> str:
-    """Where the runs of an experiment are; without `workflowType` MLflow opens its view of language-model traces."""
+    """Return the UI's address of an experiment's runs.
+
+    Without `workflowType`, MLflow opens its view of language-model traces.
+    """
     return f"{server.rstrip('/')}/#/experiments/{experiment_id}?workflowType=machine_learning"
 
 
 def serve(port: int, show: Callable[[str], None]) -> None:
-    """Serve the store's UI on 127.0.0.1 until a signal ends this process; `show` its address once it answers.
+    """Serve the store's UI on 127.0.0.1 until a signal ends this process.
 
-    Of a store that is a server itself, only the address is shown.
+    If the store is a server itself, only its address is shown.
+
+    Args:
+        show: called with the UI's address once the server responds.
 
     Raises:
         TapestryError: the port is taken, the store can't be opened (see `open_store`), or the server ends by itself.
@@ -40,7 +46,7 @@ def serve(port: int, show: Callable[[str], None]) -> None:
     uri = store_uri()
     _, experiment_id = open_store()
     if uri.startswith(("http://", "https://")):
-        show(f"MLFLOW_TRACKING_URI is a server with a UI of its own: {address(uri, experiment_id)}")
+        show(f"MLFLOW_TRACKING_URI is a server, and has its own UI: {address(uri, experiment_id)}")
         return
     with _ending() as ended, _server(port, uri) as process:
         _wait_for_answer(process, port, ended)
@@ -60,19 +66,19 @@ def _require_free(port: int) -> None:
         except (OSError, OverflowError) as error:
             reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
             raise TapestryError(
-                f"port {port} on {HOST} can't be had ({reason}): end what holds it, or take another by --port"
+                f"port {port} on {HOST} is not available ({reason}): end what uses it, or choose another by --port"
             ) from error
 
 
 @contextmanager
 def _ending() -> Iterator[Callable[[], bool]]:
-    """Take signals that end the process as the answer of the function yielded, for as long as the block."""
+    """Catch the signals that end a process; yield a function that says whether one has arrived."""
     received: list[int] = []
 
-    def note(number: int, _: FrameType | None) -> None:
+    def record(number: int, _: FrameType | None) -> None:
         received.append(number)
 
-    before = {number: signal.signal(number, note) for number in _ENDING}
+    before = {number: signal.signal(number, record) for number in _ENDING}
     try:
         yield lambda: bool(received)
     finally:
@@ -82,14 +88,14 @@ def _ending() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _server(port: int, uri: str) -> Iterator[subprocess.Popen[bytes]]:
-    """MLflow's server, in a process group of its own, all of which is ended after the block."""
+    """Start MLflow's server in a separate process group; end the whole group after the block."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     command += ["--allowed-hosts", f"{HOST}:{port},localhost:{port}", "--uvicorn-opts", "--log-level warning"]
     environment = os.environ | {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # of language-model judges; it starts processes of its own
-        "PYTHONWARNINGS": "ignore",  # of its libraries, about libraries
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # jobs evaluate language models, in extra processes
+        "PYTHONWARNINGS": "ignore",  # deprecation warnings between its libraries
     }
     process = subprocess.Popen(
         [*command, "--backend-store-uri", uri, "--registry-store-uri", uri],
@@ -106,14 +112,14 @@ def _server(port: int, uri: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _end_with_parent(parent: int) -> Callable[[], None] | None:
-    """Makes Linux end the server also where this process is killed: MLflow passes the signal on to what it started."""
+    """Make Linux end the server if this process is killed; MLflow forwards the signal to its child processes."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def prepare() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before
+        if os.getppid() != parent:  # the parent ended before prctl
             os._exit(1)
 
     return prepare
@@ -127,12 +133,12 @@ def _wait_for_answer(process: subprocess.Popen[bytes], port: int, ended: Callabl
         if process.poll() is not None:
             raise TapestryError(f"MLflow's server didn't start, and ended with exit code {process.returncode}")
         if time.monotonic() > deadline:
-            raise TapestryError(f"MLflow's server didn't answer within {_START_SECONDS} s")
+            raise TapestryError(f"MLflow's server didn't respond within {_START_SECONDS} s")
         time.sleep(0.1)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the server and all that it started: the group outlives its first process."""
+    """End the server and its child processes: the process group can outlive its first process."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + _END_SECONDS
         with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""What a checkout needs around it: git, packages, parameters that hold, a store that opens."""
+"""Examine what a checkout needs: git, Python packages, valid parameters and a store that can be opened."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 from tapestry.core.errors import TapestryError, one_line
 from tapestry.doctor.finding import Finding, try_git
 from tapestry.parameters import load_parameters
+from tapestry.tracking.sqlite import connect, table_names
 
-_PACKAGES = ("dvc", "duckdb", "mlflow", "ruamel.yaml", "torch")  # one of each kind of stage
+_PACKAGES = ("dvc", "duckdb", "mlflow", "ruamel.yaml", "torch")  # each stage needs at least one of them
 
 
 def repository(root: Path) -> Iterator[Finding]:
-    """DVC needs git, a repository, and for experiments a commit."""
+    """Check for git, a repository, which DVC needs, and a commit, which experiments need."""
     if shutil.which("git") is None:
         yield Finding("git isn't installed, or isn't on PATH", "install it: DVC needs it")
     elif try_git(root, "rev-parse", "--git-dir") is None:
@@ -32,8 +32,8 @@ def repository(root: Path) -> Iterator[Finding]:
         )
 
 
-def environment(root: Path) -> Iterator[Finding]:
-    """The Python that starts the stages (see stages/python)."""
+def python_environment(root: Path) -> Iterator[Finding]:
+    """Check the Python that starts the stages (see stages/python)."""
     mend = f"`make install` once, then `source {root}/.venv/bin/activate` in this shell, or another environment's"
     python = shutil.which("python") or shutil.which(root / ".venv/bin/python")
     if python is None:
@@ -49,29 +49,29 @@ def environment(root: Path) -> Iterator[Finding]:
 
 
 def parameters(root: Path) -> Iterator[Finding]:
-    """params.yaml is read as the stages read it; the first error is found."""
+    """Check params.yaml as the stages read it; only the first error is reported."""
     try:
         load_parameters(root / "params.yaml")
     except TapestryError as error:
         yield Finding(
             str(error).replace(f"{root}/", ""),
-            "correct it; or, as a failed `dvc exp run -S` leaves its value there, take back all that isn't committed: "
+            "correct it; or, if a failed `dvc exp run -S` left its value there, undo all uncommitted changes: "
             "`touch params.yaml && git restore params.yaml`",
         )
 
 
 def store(root: Path) -> Iterator[Finding]:
-    """A kill while MLflow made mlflow.db leaves a file that is no store; one that is locked is taken for sound."""
+    """Check that mlflow.db is complete: a kill during its creation leaves an unusable file. A locked file passes."""
     path = root / "mlflow.db"
     if not path.is_file() or path.stat().st_size == 0:
         return
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        with connect(path) as connection:
+            tables = table_names(connection)
     except sqlite3.OperationalError:
-        return  # locked, or not to be read: it isn't known
+        return  # locked or not readable: its state is unknown
     except sqlite3.DatabaseError as error:
-        yield Finding(f"mlflow.db: {error}", "move it away; the next run makes a new one")
+        yield Finding(f"mlflow.db: {error}", "move it away; the next run creates a new one")
         return
     if "runs" not in tables:
-        yield Finding("mlflow.db: half-made, without a run in it", "removed; the next run makes a new one", path.unlink)
+        yield Finding("mlflow.db: incomplete, without a run", "removed; the next run creates a new one", path.unlink)

@@ -1,6 +1,6 @@
-"""What killed processes left: of DVC's, and of our own writers'.
+"""Find what killed processes left in a checkout: files of DVC, and temporary folders of Tapestry's writers.
 
-DVC's source, dvc/rwlock.py and dvc/repo/experiments, tells what it keeps where.
+Source of DVC's files: dvc/rwlock.py and dvc/repo/experiments in DVC's code.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ from tapestry.doctor.finding import Finding, try_git
 _PARTIAL = re.compile(r"\..+\.[a-z0-9_]{8}\.partial")
 _MOVED = re.compile(r"checkout: moving from \S+ to [0-9a-f]{40}")
 _NOT_OURS = {".git", ".venv", "cache", "node_modules", "__pycache__"}
-_RUNNING = 2  # DVC's status of an experiment; those below it are before it runs
+_RUNNING = 2  # DVC's status of a running experiment; 0 and 1 are those of experiments that wait
 
 
-def at_work(root: Path) -> list[str]:
-    """The living DVC processes in a checkout, as `PID 123: dvc repro`; or that there is one, if only a lock tells."""
+def running_dvc(root: Path) -> list[str]:
+    """List the DVC processes that run in a checkout, as `PID 123: dvc repro`.
+
+    If there is only a lock, a text says so.
+    """
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -47,19 +50,20 @@ def _is_dvc(words: list[str]) -> bool:
     return any(Path(word).name == "dvc" for word in words[:3])
 
 
-def cut_files(root: Path) -> Iterator[Finding]:
-    """DVC writes these in place, so a kill can leave them empty or cut; each later command then fails."""
+def truncated_files(root: Path) -> Iterator[Finding]:
+    """Find incomplete files of DVC. It writes them in place, so a kill can truncate them; then all commands fail."""
     for name in (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock"):
         if (root / name).exists() and _entries(root / name) is None:
-            yield Finding(f"{name}: cut short by a kill; DVC can't read it", "removed", (root / name).unlink)
+            yield Finding(f"{name}: truncated by a kill; DVC can't read it", "removed", (root / name).unlink)
     lock = root / "dvc.lock"
     text = lock.read_text(encoding="utf-8", errors="replace") if lock.exists() else "\n"
     if "<<<<<<< " in text:
-        yield Finding("dvc.lock: has conflicts of a merge", "`git checkout --ours dvc.lock` (or --theirs), `dvc repro`")
+        what = "dvc.lock: contains conflicts of a merge"
+        yield Finding(what, "`git checkout --ours dvc.lock` (or --theirs), `dvc repro`")
     elif not text.endswith("\n") or not _is_lock(text):
         yield Finding(
-            "dvc.lock: cut short by a kill; DVC can't read it",
-            "put back as git has it; `dvc repro` then takes from its cache what was made since",
+            "dvc.lock: truncated by a kill; DVC can't read it",
+            "restored from git; `dvc repro` then restores from its cache what was made since",
             partial(_restore, root, "dvc.lock"),
         )
 
@@ -73,7 +77,7 @@ def _is_lock(text: str) -> bool:
 
 
 def _restore(root: Path, name: str) -> None:
-    """Put back a file as in HEAD; without one there, remove it."""
+    """Restore a file from HEAD; remove it if HEAD doesn't have it."""
     committed = subprocess.run(["git", "show", f"HEAD:./{name}"], cwd=root, capture_output=True)
     if committed.returncode == 0:
         with atomic_file(root / name) as temporary:
@@ -83,7 +87,7 @@ def _restore(root: Path, name: str) -> None:
 
 
 def _entries(path: Path) -> dict[str, Any] | None:
-    """DVC's list of who reads and writes which file; None if it is cut."""
+    """Read DVC's list of the processes that read and write each file; None if the list is truncated."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if all(isinstance(content.get(mode, {}), dict) for mode in ("read", "write")):
@@ -93,20 +97,23 @@ def _entries(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def dead_entries(root: Path) -> Iterator[Finding]:
-    """DVC drops them by itself, but for one whose id another process has by now: that one it waits for."""
+def stale_lock_entries(root: Path) -> Iterator[Finding]:
+    """Find entries of dead processes in DVC's lists.
+
+    DVC removes them itself, unless another process has the same process id now: then DVC waits for that process.
+    """
     for name in (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock"):
         path = root / name
         content = _entries(path) if path.exists() else None
         dead = _without_dead(content)[1] if content else 0
         if dead:
             yield Finding(
-                f"{name}: entries of processes that no longer live ({dead})", "removed", partial(_drop, path), False
+                f"{name}: entries of processes that have ended ({dead})", "removed", partial(_drop, path), False
             )
 
 
 def _drop(path: Path) -> None:
-    with (path.parent / "rwlock.lock").open("a") as guard:  # DVC's own, around each change of the file
+    with (path.parent / "rwlock.lock").open("a") as guard:  # the lock that DVC holds for each change of the file
         fcntl.flock(guard, fcntl.LOCK_EX)
         content = _entries(path)
         if content is not None:
@@ -115,19 +122,19 @@ def _drop(path: Path) -> None:
 
 
 def _without_dead(content: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """The entries of living processes, and the number of others."""
+    """Return the entries of living processes, and the number of removed ones."""
     read, write = content.get("read", {}), content.get("write", {})
-    living = {path: [info for info in infos if _lives(info)] for path, infos in read.items()}
+    living = {path: [info for info in infos if _is_alive(info)] for path, infos in read.items()}
     kept = {
-        "write": {path: info for path, info in write.items() if _lives(info)},
+        "write": {path: info for path, info in write.items() if _is_alive(info)},
         "read": {path: infos for path, infos in living.items() if infos},
     }
     dead = sum(len(infos) - len(living[path]) for path, infos in read.items()) + len(write) - len(kept["write"])
     return kept, dead
 
 
-def _lives(info: dict[str, Any]) -> bool:
-    """Whether the process of an entry lives; where another program has its id by now, it doesn't."""
+def _is_alive(info: dict[str, Any]) -> bool:
+    """Return whether the process of an entry is alive: its id may belong to another program by now."""
     try:
         words = psutil.Process(info["pid"]).cmdline()
     except psutil.NoSuchProcess:
@@ -138,10 +145,10 @@ def _lives(info: dict[str, Any]) -> bool:
 
 
 def detached_head(root: Path) -> Iterator[Finding]:
-    """`dvc exp run` detaches HEAD while it runs: commits after a kill would be on no branch."""
+    """Find a detached HEAD: `dvc exp run` detaches it, and after a kill new commits would be on no branch."""
     if try_git(root, "symbolic-ref", "--quiet", "HEAD") is not None:
         return
-    # As DVC does it, by the whole hash; a user does it otherwise, as a rule.
+    # DVC checks out the full hash; a user who detaches HEAD usually gives a short one, or a tag.
     moved = _MOVED.fullmatch(try_git(root, "reflog", "-1", "--format=%gs") or "")
     running = try_git(root, "rev-parse", "--quiet", "--verify", "refs/exps/exec/EXEC_MERGE") is not None
     head, branch = try_git(root, "rev-parse", "HEAD"), try_git(root, "rev-parse", "--abbrev-ref", "@{-1}")
@@ -149,10 +156,10 @@ def detached_head(root: Path) -> Iterator[Finding]:
         return
     what = "git's HEAD is detached, as a killed `dvc exp run` leaves it"
     if running:
-        yield Finding(what, f"put on branch {branch} again, no file is changed", partial(_attach, root, branch), False)
-    else:  # killed before it ran, with the user's changes aside perhaps
-        aside = try_git(root, "rev-parse", "--quiet", "--verify", "refs/stash^") == head
-        pop = ", then `git stash pop`: DVC had put changes of yours aside" if aside else ""
+        yield Finding(what, f"attached to branch {branch}, no file is changed", partial(_attach, root, branch), False)
+    else:  # killed before the experiment ran, perhaps with the user's changes in a stash
+        stashed = try_git(root, "rev-parse", "--quiet", "--verify", "refs/stash^") == head
+        pop = ", then `git stash pop`: DVC had stashed your changes" if stashed else ""
         yield Finding(what, f"`git switch {branch}`{pop}", stops=False)
 
 
@@ -162,8 +169,8 @@ def _attach(root: Path, branch: str) -> None:
         try_git(root, "update-ref", "-d", f"refs/exps/exec/{name}")
 
 
-def left_experiments(root: Path) -> Iterator[Finding]:
-    """The temporary checkouts of killed experiments, which `dvc exp show` has as running for ever."""
+def killed_experiments(root: Path) -> Iterator[Finding]:
+    """Find the temporary checkouts of killed experiments, which `dvc exp show` lists as running for ever."""
     exps = root / ".dvc/tmp/exps"
     infos: dict[Path, list[tuple[Path, dict[str, Any]]]] = {}
     for file in (*exps.glob("run/*/*.run"), *exps.glob("standalone/run/*/*.run")):
@@ -188,7 +195,7 @@ def left_experiments(root: Path) -> Iterator[Finding]:
 
 
 def _remove_experiment(root: Path, folder: Path, files: list[Path], queued: str | None) -> None:
-    if queued:  # a task that is marked already is an error that doesn't matter
+    if queued:  # the command fails if the task is already marked as failed, which doesn't matter
         subprocess.run([sys.executable, "-m", "dvc", "queue", "kill", queued], cwd=root, capture_output=True)
     for file in files:
         shutil.rmtree(file.parent, ignore_errors=True)
@@ -196,11 +203,11 @@ def _remove_experiment(root: Path, folder: Path, files: list[Path], queued: str 
 
 
 def partial_folders(root: Path) -> Iterator[Finding]:
-    """What killed writers left (see tapestry.core.atomic)."""
+    """Find temporary folders of killed writers (see tapestry.core.atomic)."""
     for parent, folders, _ in os.walk(root):
-        left = [name for name in folders if _PARTIAL.fullmatch(name)]
-        folders[:] = [name for name in folders if name not in _NOT_OURS and name not in left]
-        for name in sorted(left):
+        partials = [name for name in folders if _PARTIAL.fullmatch(name)]
+        folders[:] = [name for name in folders if name not in _NOT_OURS and name not in partials]
+        for name in sorted(partials):
             folder = Path(parent, name)
             if not _locked(folder):
                 what = f"{folder.relative_to(root)}: left by a killed process"
@@ -209,11 +216,11 @@ def partial_folders(root: Path) -> Iterator[Finding]:
 
 def _sweep(folder: Path) -> None:
     with temporary_folder(Path(final_path(str(folder)))):
-        pass  # it removes the left ones of its path first
+        pass  # it removes leftovers of the same path first
 
 
 def _locked(path: Path) -> bool:
-    """Whether a living process holds a flock(2) lock on a file or folder."""
+    """Return whether a living process holds a flock(2) lock on a file or folder."""
     with suppress(OSError):
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         try:

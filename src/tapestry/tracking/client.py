@@ -1,4 +1,4 @@
-"""What is asked of MLflow, in batches of what it takes at a time."""
+"""Requests to MLflow: logging in batches of the size that it accepts, and searching runs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 Point = tuple[str, float, int, int]
-"""A figure: name, value, time in ms, step."""
+"""One value of a metric: name, value, time in ms, step."""
 
-_METRICS, _PARAMS, _TAGS = 1000, 100, 100  # in one batch
-_LONGEST_PARAM, _LONGEST_TAG = 6000, 5000  # characters
+_METRICS, _PARAMS, _TAGS = 1000, 100, 100  # MLflow's limits of one batch
+_MAX_PARAM, _MAX_TAG = 6000, 5000  # characters
 _DIGEST = 36  # characters of a dataset's digest
 
 
@@ -25,12 +25,12 @@ def log(
     params: Mapping[str, str] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> None:
-    """Log figures, parameters and tags; values that are too long for MLflow are cut."""
+    """Log metrics, parameters and tags; values longer than MLflow's limits are truncated."""
     from mlflow.entities import Metric, Param, RunTag
 
     points = [Metric(*metric) for metric in metrics]
-    settings = [Param(key, value[:_LONGEST_PARAM]) for key, value in (params or {}).items()]
-    labels = [RunTag(key, value[:_LONGEST_TAG]) for key, value in (tags or {}).items()]
+    settings = [Param(key, value[:_MAX_PARAM]) for key, value in (params or {}).items()]
+    labels = [RunTag(key, value[:_MAX_TAG]) for key, value in (tags or {}).items()]
     for first in range(0, len(points), _METRICS):
         client.log_batch(run_id, metrics=points[first : first + _METRICS])
     for first in range(0, len(settings), _PARAMS):
@@ -40,7 +40,7 @@ def log(
 
 
 def log_input(client: MlflowClient, run_id: str, value: Mapping[str, str]) -> None:
-    """Say that a run read a dataset: {"name", "digest" (of its content), "source", "context"}."""
+    """Log a dataset that a run reads: {"name", "digest" (of its content), "source", "context"}."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(value["name"], value["digest"][:_DIGEST], "local", value["source"])
@@ -57,7 +57,7 @@ def log_file(client: MlflowClient, run_id: str, path: Path, name: str) -> None:
 
 
 def find_runs(client: MlflowClient, experiment_id: str, tags: Mapping[str, str], deleted: bool = False) -> list[Run]:
-    """The runs that have all these tags, the oldest first; with those that a user deleted, if asked."""
+    """List the runs that have all these tags, the oldest first; `deleted` includes runs that a user deleted."""
     from mlflow.entities import ViewType
 
     conditions = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
