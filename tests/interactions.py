@@ -100,6 +100,7 @@ class Result:
 
 
 def rows_of(path: Path, types: dict[str, str]) -> list[tuple[Any, ...]]:
+    """Read a Parquet file as tuples, and check the names and types of its columns."""
     table = pq.read_table(path)
     assert {field.name: str(field.type) for field in table.schema} == types
     return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
@@ -108,6 +109,7 @@ def rows_of(path: Path, types: dict[str, str]) -> list[tuple[Any, ...]]:
 def sessionized(
     folder: Path, interactions: list[Interaction], settings: SessionizeSettings, domains: int = 2
 ) -> Result:
+    """Write the interactions as ingest does, run sessionize, and read its files."""
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / "sequences"
     metrics = sessionize(write_inputs(folder, interactions, domains), settings, out)
@@ -115,6 +117,7 @@ def sessionized(
 
 
 def read_result(out: Path, metrics: dict[str, Any]) -> Result:
+    """Read the files of the folder `out`, and check that there are no others."""
     assert {path.name for path in out.iterdir()} == {
         "sequences.parquet",
         "users.parquet",

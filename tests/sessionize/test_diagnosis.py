@@ -82,7 +82,7 @@ def test_a_split_without_targets_is_an_error_that_names_its_share(tmp_path: Path
 
 
 def test_a_split_whose_users_were_filtered_names_the_rule_that_filtered_them(tmp_path: Path) -> None:
-    """The test period has a user whom training filtered for having one domain, and an item that training lacks."""
+    """The test period has a user who was filtered out of training (one domain only), and an item new to it."""
     interactions = [
         *(step for n in range(4) for step in timeline(f"u{n}", ("a", 0, 1), ("b", 1, 1), ("c", 0, 1), ("b", 1, 5))),
         *timeline("v", ("a", 0, 1), ("a", 0, 2), ("a", 0, 3), ("a", 0, 9), ("a", 0, 10), ("a", 0, 11)),

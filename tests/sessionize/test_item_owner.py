@@ -30,7 +30,7 @@ def test_domains_that_number_their_own_items_are_an_error_that_names_rule_share_
         "of 12 (41.7%), Books 5 of 21 (23.8%). sessionize.max_contested_share allows 0.05 of a domain's. With "
         "sessionize.item_identity: global an item_id names the same item in all domains, and belongs to the domain "
         "with most of its interactions. If each domain numbers its own items, set sessionize.item_identity to domain; "
-        "to accept the loss, raise sessionize.max_contested_share to 0.417"
+        "to filter them all the same, raise sessionize.max_contested_share to 0.417"
     )
     assert not (tmp_path / "sequences").exists()
     assert sessionized(tmp_path, interactions, replace(SETTINGS, max_contested_share=0.417)).metrics["all"]

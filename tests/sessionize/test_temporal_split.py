@@ -53,18 +53,18 @@ def test_later_interactions_do_not_change_which_training_interactions_are_kept(
     temporal = replace(SETTINGS, split="temporal", validation_share=0.15, test_share=0.1, **values)
     generator = random.Random(seed)
     training = [i for day in range(6) for i in some_interactions(generator, 20, domains, day)]
-    kept = []
+    training_interactions = []
     for count in (40, 40 + more):
         later = [i for day, rows in ((6, 40), (7, count)) for i in some_interactions(generator, rows, domains, day)]
         assert period_starts(training + later, temporal) == (6, 7)
         result = sessionized(tmp_path_factory.mktemp("later"), training + later, temporal, domains)
         names = {item: item_id for item, item_id, _, _ in result.items}
-        kept.append(
+        training_interactions.append(
             [
                 (result.users[user][1], names[item], domain, time, position)
                 for user, position, item, domain, time, split in result.sequences
                 if split == 0
             ]
         )
-    assert kept[0]
-    assert kept[0] == kept[1]
+    assert training_interactions[0]
+    assert training_interactions[0] == training_interactions[1]

@@ -16,7 +16,7 @@ from tapestry.sessionize.k_core import conditions
 from tapestry.sessionize.periods import PeriodStarts
 from tapestry.sessionize.settings import SessionizeSettings
 
-_SHARES = "validation_share"  # stands for validation_share and test_share, which together end the training period
+_SHARES = "validation_share"  # means validation_share and test_share: together they decide where training ends
 _NO_END = 2**63 - 1
 _NEW_USER = "of users without an interaction in the training period"
 _FILTERED_USER = "of users who were filtered out of the training period"
@@ -161,7 +161,7 @@ def _fix(parameter: str, settings: SessionizeSettings) -> str:
 
 
 def _filtered_by_rule(unfiltered: UnfilteredRows, scopes: list[_Scope]) -> dict[_Scope, list[_Filtered]]:
-    """Apply the rules again and count, for each scope, what each rule filters; rules that filter nothing are left out.
+    """Apply the rules again and count, for each scope, what each rule filters; rules that filter nothing are omitted.
 
     A rule of the k-core is applied several times. Its counts are added up.
     """

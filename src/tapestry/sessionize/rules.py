@@ -148,8 +148,8 @@ def _require_few_contested(loaded: RowsByDomain, filtered: RowsByDomain, setting
         f"({total / total_loaded:.1%}), by domain: {by_domain}. sessionize.max_contested_share allows "
         f"{settings.max_contested_share} of a domain's. With sessionize.item_identity: global an item_id names the "
         "same item in all domains, and belongs to the domain with most of its interactions. If each domain numbers its "
-        "own items, set sessionize.item_identity to domain; to accept the loss, raise sessionize.max_contested_share "
-        f"to {sufficient_share}"
+        "own items, set sessionize.item_identity to domain; to filter them all the same, raise "
+        f"sessionize.max_contested_share to {sufficient_share}"
     )
 
 
