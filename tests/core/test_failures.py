@@ -115,7 +115,7 @@ def test_a_full_disk_of_spilled_files_names_them_and_tmpdir(
     assert not (tmp_path / "output").exists()
 
 
-def test_a_full_disk_under_the_store_too_is_told_by_the_output(
+def test_a_full_disk_under_output_and_store_is_reported_for_the_output(
     small_disk: Callable[[int], Path], tmp_path: Path
 ) -> None:
     disk = small_disk(4 * MEGABYTE)
@@ -142,7 +142,7 @@ with reported_errors("stage"), stage_run("stage", {}) as run:
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
         (line,) = (line for line in done.stderr.splitlines() if not line.startswith("MLflow: "))
-        assert line.startswith(f"stage: error: out.json: No space left on device: 0 bytes are free in {disk} now")
+        assert line.startswith(f"stage: error: out.json: No space left on device: 0 bytes are free in {disk} after")
         assert not (disk / "out.json").exists()
         (disk / "filler").unlink()
         (disk / "logs").touch()

@@ -71,9 +71,8 @@ def transition_matrix(settings: SyntheticSettings, domains_count: int) -> Floats
     """Return the probability of the next domain (column) given the current one (row), [D, D].
 
     With s = transition_strength it is (1 - s) * shares + s * M. The shares are its stationary distribution. M moves the
-    share of each domain to the next domain. If the shares are equal, M is a cycle. If they are not, M couples the shares
-    with the shares shifted by one domain: both are laid out on [0, 1), and M is their overlap (the "north-west corner"
-    rule).
+    share of each domain to the next domain. If all shares are equal, M is a cycle. Otherwise M couples the shares with
+    the shares shifted by one domain: both are laid out on [0, 1), and M is their overlap ("north-west corner" rule).
     """
     shares = domain_shares(settings, domains_count)
     shifted = np.roll(np.arange(domains_count), -1)
