@@ -84,7 +84,7 @@ def write_sequences(sequences: Sequences, folder: Path) -> None:
     )
     columns = {
         "sequences": {
-            "user": sequences.owner.astype(np.int32),
+            "user": sequences.user.astype(np.int32),
             **{name: getattr(sequences, name) for name in ("item", "domain", "timestamp", "split")},
         },
         "users": {"user_id": sequences.user_id, "offset": sequences.offsets[:-1].astype(np.int64)},

@@ -22,7 +22,7 @@ def users_of_items(sequences: Sequences) -> list[set[int]]:
     """The users with a training interaction with each item."""
     users: list[set[int]] = [set() for _ in range(sequences.items)]
     for row in np.flatnonzero(sequences.split == 0):
-        users[sequences.item[row]].add(int(sequences.owner[row]))
+        users[sequences.item[row]].add(int(sequences.user[row]))
     return users
 
 
@@ -54,7 +54,7 @@ def test_item_knn_sums_the_cosines_to_the_items_of_the_history(seed: int) -> Non
     targets = sequences.targets(TEST)
     ranks = rank_by_item_knn(sequences, targets, False, 4, neighbours=sequences.items)
     for index, target in enumerate(targets):
-        history = sequences.item[sequences.offsets[sequences.owner[target]] : target].tolist()
+        history = sequences.item[sequences.offsets[sequences.user[target]] : target].tolist()
         domain = sequences.domains[sequences.domain[target]]
         scores = [sum(cosine(i, j) for j in history) for i in range(domain.start, domain.end)]
         own = scores[int(sequences.item[target]) - domain.start]

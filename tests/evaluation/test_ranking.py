@@ -70,7 +70,7 @@ def test_the_model_ranks_by_its_scores_for_any_batch_size(split: int) -> None:
     for ranks in by_batch:
         np.testing.assert_array_equal(ranks.rank, by_batch[0].rank)
     for number, target in enumerate(targets):
-        start = sequences.offsets[sequences.owner[target]]
+        start = sequences.offsets[sequences.user[target]]
         batch = pack(sequences, np.array([start]), np.array([target]))
         segments = model.arrange(batch, "reference")
         query = model(batch, segments)[segments.inverse_N[-1]]

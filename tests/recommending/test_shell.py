@@ -53,7 +53,7 @@ def direct(
     sequences: Sequences, checkout: Path, user: int, domain: int, k: int, exclude_seen: bool = True
 ) -> list[str]:
     model, _ = load_model(checkout / "models")
-    history = sequences.item[sequences.owner == user].astype(np.int64)
+    history = sequences.item[sequences.user == user].astype(np.int64)
     catalogue = Catalogue(sequences.item_id, sequences.domains)
     ((_, top),) = top_items(model, catalogue, [Request("", history, 0, domain)], k, exclude_seen, 1)
     return [str(item) for item in sequences.item_id[top.item]]
@@ -71,7 +71,7 @@ def test_a_user_gets_the_domains_named_from_the_whole_history(sequences: Sequenc
         user, domain = int(row["user_id"][1:]), int(row["domain"][1:])
         assert row["items"] == direct(sequences, checkout, user, domain, 4)
         assert len(row["scores"]) == 4
-        seen = set(sequences.item_id[sequences.item[sequences.owner == user]])
+        seen = set(sequences.item_id[sequences.item[sequences.user == user]])
         assert not seen & set(row["items"])
 
 
@@ -88,7 +88,7 @@ def test_seen_items_come_where_they_are_to_be_kept(sequences: Sequences, checkou
 def test_a_users_history_in_a_file_gives_what_the_user_gets(
     sequences: Sequences, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    items = sequences.item_id[sequences.item[sequences.owner == 3]].tolist()
+    items = sequences.item_id[sequences.item[sequences.user == 3]].tolist()
     (expected,) = rows(recommend("--user", "u3", "--domain", "D1", "--json"))
     (tmp_path / "plain.txt").write_text("\n".join(items))
     (tmp_path / "lines.jsonl").write_text(json.dumps({"user_id": "u3", "history": items}) + "\n")
@@ -133,7 +133,7 @@ def test_everybody_is_written_to_parquet_with_the_same_bytes_twice(
 def test_without_json_a_table_is_printed(sequences: Sequences, checkout: Path) -> None:
     (first, second) = direct(sequences, checkout, 3, 0, 2)
     result = recommend("--user", "u3", "--domain", "D0", "-k", "2")
-    length = int((sequences.owner == 3).sum())
+    length = int((sequences.user == 3).sum())
     shape = rf"u3 \({length} items\)\n  D0\n +1  {first} +-?0\.\d{{4}}\n +2  {second} +-?0\.\d{{4}}\n"
     assert re.fullmatch(shape, result.stdout)
 

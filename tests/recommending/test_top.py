@@ -78,7 +78,7 @@ def test_the_best_items_equal_those_of_plain_loops(
     model = small_model(sequences, dataclasses.replace(WHOLE_MODEL, window=window))
     generator = np.random.default_rng(seed)
     requests = [
-        Request(f"u{user}", sequences.item[sequences.owner == user].astype(np.int64), 0, int(generator.integers(3)))
+        Request(f"u{user}", sequences.item[sequences.user == user].astype(np.int64), 0, int(generator.integers(3)))
         for user in range(len(sequences.user_id))
     ]
     with patch.object(top, "_SCORES", in_memory):
@@ -142,7 +142,7 @@ def test_a_test_target_has_the_same_rank_as_in_evaluation(exclude_seen: bool) ->
     requests = [
         Request(
             str(target),
-            sequences.item[sequences.offsets[sequences.owner[target]] : target].astype(np.int64),
+            sequences.item[sequences.offsets[sequences.user[target]] : target].astype(np.int64),
             0,
             int(sequences.domain[target]),
         )

@@ -57,7 +57,7 @@ def test_sequences_equal_the_histories_that_were_written(folder: Path) -> None:
         for user, user_id in enumerate(sequences.user_id)
     }
     assert found == HISTORIES
-    assert sequences.owner.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert sequences.user.tolist() == [0, 0, 0, 0, 1, 1, 1]
     assert sequences.split.tolist() == [TRAIN, TRAIN, VALIDATION, TEST, TRAIN, VALIDATION, TEST]
     assert dict(zip(sequences.item_id, sequences.train_count, strict=True)) == {"a": 1, "b": 1, "c": 1}
 

@@ -148,7 +148,7 @@ def test_a_model_has_no_pickle_and_no_users(client: MlflowClient) -> None:
 def test_the_champion_recommends_the_same_as_the_command(champions: Callable[[], Any], sequences: Sequences) -> None:
     model = champions()
     histories = [
-        sequences.item_id[sequences.item[sequences.owner == user]].tolist() for user in range(len(sequences.user_id))
+        sequences.item_id[sequences.item[sequences.user == user]].tolist() for user in range(len(sequences.user_id))
     ]
     shell = recommended("--everybody", "-k", "4")
     expected = pd.DataFrame([row | {"row": int(row["user_id"][1:])} for row in shell])[

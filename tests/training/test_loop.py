@@ -70,7 +70,7 @@ def test_training_overfits_a_planted_pattern(settings: TrainSettings) -> None:
     ranks = rank_by_model(training.model, sequences, targets, False, 16)
     known = np.array(
         [
-            sequences.domain[target] in sequences.domain[sequences.offsets[sequences.owner[target]] : target]
+            sequences.domain[target] in sequences.domain[sequences.offsets[sequences.user[target]] : target]
             for target in targets
         ]
     )

@@ -62,7 +62,7 @@ def rank_by_item_knn(
 def _item_similarity(sequences: Sequences, neighbours: int) -> Any:
     """Return the cosine similarities, a sparse matrix (I, I); entry (i, j) is not 0 if i is a neighbour of j."""
     training = sequences.split == TRAIN
-    users, items = sequences.owner[training], sequences.item[training]
+    users, items = sequences.user[training], sequences.item[training]
     shape = (sequences.items, len(sequences.user_id))
     seen = sparse.csr_array((np.ones(len(items), dtype=np.int64), (items, users)), shape=shape)
     seen.data[:] = 1

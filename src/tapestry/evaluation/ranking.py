@@ -101,7 +101,7 @@ def _rank(
 
 def seen_items(sequences: Sequences, targets: Integers, domain: Domain) -> tuple[Integers, Integers]:
     """Return the items of `domain` in the whole history before each target, as (row of `targets`, item − start)."""
-    starts = sequences.offsets[sequences.owner[targets]]
+    starts = sequences.offsets[sequences.user[targets]]
     lengths = targets - starts
     row = np.repeat(np.arange(len(targets)), lengths)
     first = np.repeat(np.cumsum(lengths) - lengths, lengths)

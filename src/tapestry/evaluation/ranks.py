@@ -31,14 +31,14 @@ def ranks_table(sequences: Sequences, targets: Integers, ranks: Ranks) -> pa.Tab
     names = np.array([domain.name for domain in sequences.domains], dtype=object)
     return pa.table(
         {
-            "user_id": sequences.user_id[sequences.owner[targets]],
+            "user_id": sequences.user_id[sequences.user[targets]],
             "item_id": sequences.item_id[item],
             "domain": names[sequences.domain[targets]],
             "rank": ranks.rank,
             "candidates": ranks.candidates,
             "switch": sequences.domain[targets] != sequences.domain[targets - 1],
             "tied": sequences.timestamp[targets] == sequences.timestamp[targets - 1],
-            "history": targets - sequences.offsets[sequences.owner[targets]],
+            "history": targets - sequences.offsets[sequences.user[targets]],
             "popularity": sequences.train_count[item],
         }
     )

@@ -91,7 +91,7 @@ def target_batches(
     Yields:
         (indices, batch): history b of the batch is of targets[indices[b]].
     """
-    starts = np.maximum(sequences.offsets[sequences.owner[targets]], targets - window)
+    starts = np.maximum(sequences.offsets[sequences.user[targets]], targets - window)
     order = np.argsort(targets - starts, kind="stable")
     for first in range(0, len(order), batch_users):
         indices = order[first : first + batch_users]

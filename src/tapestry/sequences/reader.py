@@ -53,14 +53,14 @@ class Sequences:
         return len(self.item_id)
 
     @cached_property
-    def owner(self) -> npt.NDArray[np.int64]:
-        """The user of each interaction (N,). Its user_id is user_id[owner]."""
+    def user(self) -> npt.NDArray[np.int64]:
+        """The user of each interaction (N,). Its user_id is `user_id[user]`."""
         return np.repeat(np.arange(len(self.user_id)), np.diff(self.offsets))
 
     @cached_property
     def train_length(self) -> npt.NDArray[np.int64]:
         """The number of training interactions of each user (U,)."""
-        return np.bincount(self.owner[self.split == TRAIN], minlength=len(self.user_id))
+        return np.bincount(self.user[self.split == TRAIN], minlength=len(self.user_id))
 
     def targets(self, split: int) -> npt.NDArray[np.int64]:
         """Return the indices of the interactions of `split` that have an earlier one of their user, ascending."""
@@ -126,7 +126,7 @@ def _contradiction(sequences: Sequences, user: npt.NDArray[np.int32], item_domai
     if not np.array_equal(item_domain, np.repeat(np.arange(len(names)), np.diff(ends))):
         return "domains.json and items.parquet have an item in different domains"
     lengths = np.diff(sequences.offsets)
-    if sequences.offsets[0] != 0 or (lengths < 1).any() or not np.array_equal(user, sequences.owner):
+    if sequences.offsets[0] != 0 or (lengths < 1).any() or not np.array_equal(user, sequences.user):
         return "the offsets in users.parquet are not where the users begin in sequences.parquet"
     if sequences.item.min() < 0 or sequences.item.max() >= sequences.items:
         return f"sequences.parquet has items outside the {sequences.items} of items.parquet"
