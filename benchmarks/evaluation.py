@@ -1,7 +1,7 @@
-"""Peak memory of ranking, as users and catalogue grow: python evaluation.py
+"""Peak memory of ranking for growing numbers of users and items: python evaluation.py
 
-Every case is a process of its own, so that no peak hides another's. What is printed is the most memory that it held
-while ranking, less what it held before: model, item table and sequences are there by then.
+Each case runs in a new process, because a process reports only its highest peak. The printed memory is the peak while
+ranking minus the memory before it, which holds the model, the item table and the sequences.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ CASES = ((2_000, 10_000), (2_000, 100_000), (2_000, 1_000_000), (500, 100_000), 
 
 
 def rank(users: int, items: int) -> tuple[float, float]:
-    """Seconds, and MiB at the peak beyond those before."""
+    """Return seconds, and MiB of the peak above the memory before."""
     make_deterministic(7, PARAMETERS.train.threads)
     sequences = random_sequences(LENGTH, users, shares(5), items)
     model = Recommender(model_settings(True), items, 5)
     batch_users = PARAMETERS.evaluate.batch_users
     targets = sequences.offsets[1:] - 1
-    rank_by_model(model, sequences, targets[: 2 * batch_users], True, batch_users)  # libraries' own buffers
+    rank_by_model(model, sequences, targets[: 2 * batch_users], True, batch_users)  # allocates the buffers of libraries
     before, started = _resident(), time.perf_counter()
     rank_by_model(model, sequences, np.ascontiguousarray(targets), True, batch_users)
     seconds = time.perf_counter() - started

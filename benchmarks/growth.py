@@ -1,4 +1,4 @@
-"""How cost grows with the length of histories, the number of items and the number of domains: fitted exponents."""
+"""Growth of time with the length of histories, the number of items and the number of domains, as fitted exponents."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ROUNDS = 5
 
 
 def rows_of(what: str, sizes: tuple[int, ...], seconds: dict[str, float]) -> list[dict[str, Any]]:
-    taken = list(seconds.values())
-    last = [{"case": f"{what}, exponent", "ours_s": taken[-1], "exponent": exponent(sizes, taken)}]
-    first = [
-        {"case": f"{what}={size}", "ours_s": second, "over_first": second / taken[0]}
-        for size, second in zip(sizes, taken, strict=True)
+    """Return one row a size, and one with the exponent."""
+    times = list(seconds.values())
+    rows: list[dict[str, Any]] = [
+        {"case": f"{what}={size}", "ours_s": time, "over_first": time / times[0]}
+        for size, time in zip(sizes, times, strict=True)
     ]
-    return first + last
+    return [*rows, {"case": f"{what}, exponent", "ours_s": times[-1], "exponent": exponent(sizes, times)}]
 
 
 def main() -> None:

@@ -1,8 +1,7 @@
-"""What the benchmarks share: interleaved timing, processes apart, tables, and results on disk.
+"""Shared code of the benchmarks: interleaved timing, runs in new processes, tables, and result files.
 
-Contenders run in turn, round after round, so that a machine whose speed drifts slows all of them alike, and each
-round starts with another, so that none always follows the same; a figure is the median of the rounds, after one
-that warms up and doesn't count.
+Contenders run in turn, round after round, so that a change in the machine's speed affects all of them. Each round
+starts with another contender. A figure is the median over the rounds, without the first one, which warms up.
 """
 
 from __future__ import annotations
@@ -31,39 +30,40 @@ T = TypeVar("T")
 
 
 def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int, name: str) -> dict[str, float]:
-    """Median seconds of each contender."""
+    """Run the contenders in turn; return the median seconds of each."""
     seconds: dict[str, list[float]] = {contender: [] for contender in contenders}
     for number in tqdm(range(rounds + 1), desc=name, unit="round", leave=False, disable=None):
-        turn = list(contenders.items())
-        for contender, run in turn[number % len(turn) :] + turn[: number % len(turn)]:
+        order = list(contenders.items())
+        first = number % len(order)
+        for contender, run in order[first:] + order[:first]:
             started = time.perf_counter()
             run()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if number > 0:
                 seconds[contender].append(time.perf_counter() - started)
-    return {contender: statistics.median(taken) for contender, taken in seconds.items()}
+    return {contender: statistics.median(times) for contender, times in seconds.items()}
 
 
 def apart(run: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """What a function returns in a process of its own, so that no peak of memory hides another's."""
+    """Run a function in a new process and return its result, so that the memory peak is this function's."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(run, *arguments, **named).result()
 
 
 def peak_mib() -> float:
-    """The most memory that this process has held (Linux). Not getrusage's, which is no less than its parent's was."""
+    """Return the peak memory of this process, in MiB (Linux). That of getrusage is at least the parent's."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
-    """The slope of log seconds over log size: 0 is flat, 1 linear."""
+    """Fit the slope of log seconds over log size: 0 is constant, 1 linear."""
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
 def against(case: str, other: str, ours: float, others: float, **more: Any) -> dict[str, Any]:
-    """A row of results: ratio = theirs / ours, so more is better."""
+    """Return a row of results. ratio = others / ours: above 1, ours is faster."""
     return {"case": case, "other": other, "ours_s": ours, "other_s": others, "ratio": others / ours, **more}
 
 

@@ -1,4 +1,4 @@
-"""RecTools' models, trained in the environment of `peers/` (`make bench` makes it) on sequences of ours."""
+"""RecTools' models, trained on our sequences in the environment of `peers/`, which `make bench` creates."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from tapestry.sequences.reader import Sequences
 PEERS = Path(__file__).parent / "peers"
 NAMES = ("sasrec", "hstu")
 KS = (1, 10, 100)
-# As it comes, glibc gives large blocks back to the system after every use, and RecTools' softmax over the catalogue
-# spends half its time on getting them again.
+# By default glibc returns large blocks to the system after each use, and RecTools' softmax over the catalogue spends
+# half of its time on page faults of new blocks. These settings keep the blocks.
 _ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=16000000000"}
 
 
 def case_of(sequences: Sequences) -> str:
-    """What the models are compared on."""
+    """Return the size of the data that the models are compared on, as text."""
     return f"{len(sequences.domains)} domains, {len(sequences.user_id):,} users, {sequences.items:,} items"
 
 
 def export(sequences: Sequences, targets: Integers, file: Path) -> None:
-    """Write the sequences, and the targets whose vectors are wanted, as `peers/train.py` reads them."""
+    """Write the sequences and the targets in the format that `peers/train.py` reads."""
     np.savez(
         file,
         item=sequences.item,
@@ -44,7 +44,7 @@ def export(sequences: Sequences, targets: Integers, file: Path) -> None:
 
 
 def start_training(name: str, data: Path, report: Path, **more: object) -> subprocess.Popen[bytes]:
-    """Train with our width, layers, heads, window and users a batch, and a softmax over the whole catalogue."""
+    """Start a training with our width, layers, heads, window and batch size, and a softmax over the whole catalogue."""
     model, train = PARAMETERS.model, PARAMETERS.train
     settings: dict[str, object] = {
         "data": data,
@@ -65,21 +65,22 @@ def start_training(name: str, data: Path, report: Path, **more: object) -> subpr
 
 
 def finish_training(process: subprocess.Popen[bytes], report: Path) -> dict[str, Any]:
-    """What a training reports, once it has ended."""
+    """Wait for the end of a training and return its report."""
     if process.wait() != 0:
         raise SystemExit(f"{process.args!r} failed")
     figures: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     return figures
 
 
-def judge(sequences: Sequences, targets: Integers, query: Tensor, item: Tensor) -> dict[str, float]:
-    """Ranking figures of vectors (targets, width) and (items, width), in the target domain's catalogue, seen items
-    left out. What has no vector is scored below all that has one.
+def rank_by_vectors(sequences: Sequences, targets: Integers, query: Tensor, item: Tensor) -> dict[str, float]:
+    """Compute ranking metrics of vectors (targets, width) and (items, width).
+
+    A target is ranked among the items of its domain, without seen items. An item without a vector (NaN) ranks last.
     """
 
     def chunks() -> Iterator[tuple[Integers, ScoreFunction]]:
         for first in range(0, len(targets), 256):
-            places = np.arange(first, min(first + 256, len(targets)))
-            yield places, lambda wanted, items: torch.nan_to_num(query[wanted] @ item[items].T, nan=-1e9)
+            chunk = np.arange(first, min(first + 256, len(targets)))
+            yield chunk, lambda index, items: torch.nan_to_num(query[index] @ item[items].T, nan=-1e9)
 
     return ranking_metrics(rank_targets(sequences, targets, True, chunks()).rank, KS)

@@ -1,9 +1,9 @@
 """Ranking quality beside RecTools' SASRec and HSTU on one split: python quality.py [FOLDER]
 
-FOLDER holds the sequences, `data/sequences` by default. Settings are those of `throughput.py`. Ours train until they
-stop; the peers, side by side, for PEER_EPOCHS epochs (the environment variable), each of which takes minutes on two
-cores. Their vectors after each epoch go to `peers/vectors/`: where those are there already, they are judged as they
-are. Every model is judged at its epoch of the best validation NDCG@10, by our own rule, on the test targets.
+FOLDER holds the sequences, `data/sequences` by default. Settings are those of `throughput.py`. Our models train until
+early stopping. The peers train in parallel for PEER_EPOCHS epochs (environment variable); an epoch takes minutes on two
+cores. Their vectors after each epoch are written to `peers/vectors/`; existing vectors are evaluated without a new
+training. Each model is evaluated on the test targets after its epoch with the best validation NDCG@10.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from harness import report
-from peer import KS, NAMES, PEERS, case_of, export, finish_training, judge, start_training
+from peer import KS, NAMES, PEERS, case_of, export, finish_training, rank_by_vectors, start_training
 from workloads import PARAMETERS, model_settings, train_settings
 
 from tapestry.core.splits import TEST, VALIDATION
@@ -30,8 +30,8 @@ VECTORS = PEERS / "vectors"
 PEER_EPOCHS = int(os.environ.get("PEER_EPOCHS", "20"))
 
 
-def judge_ours(sequences: Sequences, name: str, whole: bool) -> dict[str, Any]:
-    def judged(model: Recommender, split: int) -> dict[str, float]:
+def evaluate_ours(sequences: Sequences, name: str, whole: bool) -> dict[str, Any]:
+    def metrics(model: Recommender, split: int) -> dict[str, float]:
         ranks = rank_by_model(model, sequences, sequences.targets(split), True, PARAMETERS.train.batch_users)
         return ranking_metrics(ranks.rank, KS)
 
@@ -40,14 +40,14 @@ def judge_ours(sequences: Sequences, name: str, whole: bool) -> dict[str, Any]:
         sequences,
         model_settings(whole),
         settings,
-        lambda model: judged(model, VALIDATION),
+        lambda model: metrics(model, VALIDATION),
         lambda epoch: print(epoch, flush=True),
     )
-    return _row(sequences, name, judged(training.model, TEST), training.best.epoch, len(training.epochs))
+    return _row(sequences, name, metrics(training.model, TEST), training.best.epoch, len(training.epochs))
 
 
 def train_peers(sequences: Sequences, targets: np.ndarray[Any, np.dtype[np.int64]]) -> None:
-    """The vectors of all epochs of the peers that have none yet."""
+    """Train the peers that have no vectors yet, and write their vectors after each epoch."""
     VECTORS.mkdir(exist_ok=True)
     data = VECTORS / "data.npz"
     export(sequences, targets, data)
@@ -62,14 +62,17 @@ def train_peers(sequences: Sequences, targets: np.ndarray[Any, np.dtype[np.int64
         finish_training(process, reports[name])
 
 
-def judge_peer(sequences: Sequences, name: str) -> dict[str, Any]:
+def evaluate_peer(sequences: Sequences, name: str) -> dict[str, Any]:
     validation, test = (sequences.targets(split) for split in (VALIDATION, TEST))
     figures = {}
     for file in VECTORS.joinpath(name).glob("*.npz"):
         with np.load(file) as saved:
             query, item = (torch.from_numpy(saved[part]) for part in ("query", "item"))
         first, last = query.split([len(validation), len(test)])
-        figures[int(file.stem)] = (judge(sequences, validation, first, item), judge(sequences, test, last, item))
+        figures[int(file.stem)] = (
+            rank_by_vectors(sequences, validation, first, item),
+            rank_by_vectors(sequences, test, last, item),
+        )
     for epoch in sorted(figures):
         print(f"{name}, epoch {epoch}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures[epoch][0].items()))
     best = max(sorted(figures), key=lambda epoch: figures[epoch][0]["ndcg_10"])
@@ -83,8 +86,8 @@ def _row(sequences: Sequences, name: str, figures: dict[str, float], best: int, 
 def main(folder: Path) -> None:
     sequences = read_sequences(folder)
     train_peers(sequences, np.concatenate([sequences.targets(split) for split in (VALIDATION, TEST)]))
-    rows = [judge_ours(sequences, "ours", True), judge_ours(sequences, "ours: HSTU + ALiBi", False)]
-    rows += [judge_peer(sequences, name) for name in NAMES]
+    rows = [evaluate_ours(sequences, "ours", True), evaluate_ours(sequences, "ours: HSTU + ALiBi", False)]
+    rows += [evaluate_peer(sequences, name) for name in NAMES]
     report("quality", rows)
 
 

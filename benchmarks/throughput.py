@@ -1,9 +1,9 @@
 """Training throughput beside RecTools' SASRec and HSTU on one split: python throughput.py [FOLDER]
 
-FOLDER holds the sequences, `data/sequences` by default. All train with the same width, layers, heads, window, users a
-batch and a softmax over all candidates: theirs over the whole catalogue, ours over the target's domain, which is what
-each ranks for. A figure is tokens a second, of a pass of ours and of a few batches of theirs, turn about; a token is a
-position with a target. `quality.py` tells what the trainings are worth.
+FOLDER holds the sequences, `data/sequences` by default. All models train with the same width, layers, heads, window,
+users a batch and a full softmax: the peers' over the whole catalogue, ours over the target's domain, as each model
+ranks. A figure is tokens a second, of a pass of ours and of a few batches of theirs, measured in turn. A token is a
+position with a target. `quality.py` measures the ranking quality of the same trainings.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(folder: Path) -> None:
                 passed = trainer.run(f"{name}, turn {turn + 1}")
                 rates[name].append(passed.tokens / passed.seconds)
             for name in NAMES:
-                # Of two epochs the second is timed: the first has what a process does once.
+                # The second of two epochs is timed: the first one includes the start-up of the process.
                 figures = finish_training(start_training(name, data, path, epochs=2, batches=PEER_BATCHES), path)
                 rates[name].append(figures["tokens"] / figures["seconds"][1])
             print(

@@ -1,4 +1,4 @@
-"""Random batches and sequences of a stated shape, for the benchmarks."""
+"""Random batches and sequences of given shapes, for the benchmarks."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PARAMETERS = load_parameters(Path(__file__).parents[1] / "params.yaml")
 
 
 def shares(domains: int, largest: float | None = None) -> npt.NDArray[np.float64]:
-    """Equal shares of the domains, or one of `largest` and the others equal."""
+    """Return equal shares of the domains, or one share of `largest` and the others equal."""
     if largest is None:
         return np.full(domains, 1 / domains)
     return np.array([largest, *[(1 - largest) / (domains - 1)] * (domains - 1)])
 
 
 def random_sequences(length: int, users: int, share: npt.NDArray[np.float64], items: int) -> Sequences:
-    """Training histories of `length` + 1 interactions of random items; every domain has as many items."""
+    """Make training histories of `length` + 1 random items; all domains have the same number of items."""
     generator = np.random.default_rng(0)
     domains, total = len(share), users * (length + 1)
     edges = np.linspace(0, items, domains + 1).astype(np.int64)
@@ -51,7 +51,7 @@ def random_sequences(length: int, users: int, share: npt.NDArray[np.float64], it
 
 
 def random_batch(length: int, share: npt.NDArray[np.float64], tokens: int = TOKENS) -> Batch:
-    """Histories of `length` positions, as many as `tokens` have room for."""
+    """Make a batch of about `tokens` tokens, in histories of `length` positions."""
     users = max(1, tokens // length)
     domain = np.random.default_rng(0).choice(len(share), users * length, p=share)
     zeros = torch.zeros(users * length, dtype=torch.int64)
@@ -60,7 +60,7 @@ def random_batch(length: int, share: npt.NDArray[np.float64], tokens: int = TOKE
 
 
 def model_settings(whole: bool, **changes: object) -> ModelSettings:
-    """The default model, or with the same width and layers HSTU + ALiBi: `full` without TAPE and DDSR."""
+    """Return the default model's settings, or with the same width and layers HSTU + ALiBi: `full`, no TAPE, no DDSR."""
     baseline = {} if whole else {"attention": "full", "tape": False, "ddsr": False}
     return dataclasses.replace(PARAMETERS.model, **(baseline | changes))  # type: ignore[arg-type]
 
@@ -70,6 +70,6 @@ def train_settings(**changes: object) -> TrainSettings:
 
 
 def trainer_of(sequences: Sequences, model: ModelSettings, train: TrainSettings) -> Trainer:
-    """A trainer of a new model on the CPU or the GPU that `train.device` says."""
+    """Make a trainer of a new model, on the CPU."""
     make_deterministic(train.seed, train.threads)
     return Trainer(Recommender(model, sequences.items, len(sequences.domains)), sequences, train)

@@ -35,7 +35,7 @@ def catalogue_of(sequences: Sequences) -> Catalogue:
 
 @torch.no_grad()
 def naive_scores(model: Recommender, sequences: Sequences, history: list[int], domain: int) -> list[float]:
-    """Scores of a domain's items, in order, for one history alone, by the reference kernel."""
+    """Scores of a domain's items, in order, for a batch of one history, by the reference kernel."""
     history = history[-model.settings.window :]
     domains = [next(i for i, d in enumerate(sequences.domains) if d.start <= item < d.end) for item in history]
     batch = Batch(
@@ -197,9 +197,9 @@ def test_an_empty_history_has_no_items_and_does_not_change_other_results() -> No
     requests = [Request("a", empty, 2, 0), filled, Request("c", empty, 0, 1)]
     model = small_model(sequences)
     found = {request.user_id: best for request, best in top_items(model, catalogue_of(sequences), requests, 3, True, 8)}
-    ((_, alone),) = top_items(model, catalogue_of(sequences), [filled], 3, True, 8)
+    ((_, separate),) = top_items(model, catalogue_of(sequences), [filled], 3, True, 8)
     assert len(found["a"].item) == len(found["c"].item) == 0
-    assert found["b"].item.tolist() == alone.item.tolist()
+    assert found["b"].item.tolist() == separate.item.tolist()
 
 
 def test_if_all_items_are_seen_there_is_no_result() -> None:

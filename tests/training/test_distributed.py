@@ -47,5 +47,5 @@ def test_ddp_sees_the_gradients_of_all_parameters(process_group: None, parameter
             ).backward()
             optimizer.step()
         states.append(model.state_dict())
-    alone, under_ddp = states
-    assert all(torch.equal(alone[name], under_ddp[name]) for name in alone)
+    plain, under_ddp = states
+    assert all(torch.equal(plain[name], under_ddp[name]) for name in plain)

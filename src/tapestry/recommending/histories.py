@@ -12,7 +12,7 @@ import numpy as np
 from tapestry.core.errors import TapestryError, one_line, shown
 
 _ITEM = 'expected text, a whole number, or {"item_id": …, "domain": …}'
-_LINE = '{"history": [item ids in time order], "user_id": text} (user_id may be left out), or the list alone'
+_LINE = '{"history": [item ids in time order], "user_id": text} (user_id is optional), or only the list'
 _LARGEST_WHOLE_FLOAT = 2**53  # above it, not every integer is a float
 
 

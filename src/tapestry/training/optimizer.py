@@ -140,7 +140,7 @@ class RowAdam:
         step = self.state.step
         value_UK, mean_UK, square_UK = self._select(touched_U)
         mean_UK.lerp_(grad_UK, 1 - _BETAS[0])
-        square_UK.lerp_(grad_UK.square(), 1 - _BETAS[1])
+        square_UK.lerp_(grad_UK.square_(), 1 - _BETAS[1])
         rate = self._learning_rate / (1 - _BETAS[0] ** step)
         scale_UK = _root(square_UK).div_((1 - _BETAS[1] ** step) ** 0.5).add_(_EPSILON)
         self._write(touched_U, value_UK.addcdiv_(mean_UK, scale_UK, value=-rate), mean_UK, square_UK)
