@@ -1,6 +1,6 @@
 """The schema of interactions: a valid table passes, and every flaw put into it is found and named.
 
-A check reports every broken rule of a table, so the flaws of one table are planted together, a row each.
+A check reports every broken rule of a table, so one table has all flaws, one in each row.
 """
 
 from __future__ import annotations

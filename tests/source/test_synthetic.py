@@ -167,14 +167,14 @@ def test_every_caused_interest_is_determined_by_the_history() -> None:
 @pytest.mark.parametrize(("effect", "within", "cross"), [("within", 0.4, 0.0), ("cross", 0.0, 0.4)])
 def test_an_effect_is_found_if_it_is_set_and_absent_at_0(effect: str, within: float, cross: float) -> None:
     none = replace(CONFIG, users=300, within_domain_effect=0.0, cross_domain_effect=0.0)
-    planted = replace(none, within_domain_effect=within, cross_domain_effect=cross)
+    strong = replace(none, within_domain_effect=within, cross_domain_effect=cross)
     rates = {}
-    for name, settings in {"none": none, "planted": planted}.items():
+    for name, settings in {"none": none, "strong": strong}.items():
         seen = replay(settings, simulate(settings, D))[effect]
         rates[name] = sum(hit for _, hit in seen) / len(seen)
     # Chance lies near one interest in eight; the effect adds its share of what chance leaves.
     assert rates["none"] < 0.2
-    assert rates["planted"] == pytest.approx(0.4 + 0.6 * rates["none"], abs=0.05)
+    assert rates["strong"] == pytest.approx(0.4 + 0.6 * rates["none"], abs=0.05)
 
 
 def test_without_effects_every_interest_is_the_users_preference() -> None:

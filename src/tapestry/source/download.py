@@ -171,7 +171,7 @@ def _attempt(url: str, target: Path, limits: Limits) -> Digest:
         part.discard()
         raise TapestryError(
             f"{url}: the sha256 of the download is {digest.sha256}, the publisher's is {published[1].lower()}. "
-            f"The download is deleted; run again to download anew. {MANUAL_DOWNLOAD}"
+            f"The download is deleted; run again to download it again. {MANUAL_DOWNLOAD}"
         )
     return digest
 
