@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import threading
 from pathlib import Path
 from types import TracebackType
+from typing import Any, NoReturn, cast
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
@@ -25,8 +27,28 @@ def run(stage: str, *arguments: str) -> None:
     from tapestry.core.errors import one_line
     from tapestry.core.failures import reported_errors
 
-    with reported_errors(one_line("@".join((stage, *arguments)))):
-        importlib.import_module(stage).main(*arguments)
+    code = 0
+    try:
+        with reported_errors(one_line("@".join((stage, *arguments)))):
+            importlib.import_module(stage).main(*arguments)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except Exception:
+        print_error(*cast(Any, sys.exc_info()))
+        code = 1
+    end_process(code)
+
+
+def end_process(code: int) -> NoReturn:
+    """End with an exit code, also if the thread that sends metrics to MLflow waits for a slow store.
+
+    A normal end of the interpreter would interrupt that thread. If it is in C++ code then, the process aborts.
+    """
+    if any(thread.name == "mlflow" for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def print_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

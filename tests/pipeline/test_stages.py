@@ -129,6 +129,41 @@ def test_an_unexpected_error_keeps_its_traceback(tmp_path: Path) -> None:
     assert done.stderr.endswith("ValueError: what else\n")
 
 
+SENDING = """
+import threading
+import pyarrow as pa
+
+def send():
+    while True:
+        pa.table({"a": range(1000)}).to_pandas()  # C++ code that takes and releases Python's lock
+
+def main():
+    threading.Thread(target=send, name="mlflow", daemon=True).start()
+    print("made", flush=True)
+    threading.Event().wait(3)
+    FAILURE
+"""
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "error"),
+    [
+        ("pass", 0, ""),
+        ("raise SystemExit(1)", 1, ""),
+        ("raise ValueError('what else')", 1, "ValueError: what else\n"),
+    ],
+)
+def test_a_store_that_does_not_answer_changes_no_exit_code(tmp_path: Path, failure: str, code: int, error: str) -> None:
+    """Without care the interpreter aborts: it interrupts the thread that still sends, in C++ code."""
+    copy_code(tmp_path)
+    (tmp_path / "stages/slow.py").write_text(SENDING.replace("FAILURE", failure))
+    command = [sys.executable, "stages/run.py", "slow"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "made\n")
+    assert done.stderr.endswith(error)
+    assert "terminate called" not in done.stderr
+
+
 def copy_code(folder: Path) -> None:
     for name in ("stages", "src"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))

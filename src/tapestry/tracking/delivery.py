@@ -81,7 +81,7 @@ class Sender(threading.Thread):
     """Sends this process's journal from a thread, so that a failing store doesn't delay the stage."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(name="mlflow", daemon=True)
+        super().__init__(name="mlflow", daemon=True)  # stages/run.py knows the name
         self._folder = folder
         self._wake = threading.Event()
         self._ending = self._failing = False
