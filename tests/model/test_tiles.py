@@ -158,15 +158,15 @@ def test_tokens_that_share_a_row_see_only_earlier_tokens_of_their_own_segment(ca
 @given(case=CASES)
 def test_a_tile_holds_as_many_rows_as_the_limits_allow(case: Case) -> None:
     plan = case.plan()
-    held = [[end - start for start, end in rows] for rows in rows_of(case, plan)]
-    for number, (tile, lengths) in enumerate(zip(plan, held, strict=True)):
+    lengths_of_tile = [[end - start for start, end in rows] for rows in rows_of(case, plan)]
+    for number, (tile, lengths) in enumerate(zip(plan, lengths_of_tile, strict=True)):
         if tile.gather is None:
             continue
         most = case.limits["_SCORES"]
         assert case.padding(lengths) <= case.limits["_WASTE"]
         assert tile.count == 1 or case.scores(lengths) <= most
         if number + 1 < len(plan):
-            with_next = [held[number + 1][-1], *lengths]
+            with_next = [lengths_of_tile[number + 1][-1], *lengths]
             assert case.scores(with_next) > most or case.padding(with_next) > case.limits["_WASTE"]
 
 

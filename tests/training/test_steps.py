@@ -71,7 +71,7 @@ def test_a_steps_parts_fit_together(seed: int, users: int, domains: int, negativ
         assert len(set(candidates)) == len(candidates)
         assert set(candidates) <= set(of_domain)
         assert len(candidates) == (len(of_domain) if negatives is None else min(negatives, len(of_domain)))
-        hits = list(zip(part.hit_token.tolist(), part.hit_candidate.tolist(), strict=True))
+        hits = list(zip(part.hit_token_M.tolist(), part.hit_candidate_M.tolist(), strict=True))
         assert hits == [
             (number, index)
             for number, target in enumerate(target_items)
@@ -100,7 +100,7 @@ def test_equal_generators_draw_equal_negatives_and_each_step_draws_new_ones(seed
     for one, other in ((first, first_again), (second, second_again)):
         assert torch.equal(one.touched_U, other.touched_U)
         for part, again in zip(one.targets, other.targets, strict=True):
-            for name in ("tokens_T", "target_T", "candidates_C", "hit_token", "hit_candidate"):
+            for name in ("tokens_T", "target_T", "candidates_C", "hit_token_M", "hit_candidate_M"):
                 assert torch.equal(getattr(part, name), getattr(again, name))
 
 

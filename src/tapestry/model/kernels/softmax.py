@@ -40,17 +40,17 @@ class DomainTargets:
     """The tokens whose target is of one domain, and the candidates that they share.
 
     tokens_T: indices of the tokens, in the order of the queries. target_T: rows of their targets in the table.
-    candidates_C: rows of the candidates in the table, each once. hit_token, hit_candidate: the pairs in which the
-    candidate is the token's target, as indices into T (ascending) and into C. Such a candidate is no negative.
+    candidates_C: rows of the candidates in the table, each once. hit_token_M, hit_candidate_M: the M hits, pairs of a
+    token and a candidate that is its target, as indices into T (ascending) and into C. A hit is no negative.
 
-    Example: tokens with targets 7 and 9 and candidates [3, 9] have one hit, hit_token = [1], hit_candidate = [1].
+    Example: tokens with targets 7 and 9 and candidates [3, 9] have one hit, hit_token_M = [1], hit_candidate_M = [1].
     """
 
     tokens_T: Tensor
     target_T: Tensor
     candidates_C: Tensor
-    hit_token: Tensor
-    hit_candidate: Tensor
+    hit_token_M: Tensor
+    hit_candidate_M: Tensor
 
 
 def softmax_loss(query_NK: Tensor, unit_UK: Tensor, targets: Sequence[DomainTargets], temperature: float) -> Tensor:
@@ -76,7 +76,7 @@ def softmax_loss_reference(
         positive_T1 = (query_TK * unit_UK[domain.target_T]).sum(-1, keepdim=True)
         scores_TC = query_TK @ unit_UK[domain.candidates_C].T
         hit_TC = torch.zeros_like(scores_TC, dtype=torch.bool)
-        hit_TC[domain.hit_token, domain.hit_candidate] = True
+        hit_TC[domain.hit_token_M, domain.hit_candidate_M] = True
         scores_TC = scores_TC.masked_fill(hit_TC, float("-inf"))
         log_p_TC1 = torch.log_softmax(torch.cat([scores_TC, positive_T1], 1) / temperature, 1)
         total = total - log_p_TC1[:, -1].sum()
@@ -97,7 +97,7 @@ class _SoftmaxLoss(torch.autograd.Function):
             dcandidates_CK = torch.zeros_like(candidates_CK)
             size = max(1, _SCORES[query_NK.device.type] // (len(candidates_CK) + 1))
             starts = torch.arange(0, len(domain.tokens_T) + size, size, device=query_NK.device)
-            hits = torch.searchsorted(domain.hit_token, starts).tolist()
+            hits = torch.searchsorted(domain.hit_token_M, starts).tolist()
             for block, (tokens_T, target_T) in enumerate(
                 zip(domain.tokens_T.split(size), domain.target_T.split(size), strict=True)
             ):
@@ -106,7 +106,7 @@ class _SoftmaxLoss(torch.autograd.Function):
                 target_TK = unit_UK.index_select(0, target_T)
                 scores_TC1 = query_NK.new_empty(len(tokens_T), len(candidates_CK) + 1)  # the target's is the last
                 torch.mm(query_TK, candidates_CK.T, out=scores_TC1[:, :-1])
-                scores_TC1[domain.hit_token[hit] - block * size, domain.hit_candidate[hit]] = float("-inf")
+                scores_TC1[domain.hit_token_M[hit] - block * size, domain.hit_candidate_M[hit]] = float("-inf")
                 positive_T = torch.sum(query_TK * target_TK, -1)
                 scores_TC1[:, -1] = positive_T
                 highest_T = scores_TC1.amax(1)
