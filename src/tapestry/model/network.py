@@ -76,7 +76,7 @@ class Recommender(nn.Module):
         super().__init__()
         self.settings = settings
         self.domains = domains
-        self.item = nn.Embedding(items, settings.width)
+        self.item = nn.Embedding(items, settings.width, sparse=True)  # its gradient holds only the rows that are read
         self.domain = nn.Embedding(domains, settings.width)
         self.tape = TransitionEncoding(settings.width) if settings.tape else None
         self.tape_domain = nn.Embedding(domains, settings.width) if settings.tape and not settings.tape_tied else None

@@ -7,12 +7,9 @@ import platform
 import resource
 import sys
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 import psutil
-
-if TYPE_CHECKING:
-    from tapestry.tracking.runs import Run
 
 _PERIOD = 10.0  # seconds between samples
 _MB = 1e6
@@ -47,10 +44,14 @@ def peak_memory() -> float:
 
 
 class Sampler:
-    """Logs processor and memory usage every `_PERIOD` seconds, under the names that MLflow shows as system metrics."""
+    """Logs processor and memory usage every `_PERIOD` seconds, under the names that MLflow shows as system metrics.
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    Args:
+        log: logs figures by name, at a step that counts from 0.
+    """
+
+    def __init__(self, log: Callable[[Mapping[str, float], int], None]) -> None:
+        self._log = log
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="system metrics", daemon=True)
 
@@ -72,7 +73,7 @@ class Sampler:
                 "process_memory_usage_megabytes": process.memory_info().rss / _MB,
                 **_cuda_figures(),
             }
-            self._run.log_metrics(figures, "system", step)
+            self._log({f"system/{name}": value for name, value in figures.items()}, step)
             step += 1
             if ended:
                 return

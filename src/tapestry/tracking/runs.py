@@ -94,7 +94,7 @@ def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
 @contextmanager
 def _measured(journal: Journal, run: Run, started: int) -> Iterator[None]:
     """Log the stage's resource usage while the block runs, then its duration, peak memory and status."""
-    sampler = Sampler(run)
+    sampler = Sampler(run.log_points)
     sampler.start()
     status = "FAILED"
     try:

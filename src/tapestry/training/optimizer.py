@@ -50,7 +50,6 @@ class Optimizer:
             eps=_EPSILON,
             fused=True,
         )
-        model.item.sparse = True  # its gradient then holds only the rows that were read
         self._item = model.item
         self._rows = RowAdam(model.item.weight, settings.learning_rate)
 
