@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from browser import opened_page
 from checkouts import environment
-from test_ui import UI, free_port
 from tiny_checkout import run, runs_of
+from ui_server import UI, free_port
 
 from tapestry.report.origin import with_origin
 

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,11 +17,10 @@ import psutil
 import pytest
 from checkouts import environment
 from typer.testing import CliRunner
+from ui_server import UI, free_port
 
 from tapestry.cli import app
 from tapestry.tracking.store import open_store
-
-UI = [sys.executable, "-c", "from tapestry.cli import app; app()", "ui", "--port"]
 
 
 @pytest.fixture
@@ -39,11 +37,6 @@ def sub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     client.create_experiment("other")
     monkeypatch.chdir(folder)
     return folder
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
