@@ -19,6 +19,7 @@ from tapestry.model.network import Recommender
 from tapestry.parameters import Parameters
 from tapestry.sequences.batches import pack
 from tapestry.training.optimizer import Optimizer, RowAdam
+from tapestry.training.schedule import Schedule, constant, factor_at, half_cosine
 from tapestry.training.settings import TrainSettings
 from tapestry.training.steps import Step, prepare_step
 
@@ -65,16 +66,23 @@ def test_rows_touched_in_all_steps_equal_adam(seed: int) -> None:
         torch.testing.assert_close(table, parameter, rtol=1e-11, atol=1e-13)
 
 
-@hypothesis.settings(max_examples=25, deadline=None)
-@given(seed=SEEDS, steps=st.sampled_from([3, 40, 600]), caught_up=st.booleans())
-def test_rows_touched_in_some_steps_equal_adam_when_they_are_read(seed: int, steps: int, caught_up: bool) -> None:
+@hypothesis.settings(max_examples=50, deadline=None)
+@given(
+    seed=SEEDS,
+    steps=st.sampled_from([3, 40, 600]),
+    caught_up=st.booleans(),
+    schedule=st.sampled_from([constant, half_cosine(30), half_cosine(900)]),
+)
+def test_rows_touched_in_some_steps_equal_adam_when_they_are_read(
+    seed: int, steps: int, caught_up: bool, schedule: Schedule
+) -> None:
     """Adam moves rows without a gradient by their momentum; RowAdam applies these updates later.
 
     A row that another process has read gets a gradient here without `catch_up` before the step.
     """
     generator, table, parameter = tables(seed)
     reference = torch.optim.Adam([parameter], lr=RATE)
-    rows = RowAdam(table, RATE)
+    rows = RowAdam(table, RATE, schedule)
     for step in range(steps):
         touched = torch.randperm(7, generator=generator)[: int(torch.randint(1, 4, (), generator=generator))]
         if steps == 600:  # row 0 waits longer than the updates that are summed
@@ -85,6 +93,7 @@ def test_rows_touched_in_some_steps_equal_adam_when_they_are_read(seed: int, ste
         if caught_up:
             rows.catch_up(touched)
             torch.testing.assert_close(table[touched], parameter[touched], rtol=0, atol=1e-6)
+        reference.param_groups[0]["lr"] = RATE * factor_at(schedule, step + 1)
         reference.step()
         step_rows(rows, table, touched, gradient)
     rows.catch_up_all()
@@ -159,7 +168,8 @@ def steps_that_touch_all(model: Recommender, count: int) -> list[Step]:
     return steps
 
 
-def test_training_steps_that_touch_all_items_equal_adamw(settings: TrainSettings) -> None:
+@pytest.mark.parametrize("schedule", [constant, half_cosine(4)])
+def test_training_steps_that_touch_all_items_equal_adamw(settings: TrainSettings, schedule: Schedule) -> None:
     model = random_model(items=30, domains=3)
     reference = copy.deepcopy(model)
     named = list(reference.named_parameters())
@@ -170,8 +180,8 @@ def test_training_steps_that_touch_all_items_equal_adamw(settings: TrainSettings
         ],
         lr=RATE,
     )
-    optimizer = Optimizer(model, settings)
-    for step in steps_that_touch_all(model, 3):
+    optimizer = Optimizer(model, settings, schedule)
+    for number, step in enumerate(steps_that_touch_all(model, 3), start=1):
         assert step.touched_U.tolist() == list(range(30))
         table_UK = optimizer.read(step.touched_U)
         loss = domain_softmax_loss(model(step.batch, step.segments, table_UK), table_UK, step.targets, 0.2)
@@ -184,6 +194,8 @@ def test_training_steps_that_touch_all_items_equal_adamw(settings: TrainSettings
         table = reference.item.weight
         expected_loss = domain_softmax_loss(reference(step.batch, step.segments), table, step.targets, 0.2)
         expected_loss.backward()
+        for group in adamw.param_groups:
+            group["lr"] = RATE * factor_at(schedule, number)
         adamw.step()
         torch.testing.assert_close(loss, expected_loss, rtol=1e-9, atol=0)
         for (name, actual), expected in zip(model.named_parameters(), reference.parameters(), strict=True):

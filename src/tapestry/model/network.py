@@ -28,7 +28,7 @@ from tapestry.model.settings import ModelSettings
 from tapestry.model.tape import TransitionEncoding
 from tapestry.sequences.batches import Batch
 
-_EMBEDDING_STD = 0.02
+EMBEDDING_STD = 0.02
 
 
 class Layer(nn.Module):
@@ -84,7 +84,7 @@ class Recommender(nn.Module):
         self.layers = nn.ModuleList(Layer(settings) for _ in range(settings.layers))
         for embedding in (self.item, self.domain, self.tape_domain):
             if embedding is not None:
-                nn.init.normal_(embedding.weight, std=_EMBEDDING_STD)
+                nn.init.normal_(embedding.weight, std=EMBEDDING_STD)
 
     def kernel(self, device: torch.device, dtype: torch.dtype = torch.float32, train: bool = False) -> Kernel:
         """The kernel of attention: in training the one that `model.kernel` selects, else the device's fastest.

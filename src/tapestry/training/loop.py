@@ -17,12 +17,13 @@ from tqdm import tqdm
 from tapestry.core.errors import TapestryError
 from tapestry.model.device import choose_device, make_deterministic
 from tapestry.model.loss import domain_softmax_loss
-from tapestry.model.network import Recommender
+from tapestry.model.network import EMBEDDING_STD, Recommender
 from tapestry.model.settings import ModelSettings
 from tapestry.model.tensors import not_finite, pinned, to_device
 from tapestry.sequences.batches import trained_users, training_batches
 from tapestry.sequences.reader import Sequences
 from tapestry.training.optimizer import Optimizer
+from tapestry.training.schedule import constant, half_cosine
 from tapestry.training.settings import TrainSettings
 from tapestry.training.steps import Step, prefetched, prepare_step
 
@@ -136,6 +137,12 @@ def train(
     model = Recommender(model_settings, sequences.items, len(sequences.domains)).to(device)
     if len(trained_users(sequences)) == 0:
         raise TapestryError("train: no user has two training interactions; there is nothing to learn from")
+    if settings.init == "cooccurrence":
+        from tapestry.training.initialization import cooccurrence_embedding  # SciPy, which not every machine has
+
+        embedding_IK = cooccurrence_embedding(sequences, model_settings.width, EMBEDDING_STD, settings.seed)
+        with torch.no_grad():
+            model.item.weight.copy_(embedding_IK)
     trainer = Trainer(model, sequences, settings)
     progress = Progress()
     for number in range(1, settings.epochs + 1):
@@ -192,7 +199,9 @@ class Trainer:
         dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
         self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=settings.precision == "bf16")
         self._kernel = model.kernel(self._device, dtype, train=True)
-        self._optimizer = Optimizer(model, settings)
+        self._steps_a_pass = -(-len(trained_users(sequences)) // settings.batch_users)
+        schedules = {"constant": constant, "half_cosine": half_cosine(settings.epochs * self._steps_a_pass)}
+        self._optimizer = Optimizer(model, settings, schedules[settings.schedule])
         self._shuffle = np.random.default_rng(settings.seed)
         self._negatives = np.random.default_rng([settings.seed, 1])
 
@@ -206,9 +215,8 @@ class Trainer:
         tokens = computed = 0
         self._model.train()
         started = time.perf_counter()
-        total = -(-len(trained_users(self._sequences)) // self._settings.batch_users)
         steps = prefetched(self.steps())
-        with tqdm(steps, total=total, desc=name, unit="step", leave=False, disable=None) as bar:
+        with tqdm(steps, total=self._steps_a_pass, desc=name, unit="step", leave=False, disable=None) as bar:
             for number, ready in enumerate(bar, start=1):
                 step = to_device(ready, self._device)
                 loss = self.step(step)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tapestry.model.network import Recommender
+from tapestry.training.schedule import Schedule, constant, factor_at
 from tapestry.training.settings import TrainSettings
 
 _BETAS = (0.9, 0.999)
@@ -35,9 +36,12 @@ class Optimizer:
     """AdamW for a model's network and `RowAdam` for its item embedding, updated together by `step`.
 
     Weight decay applies only to the weights of linear layers. The state is that of the two optimizers.
+
+    Args:
+        schedule: the factor of `settings.learning_rate` at each step.
     """
 
-    def __init__(self, model: Recommender, settings: TrainSettings) -> None:
+    def __init__(self, model: Recommender, settings: TrainSettings, schedule: Schedule = constant) -> None:
         decayed = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
         others = [parameter for name, parameter in model.named_parameters() if name != "item.weight"]
         self._network = torch.optim.AdamW(
@@ -51,7 +55,8 @@ class Optimizer:
             fused=True,
         )
         self._item = model.item
-        self._rows = RowAdam(model.item.weight, settings.learning_rate)
+        self._rows = RowAdam(model.item.weight, settings.learning_rate, schedule)
+        self._learning_rate, self._schedule = settings.learning_rate, schedule
 
     def read(self, touched_U: Tensor) -> Tensor:
         """Return the up-to-date embeddings of the touched items, (U, K), for a forward pass.
@@ -65,6 +70,8 @@ class Optimizer:
 
     def step(self) -> None:
         """Update all parameters from the gradients of a backward pass, and clear the gradients."""
+        for group in self._network.param_groups:
+            group["lr"] = self._learning_rate * factor_at(self._schedule, self._rows.state.step + 1)
         self._network.step()
         self._network.zero_grad()
         self._rows.step()
@@ -96,9 +103,9 @@ class RowAdam:
     ε beside the root of the second moment decays with the root. It matters only for gradients as small as ε.
     """
 
-    def __init__(self, table: Tensor, learning_rate: float) -> None:
+    def __init__(self, table: Tensor, learning_rate: float, schedule: Schedule = constant) -> None:
         self._table = table
-        self._learning_rate = learning_rate
+        self._learning_rate, self._schedule = learning_rate, schedule
         self.state = RowState(
             step=0,
             last_step_I=torch.zeros(len(table), dtype=torch.int64, device=table.device),
@@ -140,7 +147,7 @@ class RowAdam:
         value_UK, mean_UK, square_UK = self._select(touched_U)
         mean_UK.lerp_(grad_UK, 1 - _BETAS[0])
         square_UK.lerp_(grad_UK.square_(), 1 - _BETAS[1])
-        rate = self._learning_rate / (1 - _BETAS[0] ** step)
+        rate = self._learning_rate * factor_at(self._schedule, step) / (1 - _BETAS[0] ** step)
         scale_UK = _root(square_UK).div_((1 - _BETAS[1] ** step) ** 0.5).add_(_EPSILON)
         self._write(touched_U, value_UK.addcdiv_(mean_UK, scale_UK, value=-rate), mean_UK, square_UK)
 
@@ -168,13 +175,16 @@ class RowAdam:
     def _future_updates(self, step_U: Tensor) -> Tensor:
         """Return Σ_{k ≥ 1} of the updates at steps t = step + k if no gradient comes after `step`, (U,).
 
-        The unit is m / √v, the moments at `step`. Update t is β₁ᵏ m / (1 - β₁ᵗ) by √(β₂ᵏ v / (1 - β₂ᵗ)), so it is
-        (β₁ / √β₂)ᵏ √(1 - β₂ᵗ) / (1 - β₁ᵗ) in this unit.
+        The unit is m / √v, the moments at `step`, at the full learning rate. Update t is β₁ᵏ m / (1 - β₁ᵗ) by
+        √(β₂ᵏ v / (1 - β₂ᵗ)), times the schedule's factor, so it is (β₁ / √β₂)ᵏ √(1 - β₂ᵗ) / (1 - β₁ᵗ) in this unit,
+        times the factor.
         """
         while self.state.step >= len(self._future):
             k = torch.arange(1, _NEGLIGIBLE, dtype=torch.float64)
             t = torch.arange(len(self._future), len(self._future) + _TABLE_GROWTH)[:, None] + k
-            updates = _DECAY**k * _root(1 - _BETAS[1] ** t) / (1 - _BETAS[0] ** t)
+            steps = torch.arange(len(self._future) + 1, len(self._future) + _TABLE_GROWTH + _NEGLIGIBLE - 1)
+            factor = self._schedule(steps.double()).unfold(0, _NEGLIGIBLE - 1, 1)
+            updates = _DECAY**k * _root(1 - _BETAS[1] ** t) / (1 - _BETAS[0] ** t) * factor
             self._future = torch.cat([self._future, updates.sum(1).to(self._future.device)])
         return self._future.index_select(0, step_U)
 

@@ -16,6 +16,12 @@ class TrainSettings:
     """Maximum number of passes over the training tokens."""
     patience: Annotated[int, between(1, 10**6)]
     """Training stops after this number of consecutive epochs without a better validation NDCG@10."""
+    init: Literal["random", "cooccurrence"]
+    """Item embeddings to start from: `random`, or `cooccurrence`: items of the same users are close
+    (`tapestry.training.initialization`)."""
+    schedule: Literal["constant", "half_cosine"]
+    """Of the learning rate: `constant`, or `half_cosine`: constant for half of the steps of `epochs`, then along half a
+    cosine to 0 (`tapestry.training.schedule`). Early stopping may end a training before."""
     batch_users: Annotated[int, between(1, 10**6)]
     """Users (sequences) in a step."""
     learning_rate: Annotated[float, at_most(1_000)]

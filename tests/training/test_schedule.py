@@ -1,0 +1,54 @@
+"""The factor of the learning rate, step by step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from small import WHOLE_MODEL, random_sequences
+
+from tapestry.parameters import Parameters
+from tapestry.training.loop import train
+from tapestry.training.schedule import constant, factor_at, half_cosine
+
+
+def test_half_cosine_is_constant_for_half_of_the_steps_and_then_falls_to_0() -> None:
+    factors = [factor_at(half_cosine(8), step) for step in range(1, 11)]
+    falling = [(1 + math.cos(math.pi * quarter / 4)) / 2 for quarter in (1, 2, 3, 4)]
+    assert factors == pytest.approx([1, 1, 1, 1, *falling, 0, 0], abs=1e-15)
+    assert factors[-3] == 0.0
+
+
+def test_many_steps_have_the_factors_of_each() -> None:
+    steps = torch.arange(1, 30, dtype=torch.float64)
+    for schedule in (constant, half_cosine(21)):
+        assert schedule(steps).tolist() == [factor_at(schedule, step) for step in range(1, 30)]
+
+
+def test_a_training_follows_the_schedule_of_its_settings(parameters: Parameters) -> None:
+    """With 2 epochs of one step each: the first is at the full learning rate, the second, at half a cosine, at 0."""
+    sequences = random_sequences(0)
+    settings = dataclasses.replace(parameters.train, epochs=2, batch_users=1000, threads=1, schedule="half_cosine")
+    scores = iter((0.1, 0.2, 0.1, 0.2))
+    trained = {
+        schedule: train(
+            sequences,
+            dataclasses.replace(WHOLE_MODEL, dropout=0.0),
+            dataclasses.replace(settings, schedule=schedule),
+            lambda _: {"ndcg_10": next(scores), "hr_10": 0.0, "hr_100": 0.0, "mrr": 0.0},
+            lambda _: None,
+        ).model.state_dict()
+        for schedule in ("constant", "half_cosine")
+    }
+    first = train(
+        sequences,
+        dataclasses.replace(WHOLE_MODEL, dropout=0.0),
+        dataclasses.replace(settings, epochs=1, schedule="constant"),
+        lambda _: {"ndcg_10": 0.1, "hr_10": 0.0, "hr_100": 0.0, "mrr": 0.0},
+        lambda _: None,
+    ).model.state_dict()
+    for name, weights in first.items():
+        assert torch.equal(trained["half_cosine"][name], weights), name
+    assert not torch.equal(trained["constant"]["domain.weight"], first["domain.weight"])
