@@ -50,7 +50,7 @@ class Evidence:
         self._md5: dict[str, str] = {}
         self._content: dict[str, str] = {}
         self._bar: tqdm | None = None
-        require_made(self._lock_path, "")
+        require_made(self._lock_path)
         try:
             self.lock: dict[str, dict[str, Any]] = dict(read_yaml(self._lock_path)["stages"])
             self.lock_hash = lock_hash(read_lock(self._lock_path))

@@ -47,14 +47,14 @@ def require_root() -> None:
         raise TapestryError(f"dvc.yaml not found in {Path.cwd()}: run from the checkout's root")
 
 
-def require_made(path: Path, stage: str) -> Path:
-    """Return `path`, an output of `stage`.
+def require_made(path: Path, stage: str | None = None) -> Path:
+    """Return `path`, an output of `stage`; of any stage if it is None.
 
     Raises:
         TapestryError: it doesn't exist.
     """
     if not path.exists():
-        raise TapestryError(f"{path}: not there; run `dvc repro {stage}`")
+        raise TapestryError(f"{path}: not there; run `dvc repro{f' {stage}' if stage else ''}`")
     return path
 
 

@@ -19,7 +19,7 @@ def check_sequences(
     """Check the tables `sequences`, `users` and `items`: each table, the order of its rows, and that the tables agree.
 
     A rule can concern other rows: for example, a timestamp must not be smaller than the timestamp of the row before.
-    For such a rule a view adds the other row's value as a column (`previous_timestamp`), and the rule table_check two
+    For such a rule a view adds the other row's value as a column (`previous_timestamp`), and the rule compares two
     columns of one row.
 
     item_id is unique with `item_identity: global`, and unique within each domain with `item_identity: domain`.

@@ -42,6 +42,7 @@ class Run:
         self._journal.write("metrics", [[key, value, now, step] for key, value in figures.items()])
 
     def tag(self, **tags: str) -> None:
+        """Set tags; a later value of a tag replaces an earlier one."""
         self._journal.write("tags", tags)
 
     def log_input(self, path: Path, context: str) -> str:
@@ -57,7 +58,7 @@ class Run:
 
 @contextmanager
 def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
-    """Create the MLflow run of a stage; its status is FINISHED, or FAILED if the body raises.
+    """Create the MLflow run of a stage; its status is FINISHED, or FAILED if the body raises, KILLED after Ctrl-C.
 
     Args:
         stage: the stage's name in dvc.yaml, such as `ingest@Books`.
@@ -121,6 +122,5 @@ def _report_changed_inputs(stage: str, changed: list[str], run: Run) -> None:
         print(
             f"{stage}: {', '.join(changed)} changed while the stage ran: DVC records the new content, the stage read "
             f"the old one; run `dvc repro --single-item --force {stage}`",
-            f"old one; run `dvc repro --single-item --force {stage}`",
             file=sys.stderr,
         )
