@@ -32,7 +32,8 @@ FIGURES = ("summary.json", "test.json", "train.json", "data.json", "curve.csv", 
 ARTIFACTS = (REPORT, "models/config.json", "params.yaml", "dvc.lock", *(f"metrics/{n}" for n in FIGURES))
 """The files that MLflow keeps as artifacts of the model's run, relative to the checkout.
 
-They are logged as they are; `tapestry.tracking.experiment` adds the report's origin (commit, experiment, hardware).
+Each is a file that git has or that an earlier stage makes. They are logged as they are;
+`tapestry.tracking.experiment` adds the report's origin (commit, experiment, hardware).
 """
 
 
@@ -40,10 +41,12 @@ def record(parameters: Parameters) -> None:
     """Complete the model's run in MLflow; if MLflow isn't available, keep the data until it is.
 
     Raises:
-        TapestryError: not started by DVC, or dvc.lock or a file of metrics is missing.
+        TapestryError: not started by DVC, or an artifact is missing or damaged.
     """
     if "DVC_STAGE" not in os.environ:
         raise TapestryError("record: logs the contents of dvc.lock to MLflow, so only `dvc repro` can run it")
+    for name in ARTIFACTS:
+        require_made(Path(name))
     experiment = collect(parameters)
     journal = Journal(shown_uri())
     with sending(journal):
