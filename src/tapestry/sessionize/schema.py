@@ -75,7 +75,7 @@ def check_sequences(
             "interactions": pa.Column(dt.Int64),
         },
         checks=[
-            table_check("user ids contiguous", lambda t: t.user == t.expected_user),
+            table_check("user numbers consecutive", lambda t: t.user == t.expected_user),
             table_check("length counted", lambda t: t.length == t.interactions),
             table_check("offsets consistent", lambda t: t.offset == t.first_row),
         ],
@@ -90,7 +90,7 @@ def check_sequences(
             "trained": pa.Column(dt.Int64),
         },
         checks=[
-            table_check("item ids contiguous", lambda t: t.item == t.expected_item),
+            table_check("item numbers consecutive", lambda t: t.item == t.expected_item),
             table_check("contiguous by domain", lambda t: (t.domain >= t.previous_domain).fill_null(True)),
             table_check("training interactions counted", lambda t: t.train_count == t.trained),
             table_check("item of its domain", lambda t: (t.domain == t.least_domain) & (t.domain == t.last_domain)),

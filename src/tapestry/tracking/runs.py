@@ -17,12 +17,12 @@ from tapestry.tracking.hardware import Sampler, describe_machine, peak_memory, u
 from tapestry.tracking.inputs import stage_inputs
 from tapestry.tracking.journal import Journal, now_ms
 from tapestry.tracking.names import flatten_metrics
-from tapestry.tracking.packages import PACKAGES, installed_packages, packages_text
+from tapestry.tracking.packages import PACKAGES_FILE, installed_packages, packages_text
 from tapestry.tracking.pipeline import dvc_experiment, experiment_name, pipeline_id
 from tapestry.tracking.store import shown_uri
 
 
-class Run:
+class StageRun:
     """The MLflow run of a stage that is running; its methods write to the journal."""
 
     def __init__(self, journal: Journal) -> None:
@@ -57,7 +57,7 @@ class Run:
 
 
 @contextmanager
-def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
+def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[StageRun]:
     """Create the MLflow run of a stage; its status is FINISHED, or FAILED if the body raises, KILLED after Ctrl-C.
 
     Args:
@@ -65,7 +65,7 @@ def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
         params: the parameters that the stage reads, as {"ingest.threads": 2, …}.
     """
     journal = Journal(shown_uri())
-    run = Run(journal)
+    run = StageRun(journal)
     started = now_ms()
     inputs = stage_inputs(stage)
     packages = packages_text(installed_packages())
@@ -83,7 +83,7 @@ def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
         **describe_machine(),
     }
     journal.write("run", {"name": f"{stage} · {experiment_name(commit)}", "start": started, "tags": tags})
-    journal.add_text_artifact(packages, PACKAGES)
+    journal.add_text_artifact(packages, PACKAGES_FILE)
     run.log_params(params)
     with sending(journal), _measured(journal, run, started):
         try:
@@ -93,7 +93,7 @@ def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
 
 
 @contextmanager
-def _measured(journal: Journal, run: Run, started: int) -> Iterator[None]:
+def _measured(journal: Journal, run: StageRun, started: int) -> Iterator[None]:
     """Log the stage's resource usage while the block runs, then its duration, peak memory and status."""
     sampler = Sampler(run.log_points)
     sampler.start()
@@ -115,7 +115,7 @@ def _measured(journal: Journal, run: Run, started: int) -> Iterator[None]:
         journal.write("end", {"status": status, "time": ended})
 
 
-def _report_changed_inputs(stage: str, changed: list[str], run: Run) -> None:
+def _report_changed_inputs(stage: str, changed: list[str], run: StageRun) -> None:
     """Warn that DVC will write hashes of changed inputs to dvc.lock, though the stage read the old content."""
     if changed:
         run.tag(inputs_changed=json.dumps(changed))
