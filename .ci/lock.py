@@ -1,9 +1,9 @@
-"""Write the locks anew, with the hashes of all files of each version: python .ci/lock.py [--upgrade]
+"""Resolve pyproject.toml again and write the locks, with the hashes of all files: python .ci/lock.py [--upgrade]
 
-`requirements.lock` has what continuous integration runs. `requirements-cuda.lock` has what torch brings besides where
-its build is for CUDA, as its build for Linux on the common index is. `requirements-spark.lock` has what PySpark adds.
-Together they are one resolution of pyproject.toml, for the platforms and Pythons below. Versions stay where they
-still fit; `--upgrade` takes the newest ones.
+`requirements.lock` has the packages of continuous integration. `requirements-cuda.lock` has the packages that torch's
+build for CUDA needs in addition; the build for Linux on the common index is one for CUDA. `requirements-spark.lock` has
+those that PySpark adds. All three are from one resolution, for the platforms and Pythons below. A version stays the
+same if it still fits; `--upgrade` takes the newest versions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Is dvc.lock in step with code, parameters and metrics? python .ci/lock_in_step.py
+"""Check that dvc.lock matches code, parameters and metrics: python .ci/lock_in_step.py
 
-It is where each file that lies here has the hash that dvc.lock gives it. Files that lie only in DVC's cache, such as
-`data/` in a fresh clone, are not asked for: nothing runs and nothing is downloaded. Exits with 1 and the differences.
+Each file of the checkout must have the hash that dvc.lock has of it. Files that are not in the checkout, such as
+`data/` in a fresh clone, are not checked, so nothing runs and nothing is downloaded. If something differs, the script
+prints the differences and exits with 1.
 """
 
 from __future__ import annotations

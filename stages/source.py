@@ -4,14 +4,14 @@ from pathlib import Path
 
 from tapestry.core.atomic import atomic_folder, write_json
 from tapestry.parameters import load_parameters
-from tapestry.source.leftovers import remove_other_domains
-from tapestry.source.source import describe
+from tapestry.source.other_domains import remove_other_domains
+from tapestry.source.source import fingerprints
 
 
 def main() -> None:
     parameters = load_parameters()
-    fingerprints = describe(parameters.source, parameters.synthetic)
+    found = fingerprints(parameters.source, parameters.synthetic)
     with atomic_folder(Path("data/source")) as folder:
-        for domain, fingerprint in fingerprints.items():
+        for domain, fingerprint in found.items():
             write_json(folder / f"{domain}.json", fingerprint)
     remove_other_domains(Path("data"), parameters.source.domains)

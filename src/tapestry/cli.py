@@ -103,7 +103,9 @@ def audit(
 
     UNKNOWN means that the evidence is missing. MLflow keeps the certificate as an artifact of the model's run.
     """
-    from tapestry.audit.run import run_audit  # not at the top: its imports are slow, and other commands don't need them
+    from tapestry.audit.command import (
+        run_audit,  # not at the top: its imports are slow, and other commands don't need them
+    )
 
     with _errors("audit"):
         raise SystemExit(run_audit(run, rerun, as_json, certificate))
@@ -164,9 +166,9 @@ def recommend(
     skipped.
     """
     with _errors("recommend"):
-        from tapestry.recommending import shell
+        from tapestry.recommending import command
 
-        order = shell.Order(
+        options = command.Options(
             users=user or [],
             histories=history and (history if str(history) == "-" else history.absolute()),
             everybody=everybody,
@@ -177,7 +179,7 @@ def recommend(
             json=as_json,
         )
         enter_checkout()
-        shell.run(order)
+        command.run(options)
 
 
 @app.command()

@@ -93,6 +93,17 @@ def test_a_package_imports_only_from_layers_below(package: str) -> None:
                 assert target in LAYERS[: LAYERS.index(package) + 1], f"{file} imports {node.module}"
 
 
+def test_only_tracking_and_audit_import_mlflow() -> None:
+    importers = set()
+    for file in [*(ROOT / "src/tapestry").rglob("*.py"), *(ROOT / "stages").glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if any(module.split(".")[0] == "mlflow" for module in modules):
+                importers.add(file.parent.name)
+    assert importers == {"tracking", "audit"}
+
+
 @pytest.fixture(scope="module")
 def checkout(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shutil.copytree(reproduced, tmp_path_factory.mktemp("pipeline") / "checkout")

@@ -14,8 +14,8 @@ from browser import opened_page
 
 from tapestry.core.atomic import write_csv, write_json
 from tapestry.core.errors import TapestryError
-from tapestry.report.origin import PLACE, with_origin
-from tapestry.report.page import MADE, ReportInputs, read_inputs, render, write_report
+from tapestry.report.origin import SLOT, with_origin
+from tapestry.report.page import SHOWN_PARAMETERS, ReportInputs, read_inputs, render, write_report
 
 KS = (1, 5, 10, 20, 50, 100)
 ODD = '<b>"A" & $x_1$ #000001</b>'
@@ -304,20 +304,20 @@ def test_the_origin_is_further_rows_as_text_and_changes_nothing_else(default: st
     page = with_origin(default, origin)
     made = Page(default).tables["How this was made"]
     assert Page(page).tables["How this was made"] == [*made, *([name, value] for name, value in origin.items())]
-    before, after = default.split(PLACE)
+    before, after = default.split(SLOT)
     assert page.startswith(before)
     assert page.endswith(after)
     assert "<b>" not in page
 
 
-@pytest.mark.parametrize("given", ["", "<p>no report</p>", PLACE * 2])
-def test_an_origin_has_no_place_but_in_a_report(given: str) -> None:
-    with pytest.raises(TapestryError, match="no place for its origin"):
+@pytest.mark.parametrize("given", ["", "<p>no report</p>", SLOT * 2])
+def test_an_origin_is_added_only_to_a_report(given: str) -> None:
+    with pytest.raises(TapestryError, match="no empty slot for its origin"):
         with_origin(given, {"Commit": "0123abcd"})
 
 
 def test_an_origin_is_added_once(default: str) -> None:
-    with pytest.raises(TapestryError, match="no place for its origin"):
+    with pytest.raises(TapestryError, match="no empty slot for its origin"):
         with_origin(with_origin(default, {"Commit": "0123abcd"}), {"Commit": "0123abcd"})
 
 
@@ -393,7 +393,7 @@ def test_inputs_are_read_as_the_stages_write_them(files: Path) -> None:
     assert read(files) == inputs()
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", SHOWN_PARAMETERS)
 def test_a_missing_parameter_is_named(files: Path, name: str) -> None:
     write_parameters(files, {key: value for key, value in inputs().parameters.items() if key != name})
     with pytest.raises(TapestryError, match=rf"params\.yaml: {re.escape(name)} is missing"):

@@ -45,7 +45,7 @@ USER_ERRORS = {
     'UPDATE users SET user_id = NULL WHERE "user" = 3': "column 'user_id' contains null",
     "INSERT INTO users VALUES (12, 'u12', 48, 1)": "column 'interactions' contains null",
     'UPDATE users SET "user" = 20 WHERE "user" = 11; UPDATE sequences SET "user" = 20 WHERE "user" = 11': (
-        "user ids contiguous"
+        "user numbers consecutive"
     ),
 }
 ITEM_ERRORS = {
@@ -54,7 +54,7 @@ ITEM_ERRORS = {
     "UPDATE items SET domain = 1 WHERE item = 0; UPDATE sequences SET domain = 1 WHERE item = 0": (
         "contiguous by domain"
     ),
-    "INSERT INTO items VALUES (4, 'b1', 1, 0)": "item ids contiguous",
+    "INSERT INTO items VALUES (4, 'b1', 1, 0)": "item numbers consecutive",
     "INSERT INTO items VALUES (5, 'b2', 2, 0)": "failure cases: {'domain': 2}",
     "INSERT INTO items VALUES (6, 'b3', 1, -1)": "failure cases: {'train_count': -1}",
     "INSERT INTO items VALUES (7, NULL, 1, 0)": "column 'item_id' contains null",

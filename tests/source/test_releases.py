@@ -21,7 +21,7 @@ from tapestry.ingest.ingest import ingest
 from tapestry.parameters import Parameters
 from tapestry.source.releases import RELEASES, Release
 from tapestry.source.settings import SourceSettings
-from tapestry.source.source import describe, fetch
+from tapestry.source.source import fetch, fingerprints
 
 RATINGS = "B000HPV1UY,A1YJEY40YUXX,5.0,1378252800\n0132793040,AKM1MP6P0OYPR,4.0,1378252801\n"
 
@@ -77,7 +77,7 @@ def test_releases_have_the_categories_that_are_published() -> None:
 def test_every_release_can_be_configured(parameters: Parameters) -> None:
     for name, release in RELEASES.items():
         source = SourceSettings(release=name, domains=release.categories[:2], path=None)  # type: ignore[arg-type]
-        assert set(describe(source, parameters.synthetic)) == set(release.categories[:2])
+        assert set(fingerprints(source, parameters.synthetic)) == set(release.categories[:2])
 
 
 @pytest.mark.parametrize(

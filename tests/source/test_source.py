@@ -14,7 +14,7 @@ import pytest
 from tapestry.core.checkout import checkout_root
 from tapestry.core.errors import TapestryError
 from tapestry.source.settings import SourceSettings, SyntheticSettings
-from tapestry.source.source import describe, fetch, find_raw_file
+from tapestry.source.source import fetch, find_raw_file, fingerprints
 
 SYNTHETIC = SyntheticSettings(
     users=10,
@@ -164,15 +164,15 @@ def test_files_are_described_by_name_and_content_but_not_by_folder(raw: Path, tm
         "Toys": {"file": "Toys_5.json", "bytes": 6, "sha256": hashlib.sha256(b"toys!!").hexdigest()},
     }
     moved = shutil.copytree(raw, tmp_path / "elsewhere")
-    assert describe(own_files(), SYNTHETIC) == describe(own_files(str(moved)), SYNTHETIC) == expected
+    assert fingerprints(own_files(), SYNTHETIC) == fingerprints(own_files(str(moved)), SYNTHETIC) == expected
 
 
 def test_simulated_domains_are_described_by_all_settings_of_the_simulator() -> None:
-    described = describe(SIMULATED, SYNTHETIC)
+    described = fingerprints(SIMULATED, SYNTHETIC)
     assert described["Books"] | {"domain": 1} == described["Toys"]
-    assert described != describe(SIMULATED, dataclasses.replace(SYNTHETIC, seed=8))
+    assert described != fingerprints(SIMULATED, dataclasses.replace(SYNTHETIC, seed=8))
     three = dataclasses.replace(SIMULATED, domains=("Books", "Toys", "Music"))
-    assert described["Books"] != describe(three, SYNTHETIC)["Books"]
+    assert described["Books"] != fingerprints(three, SYNTHETIC)["Books"]
 
 
 def test_fetching_a_users_file_replaces_the_content_of_the_folder(raw: Path, tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_composed_and_decomposed_names_are_equal(
     (raw / "Toys.csv").write_text("y")
     domain = unicodedata.normalize(asked, "Café")
     source = SourceSettings(release="files", domains=(domain, "Toys"), path="raw")
-    fingerprint = describe(source, SYNTHETIC)[domain]
+    fingerprint = fingerprints(source, SYNTHETIC)[domain]
     assert fingerprint["file"] == unicodedata.normalize("NFC", "Café.csv")
     assert fetch(source, SYNTHETIC, domain, Path("data/raw") / domain).read_text() == "x"
 

@@ -38,7 +38,7 @@ from tapestry.cli import app
 from tapestry.core.errors import TapestryError
 from tapestry.sequences.reader import Sequences
 from tapestry.tracking import registry
-from tapestry.tracking.logged_model import PACKAGES
+from tapestry.tracking.logged_model import SERVED_PACKAGES
 from tapestry.tracking.registry import Registered, champion, choose, register, versions
 from tapestry.tracking.store import open_store, store_uri
 
@@ -72,7 +72,7 @@ def checkout(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.delenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", raising=False)
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     monkeypatch.setattr(sys, "path", sys.path.copy())
-    monkeypatch.setattr("tapestry.recommending.shell.make_deterministic", lambda seed, threads: None)
+    monkeypatch.setattr("tapestry.recommending.command.make_deterministic", lambda seed, threads: None)
     monkeypatch.chdir(folder)
     return folder
 
@@ -203,7 +203,7 @@ def test_signature_example_and_packages(champions: Callable[[], Any], client: Ml
     assert list(found) == model.metadata.signature.outputs.input_names()
     assert found["items"].map(len).min() > 0
     wanted = (files_of(client) / "requirements.txt").read_text().splitlines()
-    assert [line.partition("==")[0] for line in wanted] == list(PACKAGES)
+    assert [line.partition("==")[0] for line in wanted] == list(SERVED_PACKAGES)
     assert not [line for line in wanted if "+" in line]
 
 
@@ -222,7 +222,7 @@ def test_the_packages_are_those_that_the_served_code_imports() -> None:
                         pending.append(module)
                 else:
                     packages.add("ruamel.yaml" if name.startswith("ruamel") else name.split(".")[0])
-    assert packages - set(sys.stdlib_module_names) == set(PACKAGES)
+    assert packages - set(sys.stdlib_module_names) == set(SERVED_PACKAGES)
 
 
 def test_a_model_runs_the_code_that_it_was_trained_with(client: MlflowClient, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from tapestry.audit.lineage import check_lineage
 from tapestry.audit.lock import check_lock
 from tapestry.audit.packages import check_packages
 from tapestry.audit.pickles import check_pickles
+from tapestry.audit.reproducibility import check_settings
 from tapestry.audit.rerun import TITLE, check_rerun, check_run_again
-from tapestry.audit.settings import check_settings
 from tapestry.core.errors import TapestryError, one_line
 
 Check = Callable[[Evidence], list[Finding]]
@@ -38,7 +38,7 @@ CLAIMS: dict[str, tuple[str, Check]] = {
 }
 
 
-ON_A_RUN = ("packages", "figures", "data", "settings", "rows", "pickles", "inputs", "artifacts")
+CLAIMS_OF_OLD_RUN = ("packages", "figures", "data", "settings", "rows", "pickles", "inputs", "artifacts")
 """The claims that can be checked about an old run after it has been reproduced, in addition to its code."""
 
 
@@ -58,7 +58,7 @@ def audit_run(evidence: Evidence, root: Path) -> list[Claim]:
     code = _checked("code", "the code at its commit is that of the run", check_same_code, evidence)
     again = _checked("rerun", TITLE, lambda found: check_run_again(found, root), evidence)
     with evidence.hashing_shown():
-        return [code, again, *(_checked(name, *CLAIMS[name], evidence) for name in ON_A_RUN)]
+        return [code, again, *(_checked(name, *CLAIMS[name], evidence) for name in CLAIMS_OF_OLD_RUN)]
 
 
 def _checked(name: str, title: str, check: Check, evidence: Evidence) -> Claim:

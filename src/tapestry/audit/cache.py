@@ -35,9 +35,10 @@ def check_cache(evidence: Evidence) -> list[Finding]:
             findings.append(failed(text, f"remove {path.parent}, then run `dvc repro --force {stage}`"))
         else:
             findings += _compare_with_runs(evidence, path, stage, entry)
-    locked = [entry for stage, entry in evidence.lock.items()]
     wanted = [entry for path, entry in entries if path.parent.name in current]
-    objects, damaged = _objects(folder, {md5 for entry in (*locked, *wanted) for md5 in _outs(entry).values()})
+    objects, damaged = _objects(
+        folder, {md5 for entry in (*evidence.lock.values(), *wanted) for md5 in _outs(entry).values()}
+    )
     findings += damaged
     return or_passed(findings, f"{len(entries)} entries of the run cache, {objects} cached files and folders")
 
@@ -132,12 +133,12 @@ def _differences(found: Mapping[str, str], expected: Mapping[str, str]) -> str:
     return ", ".join(pairs)
 
 
-def _equal(recorded: str | None, locked: str) -> bool:
+def _equal(recorded: str | None, in_lock: str) -> bool:
     """Compare a parameter of a run with that of dvc.lock; MLflow's copy of an integral float is 24.0, not 24."""
-    if recorded is None or recorded == locked:
-        return recorded == locked
+    if recorded is None or recorded == in_lock:
+        return recorded == in_lock
     try:
-        return float(recorded) == float(locked)
+        return float(recorded) == float(in_lock)
     except ValueError:
         return False
 

@@ -47,14 +47,17 @@ class NoEvidenceError(Exception):
 
 
 def passed(text: str) -> Finding:
+    """Return a finding that confirms a claim."""
     return Finding(Status.PASS, text)
 
 
 def unknown(text: str, mend: str = "") -> Finding:
+    """Return a finding that neither confirms nor refutes a claim, and how to get the missing evidence."""
     return Finding(Status.UNKNOWN, text, mend)
 
 
 def failed(text: str, mend: str) -> Finding:
+    """Return a finding that refutes a claim, and how to fix it."""
     return Finding(Status.FAIL, text, mend)
 
 

@@ -18,7 +18,7 @@ from tapestry.core.splits import TEST
 Sum = tuple[str, int, int]
 """A description, and two counts that must be equal."""
 
-_SPLITS = "rows_kept", "rows_quarantined", "rows_filtered"
+_OUTCOMES = "rows_kept", "rows_quarantined", "rows_filtered"
 
 
 def check_counts(evidence: Evidence) -> list[Finding]:
@@ -34,7 +34,7 @@ def check_counts(evidence: Evidence) -> list[Finding]:
         if found != expected
     ]
     whole = statistics["all"]
-    parts = ", ".join(f"{whole[key]} {key.removeprefix('rows_')}" for key in _SPLITS)
+    parts = ", ".join(f"{whole[key]} {key.removeprefix('rows_')}" for key in _OUTCOMES)
     return or_passed(findings, f"{whole['rows_in']} rows in: {parts}; {len(sums)} sums")
 
 
@@ -53,13 +53,13 @@ def _domain(root: Path, domain: str, row: dict[str, Any]) -> Iterator[Sum]:
         yield f"{name}: {reason}, and rows of data/quarantine/{domain}.parquet", recorded, reasons[reason]
     name = f"metrics/data.json: {domain}"
     yield f"{name}: rows in, and those of data/counts", row["rows_in"], counts["rows_in"]
-    yield f"{name}: rows in, and kept + quarantined + filtered", row["rows_in"], sum(row[key] for key in _SPLITS)
+    yield f"{name}: rows in, and kept + quarantined + filtered", row["rows_in"], sum(row[key] for key in _OUTCOMES)
     yield f"{name}: rows quarantined, and those of data/counts", row["rows_quarantined"], counts["rows_quarantined"]
     yield f"{name}: rows filtered, and by reason", row["rows_filtered"], sum(row["filtered"].values())
 
 
 def _sequences(root: Path, statistics: dict[str, Any]) -> Iterator[Sum]:
-    for key in ("rows_in", *_SPLITS):
+    for key in ("rows_in", *_OUTCOMES):
         of_domains = sum(row[key] for row in statistics["domain"].values())
         yield f"metrics/data.json: {key} of all domains, and their sum", statistics["all"][key], of_domains
     table = pq.read_table(root / "data/sequences/sequences.parquet", columns=["domain"])

@@ -50,7 +50,7 @@ class Evidence:
         self._md5: dict[str, str] = {}
         self._content: dict[str, str] = {}
         self._bar: tqdm | None = None
-        require_made(self._lock_path, "")
+        require_made(self._lock_path)
         try:
             self.lock: dict[str, dict[str, Any]] = dict(read_yaml(self._lock_path)["stages"])
             self.lock_hash = lock_hash(read_lock(self._lock_path))
@@ -61,7 +61,7 @@ class Evidence:
 
     @cached_property
     def declared(self) -> dict[str, dict[str, Any]]:
-        """Return the stages of dvc.yaml by their names in dvc.lock, with `${item.domain}` filled in."""
+        """The stages of dvc.yaml by their names in dvc.lock, with `${item.domain}` filled in."""
         stages: dict[str, dict[str, Any]] = {}
         for name, spec in read_yaml(self.root / "dvc.yaml")["stages"].items():
             if "matrix" in spec:
@@ -73,6 +73,7 @@ class Evidence:
 
     @cached_property
     def code_hash(self) -> str:
+        """The hash of the checkout's code (`tapestry.provenance.hashes.code_hash`)."""
         return code_hash(self.root)
 
     def md5(self, path: str) -> str | None:
@@ -119,7 +120,8 @@ class Evidence:
 
     @property
     def records(self) -> Records:
-        """
+        """The runs of MLflow.
+
         Raises:
             NoEvidenceError: MLflow has no runs, or can't be read.
         """
@@ -155,7 +157,10 @@ class Evidence:
             return False
 
     def makers(self, stage: str) -> list[Run]:
-        """List the runs that produced a stage's outputs as dvc.lock has them: the experiment's own run first."""
+        """List the runs that produced a stage's outputs with the hashes in dvc.lock, the newest first.
+
+        The stage's run in this experiment comes before all others, unless the stage was restored from DVC's cache.
+        """
         own = self.records.stage_runs(self.model_run).get(stage)
         hashes: Mapping[str, str] = {}
         name, _, domain = stage.partition("@")

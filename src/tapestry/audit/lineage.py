@@ -15,7 +15,7 @@ from tapestry.core.errors import TapestryError
 from tapestry.provenance.git import git
 from tapestry.source.checksums import digest_of, read_record
 from tapestry.source.releases import RELEASES
-from tapestry.source.source import describe, find_raw_file
+from tapestry.source.source import find_raw_file, fingerprints
 
 _AGAIN = "run `dvc repro`"
 
@@ -58,7 +58,7 @@ def _fingerprints(evidence: Evidence) -> list[Finding]:
     if source.release == "files" and source.path is not None:
         source = dataclasses.replace(source, path=str(evidence.root / source.path))
     try:
-        now = describe(source, evidence.parameters.synthetic)
+        now = fingerprints(source, evidence.parameters.synthetic)
     except TapestryError as error:
         return [unknown(f"the raw files can't be read: {error}", "put them back to compare them")]
     findings = []

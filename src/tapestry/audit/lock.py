@@ -38,13 +38,13 @@ def _stages(evidence: Evidence) -> list[Finding]:
             "deps": sorted(spec.get("deps", [])),
             "outs": sorted(next(iter(o)) if isinstance(o, Mapping) else o for o in _outputs(spec)),
         }
-        locked = {
+        in_lock = {
             "cmd": [entry.get("cmd")],
             "deps": sorted(dep["path"] for dep in entry.get("deps", [])),
             "outs": sorted(out["path"] for out in entry.get("outs", [])),
         }
         for part, expected in declared.items():
-            apart = sorted({str(one) for one in expected} ^ {str(one) for one in locked[part]})
+            apart = sorted({str(one) for one in expected} ^ {str(one) for one in in_lock[part]})
             if apart:
                 findings.append(failed(f"{name}: {part} of dvc.lock and dvc.yaml differ by {', '.join(apart)}", mend))
     return findings
@@ -70,11 +70,11 @@ def _files(evidence: Evidence) -> list[Finding]:
 def _parameters(evidence: Evidence) -> list[Finding]:
     findings = []
     for stage, entry in evidence.lock.items():
-        for name, locked in entry.get("params", {}).get("params.yaml", {}).items():
+        for name, in_lock in entry.get("params", {}).get("params.yaml", {}).items():
             here: Any = evidence.values
             for key in name.split("."):
                 here = here.get(key, _ABSENT) if isinstance(here, Mapping) else _ABSENT
-            for key, (now, then) in _differing(name, here, locked).items():
+            for key, (now, then) in _differing(name, here, in_lock).items():
                 text = f"{key} is {_value(now)} in params.yaml, {_value(then)} in dvc.lock ({stage})"
                 findings.append(failed(text, "run `dvc repro`, or set it back"))
     return findings
@@ -96,13 +96,13 @@ def _other_parameters(evidence: Evidence) -> list[Finding]:
     return findings
 
 
-def _differing(name: str, here: Any, locked: Any) -> dict[str, tuple[Any, Any]]:
-    if isinstance(here, Mapping) and isinstance(locked, Mapping):
+def _differing(name: str, here: Any, in_lock: Any) -> dict[str, tuple[Any, Any]]:
+    if isinstance(here, Mapping) and isinstance(in_lock, Mapping):
         apart: dict[str, tuple[Any, Any]] = {}
-        for key in [*here, *(key for key in locked if key not in here)]:
-            apart |= _differing(f"{name}.{key}", here.get(key, _ABSENT), locked.get(key, _ABSENT))
+        for key in [*here, *(key for key in in_lock if key not in here)]:
+            apart |= _differing(f"{name}.{key}", here.get(key, _ABSENT), in_lock.get(key, _ABSENT))
         return apart
-    return {} if here == locked else {name: (here, locked)}
+    return {} if here == in_lock else {name: (here, in_lock)}
 
 
 def _listed(stages: list[str]) -> str:

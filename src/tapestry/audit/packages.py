@@ -11,7 +11,7 @@ from tapestry.audit.claims import Finding, failed, or_passed, unknown
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.records import sha256, shown_run
 from tapestry.tracking.experiment import MODEL_STAGE
-from tapestry.tracking.packages import PACKAGES, installed_packages, normal_name, read_packages
+from tapestry.tracking.packages import PACKAGES_FILE, installed_packages, normal_name, read_packages
 
 _INSTALL = "run `make install`"
 
@@ -39,11 +39,11 @@ def _as_recorded(evidence: Evidence, installed: dict[str, str], locked: dict[str
     if not makers:
         return [unknown("no recorded run trained this model", "run `dvc repro --force train`")]
     run = makers[0]
-    content = evidence.records.artifact(run, PACKAGES)
+    content = evidence.records.artifact(run, PACKAGES_FILE)
     if content is None:
-        return [unknown(f"{shown_run(run)} has no list of packages ({PACKAGES})", "run `dvc repro --force train`")]
+        return [unknown(f"{shown_run(run)} has no list of packages ({PACKAGES_FILE})", "run `dvc repro --force train`")]
     if sha256(content) != run.data.tags.get("packages"):
-        text = f"{PACKAGES} of {shown_run(run)} doesn't match the hash in its tag `packages`"
+        text = f"{PACKAGES_FILE} of {shown_run(run)} doesn't match the hash in its tag `packages`"
         return [failed(text, "the file or the tag was altered: run `dvc repro --force train`")]
     recorded = read_packages(content.decode())
     needed = _with_needs(set(locked))

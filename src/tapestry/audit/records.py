@@ -35,10 +35,12 @@ class Records:
 
     @cached_property
     def runs(self) -> list[Run]:
+        """All runs of the experiment."""
         return find_runs(self.client, self.experiment_id, {})
 
     @property
     def models(self) -> list[Run]:
+        """The runs of the stage train; each is the run of a model."""
         return [run for run in self.runs if run.data.tags.get("stage") == MODEL_STAGE]
 
     def find_model_run(self, lock: str, model_hash: str) -> Run | None:
@@ -134,6 +136,7 @@ def inputs_of(run: Run) -> dict[str, str] | None:
 
 
 def sha256(content: bytes) -> str:
+    """Return the SHA-256 of a content, in hex."""
     return hashlib.sha256(content).hexdigest()
 
 

@@ -23,7 +23,7 @@ from tapestry.provenance.dvc_files import locked
 from tapestry.provenance.git import git
 from tapestry.provenance.hashes import dvc_md5
 from tapestry.tracking.experiment import MODEL_STAGE
-from tapestry.tracking.packages import PACKAGES, installed_packages, read_packages
+from tapestry.tracking.packages import PACKAGES_FILE, installed_packages, read_packages
 
 TITLE = "a rerun from raw files gives the same bytes"
 
@@ -102,7 +102,7 @@ def _causes(evidence: Evidence, stage: str, checkout: Path) -> list[Finding]:
     makers = evidence.makers(stage) if evidence.has_model_run() else []
     if makers:
         run = makers[0]
-        content = evidence.records.artifact(run, PACKAGES)
+        content = evidence.records.artifact(run, PACKAGES_FILE)
         if content is not None:
             recorded = read_packages(content.decode())
             here = installed_packages()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from tapestry.core.errors import TapestryError, one_line
 
@@ -47,15 +49,27 @@ def require_root() -> None:
         raise TapestryError(f"dvc.yaml not found in {Path.cwd()}: run from the checkout's root")
 
 
-def require_made(path: Path, stage: str) -> Path:
-    """Return `path`, an output of `stage`.
+def require_made(path: Path, stage: str | None = None) -> Path:
+    """Return `path`, an output of `stage`; of any stage if it is None.
 
     Raises:
         TapestryError: it doesn't exist.
     """
     if not path.exists():
-        raise TapestryError(f"{path}: not there; run `dvc repro {stage}`")
+        raise TapestryError(f"{path}: not there; run `dvc repro{f' {stage}' if stage else ''}`")
     return path
+
+
+def read_json(path: Path, stage: str) -> Any:
+    """Read a JSON file, an output of `stage`.
+
+    Raises:
+        TapestryError: it doesn't exist or is damaged.
+    """
+    try:
+        return json.loads(require_made(path, stage).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise TapestryError(f"{path}: damaged ({one_line(str(error))}); run `dvc repro --force {stage}`") from error
 
 
 def only_file(folder: Path, stage: str) -> Path:

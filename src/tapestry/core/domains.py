@@ -33,8 +33,8 @@ def check_domains(domains: Sequence[str]) -> None:
     Raises:
         TapestryError: the message names the domain.
     """
-    require(len(domains) >= 2, "source.domains: at least 2 domains are needed, cross-domain as this is")
-    require(len(domains) <= 63, "source.domains: at most 63 domains, which a number's bits can tell apart")
+    require(len(domains) >= 2, "source.domains: at least 2 domains are needed")
+    require(len(domains) <= 63, "source.domains: at most 63 domains (one bit each in a 64-bit number)")
     require(len(set(domains)) == len(domains), "source.domains: a domain is named twice")
     for domain in domains:
         require(

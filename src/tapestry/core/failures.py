@@ -27,7 +27,7 @@ _FIXES = {
 
 @contextmanager
 def reported_errors(command: str, database: str | None = None) -> Iterator[None]:
-    """Print a message in folder of a traceback for a TapestryError, or for an OS error that a user can fix.
+    """Print a message instead of a traceback for a TapestryError, or for an OS error that a user can fix.
 
     Args:
         command: the stage or command, as messages begin with it.

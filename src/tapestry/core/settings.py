@@ -1,8 +1,8 @@
 """Strict parser of the sections of params.yaml. Unknown keys, missing keys and wrong types are errors.
 
-Each package has the frozen dataclass of its section, such as `tapestry.model.settings.ModelSettings`. A stage reads
-only its own sections, so a new parameter reruns only the stages of its section. The first stage and the commands read
-the whole file (`tapestry.parameters`).
+A package with a section of params.yaml has its dataclass in `settings.py`, such as
+`tapestry.model.settings.ModelSettings`. A stage reads only its own sections, so a new parameter reruns only the stages
+of its section. The first stage and the commands read the whole file (`tapestry.parameters`).
 
 Parameters are read as DVC reads them (YAML 1.2), so `1e-05` is a number. No parameter may have the name `size` or
 `nfiles`, because DVC leaves keys of these names out of its run-cache key.

@@ -170,7 +170,7 @@ def _attach(root: Path, branch: str) -> None:
 
 
 def killed_experiments(root: Path) -> Iterator[Finding]:
-    """Find the temporary checkouts of killed experiments, which `dvc exp show` lists as running for ever."""
+    """Find the temporary checkouts of killed experiments, which `dvc exp show` lists as still running."""
     exps = root / ".dvc/tmp/exps"
     infos: dict[Path, list[tuple[Path, dict[str, Any]]]] = {}
     for file in (*exps.glob("run/*/*.run"), *exps.glob("standalone/run/*/*.run")):

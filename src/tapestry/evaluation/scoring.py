@@ -36,7 +36,7 @@ def rank_by_model(
 ) -> Ranks:
     """Rank `targets` (indices of interactions) by the model's scores, `batch_users` histories at a time.
 
-    Memory holds one batch of histories and one slice of its scores; it doesn't grow with users or items.
+    Memory is bounded by a batch of histories and the scores of `rank_targets`, beside one number a target.
     """
     model.eval()
 

@@ -6,7 +6,6 @@ other files have too many figures for the tables of `dvc metrics` and `dvc exp s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 
 from tapestry.core.atomic import write_csv, write_json
-from tapestry.core.errors import TapestryError, one_line
+from tapestry.core.checkout import read_json
+from tapestry.core.errors import TapestryError
 from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.ranks import read_baselines, read_ranks
 from tapestry.figures.breakdowns import compare, hr_by_cutoff
@@ -89,12 +89,7 @@ def summary(results: Results) -> dict[str, float | None]:
 
 def _read(path: Path, keys: Sequence[str], stage: str) -> dict[str, Any]:
     """Read a JSON object that has these keys; `stage` is the DVC stage that writes it."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise TapestryError(f"{path}: not there; run `dvc repro {stage}`") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise TapestryError(f"{path}: damaged ({one_line(str(error))}); run `dvc repro --force {stage}`") from error
+    value = read_json(path, stage)
     missing = [key for key in keys if not isinstance(value, dict) or key not in value]
     if missing:
         raise TapestryError(f"{path}: damaged (without {', '.join(missing)}); run `dvc repro --force {stage}`")

@@ -37,7 +37,7 @@ class Layout:
 
     @property
     def by_key(self) -> dict[str, str]:
-        """{field of an interaction: the file's name of it}; the fields are `tapestry.ingest.rows.KEYS`."""
+        """{field of an interaction: the name of its column in the file}; the fields are `tapestry.ingest.rows.KEYS`."""
         return {"user": self.user, "item": self.item, "timestamp": self.timestamp, "rating": self.rating}
 
     def __str__(self) -> str:

@@ -17,7 +17,7 @@ from tapestry.core.errors import TapestryError
 from tapestry.ingest.layouts import Layout
 
 KEYS = ("user", "item", "timestamp", "rating")
-"""The fields of an interaction, as the queries name them; a `Layout` gives the file's names of them."""
+"""The fields of an interaction, as the queries name them. A `Layout` gives the name of its column in the file."""
 BATCH_ROWS = 1 << 17  # rows of a batch, at most
 BLANK_LINE = "blank line"  # reason of quarantine
 INVALID_UTF8 = "invalid UTF-8"  # reason of quarantine
@@ -108,6 +108,7 @@ def column_indices(path: Path, columns: Sequence[str], layout: Layout) -> dict[s
 
 
 def no_rows_error(path: Path) -> TapestryError:
+    """Return the error for a file without rows."""
     return TapestryError(f"{path}: the file holds no rows; fetch or copy it again")
 
 

@@ -2,20 +2,21 @@
 
 For position i of a layer, with X = LN(H) the layer's normalised input:
 
-    [Q, K, V] = W_p X + b_p                 W_p ∈ R^{3·state_dim × K}; Q, K and V are state_dim wide, E a head
-    s(i, d)   = last position of domain d at or before i; i itself for the domain of i; none if d is not seen yet
-    P_id      = softmax over the domains d seen so far of Q_i · K_s(i,d) / √E, for each head
-    C_i       = W_c Σ_d P_id V_s(i,d) + b_c,                W_c ∈ R^{K × state_dim}
+    [q', k', v'] = W_s X + b_s              W_s ∈ R^{3C × K} with C = state_dim; q', k' and v' are C wide, E a head
+    l(i, d)      = last position of domain d at or before i; i itself for the domain of i; none if d is not seen yet
+    p_id         = softmax over the domains d seen so far of q'_i · k'_l(i,d) / √E, for each head
+    c_i          = W_c Σ_d p_id v'_l(i,d) + b_c,            W_c ∈ R^{K × C}
 
-Then a fusion joins C with A, the output of self-attention. To add a fusion: write its module here, enter it in
-`FUSIONS`, and add its name to `model.fusion` in settings.py.
+Then a fusion joins c_i with a_i, the output of self-attention, to z_i. To add a fusion: write its module here, enter it
+in `FUSIONS`, add its name to `model.fusion` in settings.py, and its equation to `NAIVE_FUSIONS` in
+tests/model/test_network.py. The letters are those of docs/model.md.
 
-Source: arXiv 2508.20945. Suffixes: N tokens, H heads, E = state_dim / H width of a head, K model width.
+Source: arXiv 2508.20945. Suffixes: N tokens, H heads, E = C / H width of a head, K model width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from tapestry.model.kernels.domain_states import States, attend_states
 
 
 class DomainStateAttention(nn.Module):
-    """C of this module's equations. Keys and values are projected once a token, and then gathered."""
+    """c_i of this module's equations. Keys and values are projected once a token, and then gathered."""
 
     def __init__(self, width: int, state_dim: int, heads: int) -> None:
         super().__init__()
@@ -33,25 +34,25 @@ class DomainStateAttention(nn.Module):
         self.output = nn.Linear(state_dim, width)
 
     def forward(self, normed_NK: Tensor, states: States) -> Tensor:
-        """C_i for each token, (N, K)."""
+        """Return c_i of each token, (N, K)."""
         qkv_N3HE = self.project(normed_NK).unflatten(-1, (3, self.heads, -1))
         cross_NK: Tensor = self.output(attend_states(qkv_N3HE, states).flatten(1))
         return cross_NK
 
 
 class SumFusion(nn.Module):
-    """A + C, the paper's fusion."""
+    """z_i = a_i + c_i, the paper's fusion."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
 
     def forward(self, self_NK: Tensor, cross_NK: Tensor, normed_NK: Tensor) -> Tensor:
-        """Join self-attention's and DDSR's outputs, (N, K)."""
+        """Return z_i of each token, (N, K), from self-attention's and DDSR's outputs."""
         return self_NK + cross_NK
 
 
 class GateFusion(nn.Module):
-    """A + g ⊙ C, with g = sigmoid(W_g X + b_g) a gate of each token and head: W_g ∈ R^{H×K}."""
+    """z_i = a_i + g_i ⊙ c_i, with g = sigmoid(W_g X + b_g) a gate of each token and head: W_g ∈ R^{H×K}."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -59,11 +60,11 @@ class GateFusion(nn.Module):
         self.gate = nn.Linear(width, heads)
 
     def forward(self, self_NK: Tensor, cross_NK: Tensor, normed_NK: Tensor) -> Tensor:
-        """Join self-attention's and DDSR's outputs, (N, K)."""
+        """Return z_i of each token, (N, K), from self-attention's and DDSR's outputs."""
         gate_NH1 = torch.sigmoid(self.gate(normed_NK))[..., None]
         gated_NK: Tensor = (gate_NH1 * cross_NK.unflatten(-1, (self.heads, -1))).flatten(1)
         return self_NK + gated_NK
 
 
-FUSIONS: Mapping[str, type[SumFusion] | type[GateFusion]] = {"sum": SumFusion, "gate": GateFusion}
+FUSIONS: Mapping[str, Callable[[int, int], nn.Module]] = {"sum": SumFusion, "gate": GateFusion}
 """The fusions by their name in `model.fusion`. Each is made from (width, heads)."""

@@ -22,6 +22,7 @@ class Dropout(nn.Module):
         self._dropped = min(round(rate * 2**_BITS), 2**_BITS - 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Drop entries of `x` in training mode; return a tensor of the same shape, or `x` in evaluation mode."""
         if not self.training or self._dropped == 0:
             return x
         if x.device.type != "cpu":

@@ -22,7 +22,7 @@ from tapestry.core.errors import TapestryError, one_line
 from tapestry.planning.overrides import FILE, with_overrides
 from tapestry.planning.planner import Planner
 from tapestry.planning.stage_plan import StagePlan
-from tapestry.source.source import describe
+from tapestry.source.source import fingerprints
 
 _SOURCE = Path("data/source")
 
@@ -35,13 +35,13 @@ def plan(root: Path, overrides: Sequence[str] = ()) -> list[StagePlan]:
             can't read the checkout.
     """
     text, parameters = with_overrides(root / FILE, overrides)
-    fingerprints = {
+    source_files = {
         str(root / _SOURCE / f"{domain}.json"): json_text(fingerprint)
-        for domain, fingerprint in describe(parameters.source, parameters.synthetic).items()
+        for domain, fingerprint in fingerprints(parameters.source, parameters.synthetic).items()
     }
     try:
         with Repo(str(root), fs=_Overlay(root / FILE, text)) as repo:
-            plans = Planner(fingerprints).plan(repo)
+            plans = Planner(source_files).plan(repo)
         if overrides:
             with Repo(str(root)) as repo:
                 names = {plan.stage for plan in plans}

@@ -43,6 +43,7 @@ class Planner:
         self._outputs: dict[str, _Output] = {}
 
     def plan(self, repo: Any) -> list[StagePlan]:
+        """Plan all stages of a DVC repository (`dvc.repo.Repo`), in the order in which DVC would run them."""
         from dvc.repo.reproduce import get_active_graph, plan_repro
 
         return [self._plan_stage(stage) for stage in plan_repro(get_active_graph(repo.index.graph))]

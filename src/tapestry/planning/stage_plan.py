@@ -73,6 +73,7 @@ def as_text(plans: Sequence[StagePlan], shown: int = 5) -> str:
 
 
 def as_json(plans: Sequence[StagePlan]) -> list[dict[str, Any]]:
+    """Return one JSON object a stage, with all reasons."""
     return [asdict(plan) for plan in plans]
 
 

@@ -24,7 +24,7 @@ def read_lock(path: Path) -> dict[str, Locked]:
     Raises:
         TapestryError: the file is missing or damaged.
     """
-    lock = read_yaml(require_made(path, ""))
+    lock = read_yaml(require_made(path))
     try:
         return {stage: locked(entry) for stage, entry in lock["stages"].items() if stage not in ALWAYS}
     except (AttributeError, KeyError, TypeError) as error:

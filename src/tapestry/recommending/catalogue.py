@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 
 from tapestry.core.errors import TapestryError, one_line, shown
 from tapestry.sequences.reader import Domain
@@ -88,8 +89,6 @@ def read_catalogue(items: Path, domains: tuple[Domain, ...]) -> Catalogue:
     Raises:
         TapestryError: the file is missing or damaged, or its items differ from the model's.
     """
-    import pyarrow.parquet as pq  # here, because a served model runs where pyarrow isn't installed
-
     try:
         table = pq.read_table(items, columns=["item_id", "domain"])
         item_id, domain = table["item_id"].to_numpy(), table["domain"].to_numpy()

@@ -61,7 +61,7 @@ def top_items(
     of the domain; `exclude_seen` excludes the items of the whole history. A result has fewer than `k` items if the
     domain has no more. An empty history has no result, because the model then has nothing to compute a query from.
 
-    Memory holds one batch of histories and one slice of its scores; it doesn't grow with requests or items.
+    Memory is bounded by a batch of histories and `_SCORES` scores; it doesn't grow with requests or items.
     """
     model.eval()
     remaining = iter(requests)

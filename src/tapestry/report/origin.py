@@ -1,6 +1,6 @@
-"""Commit, experiment and hardware on a copy of the report: MLflow keeps that copy.
+"""Adds commit, experiment and hardware to MLflow's copy of the report.
 
-The page that DVC tracks has none of these, since the same code, parameters and data are to give the same bytes.
+The page that DVC tracks has none of these, so that the same code, parameters and data give the same bytes.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ from collections.abc import Mapping
 
 from tapestry.core.errors import TapestryError
 
-PLACE = '<tbody id="origin"></tbody>'
-"""The empty part of the table "How this was made" that `with_origin` fills."""
+SLOT = '<tbody id="origin"></tbody>'
+"""The empty part of the table "How this was made", which `with_origin` fills."""
 
 
 def with_origin(page: str, origin: Mapping[str, str]) -> str:
-    """The report `page` with a row for each of `origin` under "How this was made"; names and values are plain text.
+    """Return the report `page` with a row for each of `origin` under "How this was made".
+
+    Args:
+        origin: plain texts by name.
 
     Raises:
-        TapestryError: the page has no empty place for the rows, so it is not a report, or has them already.
+        TapestryError: the page has no empty slot for the rows: it is not a report, or it has them already.
     """
-    if page.count(PLACE) != 1:
+    if page.count(SLOT) != 1:
         raise TapestryError(
-            "the report has no place for its origin; make it anew: `dvc repro --force --single-item report`"
+            "the report has no empty slot for its origin; make it again: `dvc repro --force --single-item report`"
         )
     rows = "".join(
         f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(value)}</td></tr>\n'
         for name, value in origin.items()
     )
-    return page.replace(PLACE, f'<tbody id="origin">\n{rows}</tbody>')
+    return page.replace(SLOT, f'<tbody id="origin">\n{rows}</tbody>')

@@ -14,8 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tapestry.core.atomic import atomic_file
 from tapestry.core.errors import TapestryError
 from tapestry.core.yaml_file import read_yaml
-from tapestry.report.origin import PLACE
-from tapestry.report.plots import M, cutoff_curve, group_dots, metric_label, training_curve
+from tapestry.report.origin import SLOT
+from tapestry.report.plots import Metrics, cutoff_curve, group_dots, metric_label, training_curve
 
 MODEL = "Tapestry"
 NOTHING = "–"
@@ -26,44 +26,49 @@ GROUPS = {
     "popularity": "Popularity of the target",
 }
 PARTS = ("rows_kept", "rows_quarantined", "rows_filtered")
-MADE = {
+SHOWN_PARAMETERS = {
     "source.release": "Release",
     "sessionize.split": "Split",
     "train.seed": "Seed of training",
     "sessionize.seed": "Seed of the order of ties",
     "synthetic.seed": "Seed of the simulator",
 }
-"""Parameters under "How this was made", and what they are called there; the stage `report` lists the same ones."""
+"""Parameters under "How this was made", and their labels; the stage `report` of dvc.yaml lists the same ones."""
 
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What the report is made of, as read from the files of the same names.
+    """The inputs of the report, one field a file.
 
-    `config` is models/config.json; `curve` has one mapping an epoch; `parameters` has those of `MADE` by dotted name.
+    `config` is models/config.json; `curve` has one mapping an epoch; `parameters` has those of `SHOWN_PARAMETERS`, by
+    dotted name.
     """
 
     data: Mapping[str, Any]
     train: Mapping[str, Any]
     test: Mapping[str, Any]
-    curve: Sequence[M]
+    curve: Sequence[Metrics]
     config: Mapping[str, Any]
     parameters: Mapping[str, Any]
 
 
 class Cell(NamedTuple):
+    """A cell of a table; `best`: it has the best value of its column."""
+
     text: str
     best: bool = False
 
 
 class Section(NamedTuple):
-    """Rows under a title (none if empty); each row is its name and its cells."""
+    """Rows of a table under a title, which may be empty. A row is a name and its cells."""
 
     title: str
     rows: list[tuple[str, list[Cell]]]
 
 
 class Table(NamedTuple):
+    """A table: its label for screen readers, the names of its columns, and its rows by section."""
+
     label: str
     head: list[str]
     sections: list[Section]
@@ -92,10 +97,13 @@ def read_inputs(metrics: Path, model: Path, parameters: Path) -> ReportInputs:
 
 
 def _parameters_shown(path: Path) -> dict[str, Any]:
-    """The parameters of `MADE`. The file isn't checked as a whole, or the report would depend on every setting."""
+    """Read the parameters of `SHOWN_PARAMETERS`.
+
+    The file isn't checked as a whole, or the report would depend on every setting.
+    """
     values = read_yaml(path)
     found = {}
-    for name in MADE:
+    for name in SHOWN_PARAMETERS:
         section, key = name.split(".")
         try:
             found[name] = values[section][key]
@@ -112,7 +120,7 @@ def write_report(inputs: ReportInputs, path: Path) -> None:
 
 
 def render(inputs: ReportInputs) -> str:
-    """The page as HTML; the same inputs give the same text.
+    """Return the page as HTML; the same inputs give the same text.
 
     Raises:
         TapestryError: there is no test target, or rows in aren't rows kept + quarantined + filtered.
@@ -148,7 +156,7 @@ def render(inputs: ReportInputs) -> str:
         sequences=_sequences(whole, domains),
         epochs=_epochs(inputs.train),
         made=_made(inputs.parameters),
-        origin=PLACE,
+        origin=SLOT,
         parameters=[_parameters(key, values) for key, values in inputs.config.items() if isinstance(values, dict)],
         groups=_groups(test["all"], groups, shown),
         training_curve=training_curve(
@@ -159,12 +167,12 @@ def render(inputs: ReportInputs) -> str:
     )
 
 
-def _cutoffs(metrics: M, name: str) -> list[int]:
+def _cutoffs(metrics: Metrics, name: str) -> list[int]:
     return sorted(int(key.partition("_")[2]) for key in metrics if key.startswith(f"{name}_"))
 
 
-def _pick(metrics: M, name: str, *wanted: int) -> list[str]:
-    """Keys of `name` at the cut-offs `wanted`, the largest there is in place of those that aren't."""
+def _pick(metrics: Metrics, name: str, *wanted: int) -> list[str]:
+    """Return the keys of `name` at the cut-offs `wanted`; a cut-off that is missing is replaced by the largest one."""
     ks = _cutoffs(metrics, name)
     return list(dict.fromkeys(f"{name}_{k if k in ks else ks[-1]}" for k in wanted))
 
@@ -177,11 +185,11 @@ def _name(key: str) -> str:
     return NAMES.get(key) or _spaced(key).capitalize()
 
 
-def _share(metrics: M, key: str) -> str:
+def _share(metrics: Metrics, key: str) -> str:
     return f"{metrics[key]:.2%}" if key in metrics else NOTHING
 
 
-def _headline(models: Mapping[str, M], shown: Sequence[str]) -> Table:
+def _headline(models: Mapping[str, Metrics], shown: Sequence[str]) -> Table:
     best = {key: max(row[key] for row in models.values() if key in row) for key in shown}
     rows = [
         (name, [Cell(_share(row, key), row.get(key) == best[key]) for key in shown]) for name, row in models.items()
@@ -189,8 +197,8 @@ def _headline(models: Mapping[str, M], shown: Sequence[str]) -> Table:
     return Table("Test figures", ["", *map(metric_label, shown)], [Section("", rows)])
 
 
-def _verdicts(models: Mapping[str, M], shown: Sequence[str]) -> Iterable[tuple[str, bool]]:
-    """A sentence about each baseline, and whether the model beats it in every figure."""
+def _verdicts(models: Mapping[str, Metrics], shown: Sequence[str]) -> Iterable[tuple[str, bool]]:
+    """Yield a sentence about each baseline, and whether the model beats it on every figure."""
     ours = models[MODEL]
     for name, theirs in list(models.items())[1:]:
         lost = [key for key in shown if key in theirs and ours[key] <= theirs[key]]
@@ -224,7 +232,7 @@ def _by_domain(label: str, head: list[str], whole: Any, domains: Mapping[str, An
 
 
 def _reasons(domains: Mapping[str, Any]) -> Table:
-    """Rows lost by reason, one column a domain."""
+    """Make the table of rows lost by reason, one column a domain."""
     sections = []
     for outcome in ("quarantined", "filtered"):
         reasons = dict.fromkeys(reason for row in domains.values() for reason in row[outcome])
@@ -245,7 +253,9 @@ def _epochs(train: Mapping[str, Any]) -> Table:
 
 def _made(parameters: Mapping[str, Any]) -> dict[str, str]:
     simulated = parameters["source.release"] == "synthetic"
-    return {MADE[key]: str(value) for key, value in parameters.items() if simulated or key != "synthetic.seed"}
+    return {
+        SHOWN_PARAMETERS[key]: str(value) for key, value in parameters.items() if simulated or key != "synthetic.seed"
+    }
 
 
 def _parameters(name: str, values: Mapping[str, Any]) -> Table:
@@ -255,8 +265,8 @@ def _parameters(name: str, values: Mapping[str, Any]) -> Table:
     return Table(f"Parameters of {name}", [name, ""], [Section("", rows)])
 
 
-def _groups(overall: M, groups: Mapping[str, Mapping[str, M]], shown: Sequence[str]) -> Table:
-    def cells(row: M) -> list[Cell]:
+def _groups(overall: Metrics, groups: Mapping[str, Mapping[str, Metrics]], shown: Sequence[str]) -> Table:
+    def cells(row: Metrics) -> list[Cell]:
         return [Cell(f"{row['n']:,}"), *(Cell(_share(row, key)) for key in shown)]
 
     sections = [Section(title, [(name, cells(row)) for name, row in rows.items()]) for title, rows in groups.items()]

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.style import context
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-M = Mapping[str, float]
-"""As in metrics/test.json: fractions of 1, or only {"n": 0}."""
+Metrics = Mapping[str, float]
+"""Metrics by name as in metrics/test.json: fractions of 1, and the number of targets "n"; without targets only "n"."""
 
 # Placeholders: `_svg` replaces these colours by the page's CSS variables.
 INK, MUTED, RULE, PAGE = "#000001", "#000002", "#000003", "#000004"
@@ -71,7 +71,7 @@ def metric_label(key: str) -> str:
     return key.upper().replace("_", "@")
 
 
-def training_curve(curve: Sequence[M], metrics: Sequence[str], best_epoch: int) -> str:
+def training_curve(curve: Sequence[Metrics], metrics: Sequence[str], best_epoch: int) -> str:
     """Plot training loss and validation `metrics` by epoch, side by side, and mark the best epoch."""
     with _style():
         figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
@@ -93,7 +93,7 @@ def training_curve(curve: Sequence[M], metrics: Sequence[str], best_epoch: int) 
         return _svg(figure, "training", f"Training loss and validation figures by epoch; best epoch {best_epoch}")
 
 
-def cutoff_curve(models: Mapping[str, M], ks: Sequence[int]) -> str:
+def cutoff_curve(models: Mapping[str, Metrics], ks: Sequence[int]) -> str:
     """Plot HR@K against K (logarithmic) for each model; the first model is drawn on top."""
     with _style():
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
@@ -116,9 +116,9 @@ def cutoff_curve(models: Mapping[str, M], ks: Sequence[int]) -> str:
         return _svg(figure, "cutoffs", "HR@K against K of the model and the baselines")
 
 
-def group_dots(groups: Mapping[str, Mapping[str, M]], metrics: Sequence[str], overall: M) -> str:
+def group_dots(groups: Mapping[str, Mapping[str, Metrics]], metrics: Sequence[str], overall: Metrics) -> str:
     """Plot one panel a metric, with one row a member of each group and a dashed line at `overall`."""
-    rows: list[tuple[str, M | None]] = []
+    rows: list[tuple[str, Metrics | None]] = []
     for title, members in groups.items():
         rows.append((title, None))
         rows += [(f"{_short(name)} (n = {row['n']:,})", row) for name, row in members.items()]

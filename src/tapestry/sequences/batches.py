@@ -1,6 +1,7 @@
 """Packed batches: the tokens of several histories, one history after the other, without padding.
 
-A token is one interaction of a history. Shape suffixes: N tokens of a batch, B histories of a batch, B1 = B + 1.
+A history is the part of a user's sequence that the model reads; a token is one of its interactions.
+Shape suffixes: N tokens of a batch, B histories of a batch, B1 = B + 1.
 """
 
 from __future__ import annotations

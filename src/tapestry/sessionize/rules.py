@@ -189,7 +189,7 @@ def _keep_recent(engine: Engine, domains: list[str], settings: SessionizeSetting
         f"""SELECT *, CAST(rank() OVER by_time - 1 AS INTEGER) AS time_rank,
             CAST({counted} OVER (PARTITION BY user) AS INTEGER) AS length,
             coalesce(timestamp = lag(timestamp) OVER by_time, false)
-                OR coalesce(timestamp = lead(timestamp) OVER by_time, false) AS tied
+                OR coalesce(timestamp = lead(timestamp) OVER by_time, false) AS in_tie
         FROM rows WINDOW by_time AS (PARTITION BY user ORDER BY timestamp)""",
     )
     row, tie_order = (", row", "row, tie_hash") if settings.ties == "row" else ("", "tie_hash")
@@ -197,7 +197,7 @@ def _keep_recent(engine: Engine, domains: list[str], settings: SessionizeSetting
         "tied",
         f"""SELECT user, item, ranked.domain, timestamp{row}, time_rank, length,
             md5(concat_ws(chr(31), '{settings.seed}', user_id, item_id{_domain_name(domains, settings)})) AS tie_hash
-        FROM ranked JOIN user_ids USING (user) JOIN item_ids USING (item) WHERE tied""",
+        FROM ranked JOIN user_ids USING (user) JOIN item_ids USING (item) WHERE in_tie""",
     )
     if starts:
         validation, test = (f"WHEN timestamp >= {start} THEN" for start in starts)
@@ -209,7 +209,7 @@ def _keep_recent(engine: Engine, domains: list[str], settings: SessionizeSetting
         f"""SELECT user, item, domain, timestamp, CAST({split} AS TINYINT) AS split,
             CAST(time_rank - greatest(0, length - {settings.max_length}) AS INTEGER) AS position
         FROM (
-            SELECT user, item, domain, timestamp, length, time_rank FROM ranked WHERE NOT tied
+            SELECT user, item, domain, timestamp, length, time_rank FROM ranked WHERE NOT in_tie
             UNION ALL
             SELECT user, item, domain, timestamp, length,
                 time_rank + row_number() OVER (PARTITION BY user, timestamp ORDER BY {tie_order}) - 1 AS time_rank

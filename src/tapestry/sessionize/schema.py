@@ -19,7 +19,7 @@ def check_sequences(
     """Check the tables `sequences`, `users` and `items`: each table, the order of its rows, and that the tables agree.
 
     A rule can concern other rows: for example, a timestamp must not be smaller than the timestamp of the row before.
-    For such a rule a view adds the other row's value as a column (`previous_timestamp`), and the rule table_check two
+    For such a rule a view adds the other row's value as a column (`previous_timestamp`), and the rule compares two
     columns of one row.
 
     item_id is unique with `item_identity: global`, and unique within each domain with `item_identity: domain`.
@@ -75,7 +75,7 @@ def check_sequences(
             "interactions": pa.Column(dt.Int64),
         },
         checks=[
-            table_check("user ids contiguous", lambda t: t.user == t.expected_user),
+            table_check("user numbers consecutive", lambda t: t.user == t.expected_user),
             table_check("length counted", lambda t: t.length == t.interactions),
             table_check("offsets consistent", lambda t: t.offset == t.first_row),
         ],
@@ -90,7 +90,7 @@ def check_sequences(
             "trained": pa.Column(dt.Int64),
         },
         checks=[
-            table_check("item ids contiguous", lambda t: t.item == t.expected_item),
+            table_check("item numbers consecutive", lambda t: t.item == t.expected_item),
             table_check("contiguous by domain", lambda t: (t.domain >= t.previous_domain).fill_null(True)),
             table_check("training interactions counted", lambda t: t.train_count == t.trained),
             table_check("item of its domain", lambda t: (t.domain == t.least_domain) & (t.domain == t.last_domain)),

@@ -1,12 +1,14 @@
 """Turn the interactions of all domains into one time-ordered sequence per user, with a split.
 
+No sessions are cut: one sequence a user.
+
 Files that `sessionize` writes:
     sequences.parquet  one row per interaction, sorted by user and position. Columns: user, position, item (int32),
                        domain (int16), timestamp (int64, ms), split (int8: 0 training, 1 validation, 2 test)
     users.parquet      one row per user: user (int32, from 0), user_id (text of the raw file), offset (row of the
                        user's first interaction in sequences.parquet), length (number of interactions)
-    items.parquet      one row per item: item (int32, from 0; contiguous by domain), item_id (text of the raw file),
-                       domain, train_count (number of training interactions)
+    items.parquet      one row per item: item (int32, from 0; those of a domain are consecutive), item_id (text of the
+                       raw file), domain, train_count (number of training interactions)
     domains.json       [{"name", "start", "end"}]: the items of a domain are those from start to end - 1
 
 The path of a user's id:
@@ -127,9 +129,9 @@ def _engine(settings: SessionizeSettings, connection: duckdb.DuckDBPyConnection,
 
 
 def _assign_ids(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the tables `numbered_users` and `numbered_items`, with contiguous ids (`number`) from 0.
+    """Create the tables `numbered_users` and `numbered_items`, with consecutive numbers from 0 (`number`).
 
-    Users are in the order of user_id, items in the order of domain and item_id. These ids depend on the
+    Users are in the order of user_id, items in the order of domain and item_id. These numbers depend on the
     data only, unlike the integers of `user_ids` and `item_ids`, which may differ from run to run.
     """
     connection.execute(

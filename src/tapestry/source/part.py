@@ -1,6 +1,6 @@
 """A partial download: the bytes received so far, <name>.part, and the version of the file they belong to.
 
-The version is in the sidecar <name>.part.json. Both files may come from another process or from anybody else. So this
+The version is in the sidecar <name>.part.json. Another process, or another user, may have written both files. So this
 module trusts only a regular file with a valid sidecar, and never writes through a link.
 """
 

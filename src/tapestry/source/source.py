@@ -1,4 +1,4 @@
-"""Finds, describes and fetches raw files: simulated, from a folder of the user, or downloaded from a publisher."""
+"""Finds, fingerprints and fetches raw files: simulated, from a folder of the user, or downloaded from a publisher."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def find_raw_file(folder: Path, domain: str) -> Path:
     return matches[0]
 
 
-def describe(source: SourceSettings, synthetic: SyntheticSettings) -> dict[str, dict[str, object]]:
-    """Describe what determines the raw data of each domain, without naming a folder.
+def fingerprints(source: SourceSettings, synthetic: SyntheticSettings) -> dict[str, dict[str, object]]:
+    """Return what determines the raw data of each domain, without naming a folder.
 
     Returns:
-        {domain: description}. The description of a user's file is its name, size and hash ("file", "bytes", "sha256"),
+        {domain: fingerprint}. The fingerprint of a user's file is its name, size and hash ("file", "bytes", "sha256"),
         of a release its name and URL, and of the simulator all settings that it depends on.
 
     Raises:
@@ -85,7 +85,7 @@ def describe(source: SourceSettings, synthetic: SyntheticSettings) -> dict[str, 
     if source.release in RELEASES:
         release = RELEASES[source.release]
         return {domain: {"release": release.name, "url": release.url(domain)} for domain in source.domains}
-    return {domain: _describe_file(find_raw_file(_folder(source), domain)) for domain in source.domains}
+    return {domain: _file_fingerprint(find_raw_file(_folder(source), domain)) for domain in source.domains}
 
 
 def fetch(source: SourceSettings, synthetic: SyntheticSettings, domain: str, folder: Path) -> Path:
@@ -130,7 +130,7 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _describe_file(path: Path) -> dict[str, object]:
+def _file_fingerprint(path: Path) -> dict[str, object]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"file": _composed(path.name), "bytes": path.stat().st_size, "sha256": digest}

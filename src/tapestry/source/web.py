@@ -21,7 +21,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from tapestry.core.errors import TapestryError
+from tapestry.core.errors import TapestryError, one_line
 
 MANUAL_DOWNLOAD = "Or download the file by hand and use it through source.release: files with source.path"
 CHUNK_BYTES = 1 << 16  # bytes of the body read at a time
@@ -158,8 +158,7 @@ def get(url: str, headers: Mapping[str, str], accepted: set[int], limits: Limits
 
 def printable(text: object) -> str:
     """Make a server's text safe for a message: at most 400 characters, control characters escaped."""
-    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)[: _MAX_SHOWN_CHARACTERS + 1])
-    return plain if len(plain) <= _MAX_SHOWN_CHARACTERS else f"{plain[:_MAX_SHOWN_CHARACTERS]}…"
+    return one_line(str(text)[: _MAX_SHOWN_CHARACTERS + 1], _MAX_SHOWN_CHARACTERS)
 
 
 def _get_once(

@@ -39,8 +39,8 @@ def used_device() -> dict[str, str]:
 
 def peak_memory() -> float:
     """Return the peak memory of this process so far, in MB."""
-    kilobytes = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobytes / _MB
+    bytes_per_unit = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit / _MB
 
 
 class Sampler:
@@ -56,10 +56,12 @@ class Sampler:
         self._thread = threading.Thread(target=self._sample, name="system metrics", daemon=True)
 
     def start(self) -> None:
+        """Start to sample, in a thread."""
         psutil.cpu_percent()  # the next call returns the average since this one
         self._thread.start()
 
     def stop(self) -> None:
+        """Take a last sample, and end the thread."""
         self._stopped.set()
         self._thread.join()
 

@@ -26,6 +26,7 @@ class Inputs:
     signatures: dict[str, Signature]
 
     def as_json(self) -> str:
+        """Return the MD5s by path as a JSON object, for the tag dvc_inputs."""
         return json.dumps(self.md5)
 
     def changed(self) -> list[str]:

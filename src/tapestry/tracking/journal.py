@@ -34,6 +34,7 @@ def pending_folder() -> Path:
 
 
 def now_ms() -> int:
+    """Return the time in milliseconds since 1970, as MLflow's events have it."""
     return time.time_ns() // 1_000_000
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "tapestry"
 # The packages that a model's code imports; each model pins the versions that it was trained with.
-PACKAGES = ("mlflow", "numpy", "pandas", "pyarrow", "ruamel.yaml", "safetensors", "torch")
+SERVED_PACKAGES = ("mlflow", "numpy", "pandas", "pyarrow", "ruamel.yaml", "safetensors", "torch")
 _PACKAGE = Path(str(tapestry.__file__)).parent
 
 
@@ -77,7 +77,7 @@ def _save(path: Path, model_id: str, run_id: str, model_folder: Path, sequences_
         artifacts={"model": str(model_folder.resolve()), "items": str(items.resolve())},
         signature=_signature(),
         input_example=pd.DataFrame({"history": [first, first[:1]], "domain": [domains[0].name, domains[-1].name]}),
-        pip_requirements=[f"{name}=={_version(name)}" for name in PACKAGES],
+        pip_requirements=[f"{name}=={_version(name)}" for name in SERVED_PACKAGES],
         mlflow_model=Model(model_id=model_id, model_uuid=model_id, run_id=run_id),
     )
 

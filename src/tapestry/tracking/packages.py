@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-PACKAGES = "packages.txt"  # the artifact that lists them
+PACKAGES_FILE = "packages.txt"  # the artifact that lists them
 _SUFFIX = ".dist-info"
 
 

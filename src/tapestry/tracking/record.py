@@ -7,13 +7,12 @@ the model's run, and `tapestry audit` checks that each can be opened.
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tapestry.core.checkout import require_made
+from tapestry.core.checkout import read_json, require_made
 from tapestry.core.errors import TapestryError
 from tapestry.core.settings import flatten
 from tapestry.parameters import Parameters
@@ -32,7 +31,8 @@ FIGURES = ("summary.json", "test.json", "train.json", "data.json", "curve.csv", 
 ARTIFACTS = (REPORT, "models/config.json", "params.yaml", "dvc.lock", *(f"metrics/{n}" for n in FIGURES))
 """The files that MLflow keeps as artifacts of the model's run, relative to the checkout.
 
-They are logged as they are; `tapestry.tracking.experiment` adds the report's origin (commit, experiment, hardware).
+Each is a file that git has or that an earlier stage makes. They are logged as they are;
+`tapestry.tracking.experiment` adds the report's origin (commit, experiment, hardware).
 """
 
 
@@ -40,10 +40,12 @@ def record(parameters: Parameters) -> None:
     """Complete the model's run in MLflow; if MLflow isn't available, keep the data until it is.
 
     Raises:
-        TapestryError: not started by DVC, or dvc.lock or a file of metrics is missing.
+        TapestryError: not started by DVC, or an artifact is missing or damaged.
     """
     if "DVC_STAGE" not in os.environ:
         raise TapestryError("record: logs the contents of dvc.lock to MLflow, so only `dvc repro` can run it")
+    for name in ARTIFACTS:
+        require_made(Path(name))
     experiment = collect(parameters)
     journal = Journal(shown_uri())
     with sending(journal):
@@ -57,7 +59,7 @@ def collect(parameters: Parameters) -> dict[str, Any]:
     now = now_ms()
     stages = read_lock(Path("dvc.lock"))
     metrics, commit = Path("metrics"), git_commit()
-    test, train, summary = (_read_json(metrics / f"{name}.json") for name in ("test", "train", "summary"))
+    test, train, summary = (read_json(metrics / f"{name}.json", "figures") for name in ("test", "train", "summary"))
     data_hash = content_hash(Path("data/sequences"))
     return {
         "name": experiment_name(commit),
@@ -89,7 +91,7 @@ def run_metrics(metrics: Path) -> dict[str, float]:
     Raises:
         TapestryError: a file is missing or damaged.
     """
-    test, train, summary = (_read_json(metrics / f"{name}.json") for name in ("test", "train", "summary"))
+    test, train, summary = (read_json(metrics / f"{name}.json", "figures") for name in ("test", "train", "summary"))
     return {
         **flatten_metrics(test, "test"),
         **flatten_metrics({"gain_hr_100": summary["gain_hr_100"]}, "test"),
@@ -123,10 +125,3 @@ def describe(parameters: Parameters, summary: Mapping[str, Any], test: Mapping[s
         f"{summary['users']:,} users, {summary['items']:,} items, {len(parameters.source.domains)} domains "
         f"({parameters.source.release}). Test: HR@10 {summary['hr_10']:.4f}, HR@100 {summary['hr_100']:.4f}{best}."
     )
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(require_made(path, "figures").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TapestryError(f"{path}: damaged ({error}); run `dvc repro --force figures`") from error

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION = "champion"
-VALIDATION = "validation_ndcg_10"
+VALIDATION_TAG = "validation_ndcg_10"
 DECISION = "decision"
 
 
@@ -76,7 +76,7 @@ def register(
                 "model_hash": model_hash,
                 "data_hash": data_hash,
                 "exclude_seen": str(exclude_seen).lower(),
-                VALIDATION: repr(validation),
+                VALIDATION_TAG: repr(validation),
             }
             version = _add(client, run_id, log_model(client, run_id, model_folder, sequences_folder, tags), tags)
         current = champion(client)
@@ -145,7 +145,7 @@ def table(client: MlflowClient) -> Iterator[str]:
     for found in registered:
         mark = "*" if current is not None and found.version == current.version else " "
         tags = {key: one_line(value) for key, value in found.tags.items()}
-        figure, data = float(tags.get(VALIDATION, "nan")), tags.get("data_hash", "-")[:8]
+        figure, data = float(tags.get(VALIDATION_TAG, "nan")), tags.get("data_hash", "-")[:8]
         yield (
             f"{mark} {found.version:>7}  {figure:11.6f}  {data:8}  {found.run_id or '-':32}  {tags.get(DECISION, '-')}"
         )
@@ -165,7 +165,7 @@ def _model_hash(client: MlflowClient, run_id: str) -> str | None:
 
 def _decide(version: ModelVersion, current: ModelVersion | None) -> tuple[bool, str]:
     """Decide whether a version becomes the champion, and say why."""
-    validation = float(version.tags[VALIDATION])
+    validation = float(version.tags[VALIDATION_TAG])
     if not math.isfinite(validation):
         return False, "not made the champion: its validation NDCG@10 is no number"
     if current is None:
@@ -175,7 +175,7 @@ def _decide(version: ModelVersion, current: ModelVersion | None) -> tuple[bool, 
         return False, f"not made the champion: {name} is of other data, so their figures don't compare"
     if current.tags.get("exclude_seen") != version.tags["exclude_seen"]:
         return False, f"not made the champion: {name} was validated with another evaluate.exclude_seen"
-    theirs = float(current.tags.get(VALIDATION, "nan"))
+    theirs = float(current.tags.get(VALIDATION_TAG, "nan"))
     if validation > theirs:
         return True, f"made the champion: validation NDCG@10 {validation:.6f}, {name} had {theirs:.6f}"
     return False, f"not made the champion: validation NDCG@10 {validation:.6f}, {name} has {theirs:.6f}"

@@ -17,12 +17,12 @@ from tapestry.tracking.hardware import Sampler, describe_machine, peak_memory, u
 from tapestry.tracking.inputs import stage_inputs
 from tapestry.tracking.journal import Journal, now_ms
 from tapestry.tracking.names import flatten_metrics
-from tapestry.tracking.packages import PACKAGES, installed_packages, packages_text
+from tapestry.tracking.packages import PACKAGES_FILE, installed_packages, packages_text
 from tapestry.tracking.pipeline import dvc_experiment, experiment_name, pipeline_id
 from tapestry.tracking.store import shown_uri
 
 
-class Run:
+class StageRun:
     """The MLflow run of a stage that is running; its methods write to the journal."""
 
     def __init__(self, journal: Journal) -> None:
@@ -42,6 +42,7 @@ class Run:
         self._journal.write("metrics", [[key, value, now, step] for key, value in figures.items()])
 
     def tag(self, **tags: str) -> None:
+        """Set tags; a later value of a tag replaces an earlier one."""
         self._journal.write("tags", tags)
 
     def log_input(self, path: Path, context: str) -> str:
@@ -56,15 +57,15 @@ class Run:
 
 
 @contextmanager
-def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
-    """Create the MLflow run of a stage; its status is FINISHED, or FAILED if the body raises.
+def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[StageRun]:
+    """Create the MLflow run of a stage; its status is FINISHED, or FAILED if the body raises, KILLED after Ctrl-C.
 
     Args:
         stage: the stage's name in dvc.yaml, such as `ingest@Books`.
         params: the parameters that the stage reads, as {"ingest.threads": 2, …}.
     """
     journal = Journal(shown_uri())
-    run = Run(journal)
+    run = StageRun(journal)
     started = now_ms()
     inputs = stage_inputs(stage)
     packages = packages_text(installed_packages())
@@ -82,7 +83,7 @@ def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
         **describe_machine(),
     }
     journal.write("run", {"name": f"{stage} · {experiment_name(commit)}", "start": started, "tags": tags})
-    journal.add_text_artifact(packages, PACKAGES)
+    journal.add_text_artifact(packages, PACKAGES_FILE)
     run.log_params(params)
     with sending(journal), _measured(journal, run, started):
         try:
@@ -92,7 +93,7 @@ def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[Run]:
 
 
 @contextmanager
-def _measured(journal: Journal, run: Run, started: int) -> Iterator[None]:
+def _measured(journal: Journal, run: StageRun, started: int) -> Iterator[None]:
     """Log the stage's resource usage while the block runs, then its duration, peak memory and status."""
     sampler = Sampler(run.log_points)
     sampler.start()
@@ -114,13 +115,12 @@ def _measured(journal: Journal, run: Run, started: int) -> Iterator[None]:
         journal.write("end", {"status": status, "time": ended})
 
 
-def _report_changed_inputs(stage: str, changed: list[str], run: Run) -> None:
+def _report_changed_inputs(stage: str, changed: list[str], run: StageRun) -> None:
     """Warn that DVC will write hashes of changed inputs to dvc.lock, though the stage read the old content."""
     if changed:
         run.tag(inputs_changed=json.dumps(changed))
         print(
             f"{stage}: {', '.join(changed)} changed while the stage ran: DVC records the new content, the stage read "
             f"the old one; run `dvc repro --single-item --force {stage}`",
-            f"old one; run `dvc repro --single-item --force {stage}`",
             file=sys.stderr,
         )

@@ -72,6 +72,7 @@ def store_file() -> Path | None:
 
 def open_store() -> tuple[MlflowClient, str]:
     """Return a client of the store and the id of the experiment `tapestry`; create both if they don't exist.
+
     Raises:
         TapestryError: the server doesn't respond, or the database is incomplete or of another MLflow version.
     """

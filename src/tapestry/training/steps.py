@@ -27,9 +27,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A batch of `users`. Its `item_N` are indices into `touched_U`, the numbers of the items that the step reads.
+    """The input of one training step.
 
-    segments: the order in which the network computes the batch's tokens. targets: one entry a target domain.
+    users: indices of the batch's users. touched_U: numbers of the items that the step reads, each once. batch: its
+    `item_N` are indices into `touched_U`. segments: the order in which the network computes the batch's tokens.
+    targets: one entry a target domain.
     """
 
     users: Integers
@@ -71,7 +73,7 @@ def prepare_step(
     for index, items in zip(present, drawn, strict=True):
         tokens_T = np.flatnonzero(target_domain_N == index)
         candidate_T = np.minimum(np.searchsorted(items, target_N[tokens_T]), len(items) - 1)
-        hit = np.flatnonzero(items[candidate_T] == target_N[tokens_T])  # tokens whose target is among the candidates
+        hit = np.flatnonzero(items[candidate_T] == target_N[tokens_T])  # accidental hits
         arrays = (tokens_T, target_local_N[tokens_T], local[start : start + len(items)], hit, candidate_T[hit])
         targets.append(DomainTargets(*(torch.from_numpy(array) for array in arrays)))
         start += len(items)

@@ -5,7 +5,7 @@ candidates that these tokens share.
 
 Forward, for a token with query q and target t, with e_u the unit vector of row u and τ the temperature:
 
-    s_t = q · e_t / τ        s_c = q · e_c / τ,  or −∞ where candidate c is the target t (a "hit")
+    s_t = q · e_t / τ        s_c = q · e_c / τ,  or −∞ where candidate c is the target t (an "accidental hit")
     p   = softmax over { t } ∪ candidates
     loss = Σ over tokens of −log p_t
 
@@ -40,10 +40,12 @@ class DomainTargets:
     """The tokens whose target is of one domain, and the candidates that they share.
 
     tokens_T: indices of the tokens, in the order of the queries. target_T: rows of their targets in the table.
-    candidates_C: rows of the candidates in the table, each once. hit_token_M, hit_candidate_M: the M hits, pairs of a
-    token and a candidate that is its target, as indices into T (ascending) and into C. A hit is no negative.
+    candidates_C: rows of the candidates in the table, each once. hit_token_M, hit_candidate_M: the M accidental
+    hits: pairs of a token and a candidate that is its target, as indices into T (ascending) and into C. Such a
+    candidate is no negative.
 
-    Example: tokens with targets 7 and 9 and candidates [3, 9] have one hit, hit_token_M = [1], hit_candidate_M = [1].
+    Example: tokens with targets 7 and 9 and candidates [3, 9] have one accidental hit, hit_token_M = [1],
+    hit_candidate_M = [1].
     """
 
     tokens_T: Tensor

@@ -32,7 +32,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Order:
+class Options:
     """The command's options: for whom (users, a file of histories or everybody), which domains, which output."""
 
     users: list[str]
@@ -45,62 +45,64 @@ class Order:
     json: bool
 
 
-def run(order: Order) -> None:
-    """Print the recommendations, or write them to `order.out`.
+def run(options: Options) -> None:
+    """Print the recommendations, or write them to `options.out`.
 
     Raises:
         TapestryError: options contradict each other, a user or domain is unknown, no item of the histories is known,
             or the model or the data are missing or damaged.
     """
-    _check(order)
+    _check(options)
     settings = load_section(EvaluateSettings, "evaluate")
     make_deterministic(0, settings.threads)
-    histories = None if order.histories is None else _read(order.histories)
-    model, catalogue, requests, count = _for_users(order) if histories is None else _for_histories(order, histories)
+    histories = None if options.histories is None else _read(options.histories)
+    model, catalogue, requests, count = _for_users(options) if histories is None else _for_histories(options, histories)
     model = model.to(choose_device(settings.device))
-    bar = tqdm(requests, "recommend", count, unit="list", leave=False, disable=None if order.everybody else True)
-    found = recommend(model, catalogue, bar, order.k, order.exclude_seen, settings.batch_users)
-    if order.out is None:
-        for line in as_json(found) if order.json else as_text(found):
+    bar = tqdm(requests, "recommend", count, unit="list", leave=False, disable=None if options.everybody else True)
+    found = recommend(model, catalogue, bar, options.k, options.exclude_seen, settings.batch_users)
+    if options.out is None:
+        for line in as_json(found) if options.json else as_text(found):
             print(line)
     else:
-        print(f"{order.out}: {write_parquet(found, order.out):,} rows")
+        print(f"{options.out}: {write_parquet(found, options.out):,} rows")
 
 
-def _check(order: Order) -> None:
-    if sum((bool(order.users), order.histories is not None, order.everybody)) != 1:
+def _check(options: Options) -> None:
+    if sum((bool(options.users), options.histories is not None, options.everybody)) != 1:
         raise TapestryError("give one of --user ID, --history FILE and --everybody")
-    if order.everybody and order.out is None and not order.json:
+    if options.everybody and options.out is None and not options.json:
         raise TapestryError("--everybody needs --out FILE.parquet or --json")
-    if order.out is not None and order.json:
+    if options.out is not None and options.json:
         raise TapestryError("--out writes Parquet and --json prints: give only one of them")
-    if order.out is not None and order.out.suffix != ".parquet":
-        raise TapestryError(f"--out writes Parquet: {order.out} must end in .parquet")
+    if options.out is not None and options.out.suffix != ".parquet":
+        raise TapestryError(f"--out writes Parquet: {options.out} must end in .parquet")
 
 
-def _for_users(order: Order) -> tuple[Recommender, Catalogue, Iterable[Request], int]:
+def _for_users(options: Options) -> tuple[Recommender, Catalogue, Iterable[Request], int]:
     """Return the model, its catalogue, the requests and their number, for users of the data."""
     sequences = read_sequences(SEQUENCES)
     model, domains = load_model(MODEL, sequences.domains)
     catalogue = Catalogue(sequences.item_id, domains)
-    wanted = _domains(order, catalogue)
-    users = range(len(sequences.user_id)) if order.everybody else user_indices(sequences, order.users)
+    wanted = _domains(options, catalogue)
+    users = range(len(sequences.user_id)) if options.everybody else user_indices(sequences, options.users)
     return model, catalogue, requests_of_users(sequences, users, wanted), len(users) * len(wanted)
 
 
-def _for_histories(order: Order, histories: list[History]) -> tuple[Recommender, Catalogue, Iterable[Request], int]:
+def _for_histories(options: Options, histories: list[History]) -> tuple[Recommender, Catalogue, Iterable[Request], int]:
     """Return the same for given histories."""
     model, domains = load_model(MODEL)
     catalogue = read_catalogue(SEQUENCES / "items.parquet", domains)
-    wanted = _domains(order, catalogue)
+    wanted = _domains(options, catalogue)
     requests = list(requests_of_histories(catalogue, histories, wanted))
     _report_unknown(requests[:: len(wanted)])
     return model, catalogue, requests, len(requests)
 
 
-def _domains(order: Order, catalogue: Catalogue) -> list[int]:
+def _domains(options: Options, catalogue: Catalogue) -> list[int]:
     """Return the numbers of the named domains, each once; of all domains if none is named."""
-    return [catalogue.domain_number(name) for name in dict.fromkeys(order.domains)] or [*range(len(catalogue.domains))]
+    return [catalogue.domain_number(name) for name in dict.fromkeys(options.domains)] or [
+        *range(len(catalogue.domains))
+    ]
 
 
 def _report_unknown(requests: list[Request]) -> None:

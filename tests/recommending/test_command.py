@@ -37,7 +37,7 @@ def checkout(sequences: Sequences, params_yaml: Path, tmp_path_factory: pytest.T
 def in_checkout(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run in the checkout, and don't change torch's global settings."""
     monkeypatch.chdir(checkout)
-    monkeypatch.setattr("tapestry.recommending.shell.make_deterministic", lambda seed, threads: None)
+    monkeypatch.setattr("tapestry.recommending.command.make_deterministic", lambda seed, threads: None)
 
 
 def recommend(*arguments: str, stdin: str | None = None) -> Result:
