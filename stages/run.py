@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, cast
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
@@ -33,8 +33,8 @@ def run(stage: str, *arguments: str) -> None:
             importlib.import_module(stage).main(*arguments)
     except SystemExit as end:
         code = int(end.code or 0)
-    except Exception:
-        print_error(*cast(Any, sys.exc_info()))
+    except Exception as error:
+        print_error(type(error), error, error.__traceback__)
         code = 1
     end_process(code)
 

@@ -15,6 +15,7 @@ from small import random_sequences
 from tapestry.baselines import baselines
 from tapestry.baselines.baselines import rank_by_item_knn, rank_by_popularity
 from tapestry.core.splits import TEST
+from tapestry.sequences import cooccurrence
 from tapestry.sequences.reader import Sequences
 
 
@@ -78,6 +79,6 @@ def test_of_equally_similar_items_the_lower_number_is_the_neighbour(seed: int, n
         }
         for j in sorted(squares, key=lambda j: (-squares[j], j))[:neighbours]:
             expected[j, i] = math.sqrt(squares[j])
-    with patch.object(baselines, "_ITEMS", in_memory):
+    with patch.object(cooccurrence, "_ITEMS", in_memory):
         found = baselines._item_similarity(sequences, neighbours).toarray()
     np.testing.assert_array_equal(found, expected)

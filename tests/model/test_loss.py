@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -14,6 +15,13 @@ from hypothesis import strategies as st
 from tapestry.model.kernels import softmax
 from tapestry.model.kernels.softmax import DomainTargets, softmax_loss, softmax_loss_reference
 from tapestry.model.loss import domain_softmax_loss
+
+DRAWS: dict[str, st.SearchStrategy[Any]] = {
+    "seed": st.integers(0, 10_000),
+    "sizes": st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    "candidates": st.integers(1, 12),
+    "tokens": st.integers(1, 20),
+}
 
 
 def random_targets(
@@ -51,10 +59,7 @@ def naive_loss(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    seed=st.integers(0, 10_000),
-    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=4),
-    candidates=st.integers(1, 12),
-    tokens=st.integers(1, 20),
+    **DRAWS,
     temperature=st.sampled_from([0.01, 0.2, 1.0]),
     block=st.sampled_from([1, 20, 10**6]),
 )
@@ -76,10 +81,7 @@ def test_the_loss_and_its_gradients_equal_plain_loops(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    seed=st.integers(0, 10_000),
-    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=4),
-    candidates=st.integers(1, 12),
-    tokens=st.integers(1, 20),
+    **DRAWS,
     temperature=st.sampled_from([0.05, 1.0]),
     block=st.sampled_from([1, 20, 10**6]),
 )

@@ -16,6 +16,7 @@ from small import WHOLE_MODEL, random_sequences, sequences_of
 
 from tapestry.core.splits import TRAIN
 from tapestry.parameters import Parameters
+from tapestry.sequences import cooccurrence
 from tapestry.sequences.reader import Sequences
 from tapestry.training import initialization
 from tapestry.training.initialization import cooccurrence_embedding, ppmi
@@ -45,7 +46,7 @@ def test_ppmi_equals_plain_loops(seed: int, block: int) -> None:
     """A user may have an item twice, and validation and test interactions don't count."""
     sequences = random_sequences(seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(initialization, "_ITEMS", block)
+        patch.setattr(cooccurrence, "_ITEMS", block)
         found = ppmi(sequences).toarray()
     np.testing.assert_allclose(found, ppmi_by_loops(sequences), rtol=1e-12, atol=1e-12)
 

@@ -19,7 +19,7 @@ from tapestry.model.network import Recommender
 from tapestry.parameters import Parameters
 from tapestry.sequences.batches import pack
 from tapestry.training.optimizer import Optimizer, RowAdam
-from tapestry.training.schedule import Schedule, constant, factor_at, half_cosine
+from tapestry.training.schedule import Schedule, constant, half_cosine
 from tapestry.training.settings import TrainSettings
 from tapestry.training.steps import Step, prepare_step
 
@@ -93,7 +93,7 @@ def test_rows_touched_in_some_steps_equal_adam_when_they_are_read(
         if caught_up:
             rows.catch_up(touched)
             torch.testing.assert_close(table[touched], parameter[touched], rtol=0, atol=1e-6)
-        reference.param_groups[0]["lr"] = RATE * factor_at(schedule, step + 1)
+        reference.param_groups[0]["lr"] = RATE * schedule(step + 1)
         reference.step()
         step_rows(rows, table, touched, gradient)
     rows.catch_up_all()
@@ -195,7 +195,7 @@ def test_training_steps_that_touch_all_items_equal_adamw(settings: TrainSettings
         expected_loss = domain_softmax_loss(reference(step.batch, step.segments), table, step.targets, 0.2)
         expected_loss.backward()
         for group in adamw.param_groups:
-            group["lr"] = RATE * factor_at(schedule, number)
+            group["lr"] = RATE * schedule(number)
         adamw.step()
         torch.testing.assert_close(loss, expected_loss, rtol=1e-9, atol=0)
         for (name, actual), expected in zip(model.named_parameters(), reference.parameters(), strict=True):

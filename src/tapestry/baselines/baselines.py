@@ -11,12 +11,11 @@ from scipy import sparse
 from torch import Tensor
 from tqdm import tqdm
 
-from tapestry.core.splits import TRAIN
-from tapestry.evaluation.ranking import Integers, Ranks, ScoreFunction, best_of_each_row, rank_targets, seen_items
+from tapestry.core.top_k import best_of_each_row
+from tapestry.evaluation.ranking import Integers, Ranks, ScoreFunction, rank_targets, seen_items
 from tapestry.evaluation.settings import EvaluateSettings
+from tapestry.sequences.cooccurrence import item_pairs, training_matrix
 from tapestry.sequences.reader import Domain, Sequences
-
-_ITEMS = 1024  # items whose similarities to all other items are in memory at a time
 
 
 def rank_baselines(sequences: Sequences, targets: Integers, settings: EvaluateSettings) -> dict[str, Ranks]:
@@ -61,20 +60,14 @@ def rank_by_item_knn(
 
 def _item_similarity(sequences: Sequences, neighbours: int) -> Any:
     """Return the cosine similarities, a sparse matrix (I, I); entry (i, j) is not 0 if i is a neighbour of j."""
-    training = sequences.split == TRAIN
-    users, items = sequences.user[training], sequences.item[training]
-    shape = (sequences.items, len(sequences.user_id))
-    seen = sparse.csr_array((np.ones(len(items), dtype=np.int64), (items, users)), shape=shape)
-    seen.data[:] = 1
-    by_user, count = seen.T.tocsr(), seen.sum(axis=1)
+    by_user = training_matrix(sequences)
+    by_item = by_user.T.tocsr()
+    count = np.diff(by_item.indptr)
     parts = []
-    for first in range(0, sequences.items, _ITEMS):
-        common = (seen[first : first + _ITEMS] @ by_user).tocoo()  # number of users that two items share
-        item, other = common.row + first, common.col
+    for item, other, common in item_pairs(by_item, by_user):
         # The squared cosine is a ratio of integers: equal similarities stay equal after rounding.
-        square = common.data**2 / (count[item] * count[other])
-        different = item != other
-        parts.append(best_of_each_row(item[different], other[different], square[different], neighbours))
+        square = common**2 / (count[item] * count[other])
+        parts.append(best_of_each_row(item, other, square, neighbours))
     item, other, square = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return sparse.csc_array((np.sqrt(square), (other, item)), shape=(sequences.items, sequences.items))
 

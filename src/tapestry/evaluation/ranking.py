@@ -14,7 +14,6 @@ from torch import Tensor
 from tapestry.sequences.reader import Domain, Sequences
 
 Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 ScoreFunction = Callable[[Integers, slice], Tensor]
 """(indices into the targets, a slice of the items) → scores (targets, items)."""
 
@@ -108,15 +107,3 @@ def seen_items(sequences: Sequences, targets: Integers, domain: Domain) -> tuple
     item = sequences.item[np.arange(len(row)) - first + np.repeat(starts, lengths)].astype(np.int64)
     inside = (item >= domain.start) & (item < domain.end)
     return row[inside], item[inside] - domain.start
-
-
-def best_of_each_row(row: Integers, item: Integers, score: Floats, k: int) -> tuple[Integers, Integers, Floats]:
-    """Return, sorted by row, the `k` entries of each row with the greatest scores; the lower item first if equal.
-
-    Args:
-        row, item, score: (n,) each, one entry an index, in any order.
-    """
-    order = np.lexsort((item, -score, row))
-    row, item, score = row[order], item[order], score[order]
-    first = np.arange(len(row)) - np.searchsorted(row, row) < k
-    return row[first], item[first], score[first]

@@ -25,8 +25,8 @@ from tapestry.tracking.journal import Journal, now_ms
 from tapestry.tracking.names import TRAINING_METRICS, curve_metrics, flatten_metrics
 from tapestry.tracking.pipeline import dvc_experiment, experiment_name, pipeline_id
 from tapestry.tracking.store import shown_uri
+from tapestry.training.settings import STOPPING_METRIC
 
-STOPPING_METRIC = "ndcg_10"
 FIGURES = ("summary.json", "test.json", "train.json", "data.json", "curve.csv", "cutoffs.csv")
 ARTIFACTS = (REPORT, "models/config.json", "params.yaml", "dvc.lock", *(f"metrics/{n}" for n in FIGURES))
 """The files that MLflow keeps as artifacts of the model's run, relative to the checkout.

@@ -27,10 +27,10 @@ import torch
 from scipy import sparse, special
 from torch import Tensor
 
-from tapestry.core.splits import TRAIN
+from tapestry.core.top_k import best_of_each_row
+from tapestry.sequences.cooccurrence import item_pairs, training_matrix
 from tapestry.sequences.reader import Sequences
 
-_ITEMS = 1024  # items whose common users with all others are counted at a time
 _NEIGHBOURS = 1000  # entries of P that a row keeps, the largest ones: bounds memory, whatever the users
 _OVERSAMPLING = 10
 _ITERATIONS = 4
@@ -60,38 +60,24 @@ def ppmi(sequences: Sequences) -> Any:
 
     A row keeps its `_NEIGHBOURS` largest entries, of equal ones those of the least item numbers.
     """
-    training = sequences.split == TRAIN
-    shape = (len(sequences.user_id), sequences.items)
-    ones = np.ones(int(training.sum()))
-    seen = sparse.csr_array((ones, (sequences.user[training], sequences.item[training])), shape=shape)
-    seen.data[:] = 1.0
-    count = np.diff(seen.indptr)
+    by_user = training_matrix(sequences)
+    count = np.diff(by_user.indptr)
     weight = np.array([1 / math.log2(2 + n) for n in range(int(count.max(initial=0)) + 1)])[count]
-    weighted = seen.T.tocsr()  # (I, users): the entry of a user is the user's weight
-    weighted.data = weight[weighted.indices]
-    total_I = weighted @ (count - 1.0)  # s: a user of n items gives each of them n − 1 common users
+    by_item = by_user.T.tocsr().astype(np.float64)
+    by_item.data = weight[by_item.indices]  # an entry is the user's weight
+    total_I = by_item @ (count - 1.0)  # s: a user of n items gives each of them n − 1 common users
     total = math.fsum(total_I)
     parts = []
-    for start in range(0, sequences.items, _ITEMS):
-        block = _common_users(weighted, seen, start)
-        ratio = block.data * total / (total_I[block.row + start] * total_I[block.col])
+    for item, other, common in item_pairs(by_item, by_user):
+        ratio = common * total / (total_I[item] * total_I[other])
         above = ratio > 1
         # xlogy is libm's logarithm: NumPy's own depends on the width of the CPU's vectors.
-        rows, columns, values = block.row[above], block.col[above], special.xlogy(1.0, ratio[above])
-        order = np.lexsort((columns, -values, rows))
-        rank = np.arange(len(order)) - np.searchsorted(rows[order], rows[order])
-        kept = np.sort(order[rank < _NEIGHBOURS])
-        entries = (values[kept], (rows[kept], columns[kept]))
-        parts.append(sparse.csr_array(entries, shape=(block.shape[0], sequences.items)))
-    return sparse.vstack(parts, format="csr")
-
-
-def _common_users(weighted: Any, seen: Any, start: int) -> Any:
-    """Return rows of C, from item `start` on, without the diagonal, in coordinates sorted by row and column."""
-    block = (weighted[start : start + _ITEMS] @ seen).sorted_indices().tocoo()
-    other = block.row + start != block.col
-    entries = (block.data[other], (block.row[other], block.col[other]))
-    return sparse.coo_array(entries, shape=block.shape)
+        values = special.xlogy(1.0, ratio[above])
+        parts.append(best_of_each_row(item[above], other[above], values, _NEIGHBOURS))
+    item, other, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    matrix = sparse.csr_array((values, (item, other)), shape=(sequences.items, sequences.items))
+    matrix.sort_indices()  # products add in this order
+    return matrix
 
 
 def _factor(matrix: Any, width: int, generator: np.random.Generator) -> Tensor:

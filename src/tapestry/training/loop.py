@@ -24,10 +24,9 @@ from tapestry.sequences.batches import trained_users, training_batches
 from tapestry.sequences.reader import Sequences
 from tapestry.training.optimizer import Optimizer
 from tapestry.training.schedule import constant, half_cosine
-from tapestry.training.settings import TrainSettings
+from tapestry.training.settings import STOPPING_METRIC, TrainSettings
 from tapestry.training.steps import Step, prefetched, prepare_step
 
-STOPPING_METRIC = "ndcg_10"
 _USERS_NAMED = 10
 
 

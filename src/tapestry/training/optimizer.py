@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tapestry.model.network import Recommender
-from tapestry.training.schedule import Schedule, constant, factor_at
+from tapestry.training.schedule import Schedule, constant
 from tapestry.training.settings import TrainSettings
 
 _BETAS = (0.9, 0.999)
@@ -56,7 +56,6 @@ class Optimizer:
         )
         self._item = model.item
         self._rows = RowAdam(model.item.weight, settings.learning_rate, schedule)
-        self._learning_rate, self._schedule = settings.learning_rate, schedule
 
     def read(self, touched_U: Tensor) -> Tensor:
         """Return the up-to-date embeddings of the touched items, (U, K), for a forward pass.
@@ -71,7 +70,7 @@ class Optimizer:
     def step(self) -> None:
         """Update all parameters from the gradients of a backward pass, and clear the gradients."""
         for group in self._network.param_groups:
-            group["lr"] = self._learning_rate * factor_at(self._schedule, self._rows.state.step + 1)
+            group["lr"] = self._rows.next_rate()
         self._network.step()
         self._network.zero_grad()
         self._rows.step()
@@ -114,6 +113,10 @@ class RowAdam:
         )
         self._future = torch.empty(0, dtype=torch.float64, device=table.device)  # see `_future_updates`
 
+    def next_rate(self) -> float:
+        """Return the learning rate of the next step."""
+        return self._learning_rate * self._schedule(self.state.step + 1)
+
     @torch.no_grad()
     def catch_up(self, touched_U: Tensor) -> None:
         """Apply the postponed updates of the rows `touched_U`, each once."""
@@ -142,12 +145,13 @@ class RowAdam:
         self._table.grad = None
         touched_U, grad_UK = gradient.indices()[0], gradient.values()
         self.catch_up(touched_U)  # of rows that only another process has read
+        learning_rate = self.next_rate()
         self.state.step += 1
         step = self.state.step
         value_UK, mean_UK, square_UK = self._select(touched_U)
         mean_UK.lerp_(grad_UK, 1 - _BETAS[0])
         square_UK.lerp_(grad_UK.square_(), 1 - _BETAS[1])
-        rate = self._learning_rate * factor_at(self._schedule, step) / (1 - _BETAS[0] ** step)
+        rate = learning_rate / (1 - _BETAS[0] ** step)
         scale_UK = _root(square_UK).div_((1 - _BETAS[1] ** step) ** 0.5).add_(_EPSILON)
         self._write(touched_U, value_UK.addcdiv_(mean_UK, scale_UK, value=-rate), mean_UK, square_UK)
 
@@ -181,9 +185,10 @@ class RowAdam:
         """
         while self.state.step >= len(self._future):
             k = torch.arange(1, _NEGLIGIBLE, dtype=torch.float64)
-            t = torch.arange(len(self._future), len(self._future) + _TABLE_GROWTH)[:, None] + k
-            steps = torch.arange(len(self._future) + 1, len(self._future) + _TABLE_GROWTH + _NEGLIGIBLE - 1)
-            factor = self._schedule(steps.double()).unfold(0, _NEGLIGIBLE - 1, 1)
+            start, end = len(self._future), len(self._future) + _TABLE_GROWTH
+            t = torch.arange(start, end)[:, None] + k
+            factors = [self._schedule(step) for step in range(start + 1, end + len(k))]
+            factor = torch.tensor(factors, dtype=torch.float64).unfold(0, len(k), 1)  # of each t
             updates = _DECAY**k * _root(1 - _BETAS[1] ** t) / (1 - _BETAS[0] ** t) * factor
             self._future = torch.cat([self._future, updates.sum(1).to(self._future.device)])
         return self._future.index_select(0, step_U)

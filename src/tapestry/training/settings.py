@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 from tapestry.core.bounds import Seed, Threads, at_most, between, require
 
+STOPPING_METRIC = "ndcg_10"
+"""The validation metric of early stopping, and of the choice among registered models."""
+
 
 @dataclass(frozen=True)
 class TrainSettings:
