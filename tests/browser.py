@@ -17,6 +17,19 @@ import aiohttp
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 _SECONDS = 60
+# The centre of an element, once it has been at one place for 200 ms and is what a click there reaches; else null.
+_STILL = """(async () => {
+    const centre = () => {
+        const element = SCRIPT;
+        const box = element.getBoundingClientRect();
+        const place = [box.x + box.width / 2, box.y + box.height / 2];
+        const reached = document.elementFromPoint(...place);
+        return reached && element.contains(reached) ? place : null;
+    };
+    const before = centre();
+    await new Promise(resolve => setTimeout(resolve, 200));
+    return before && before.join() === centre().join() ? before : null;
+})()"""
 
 
 def find_browser() -> str | None:
@@ -42,7 +55,8 @@ class Page:
 
     def try_evaluate(self, script: str) -> Any:
         """Evaluate a JavaScript expression; None if it fails, since the page may still be loading."""
-        return self._ask("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+        answer = self._ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        return None if "exceptionDetails" in answer else answer["result"].get("value")
 
     def wait_for(self, script: str) -> Any:
         """Wait until an expression is true, and return its value."""
@@ -59,11 +73,13 @@ class Page:
         return str(self.evaluate("document.body.innerText"))
 
     def click(self, script: str) -> None:
-        """Wait for the element that an expression returns, and click it."""
-        self.wait_for(f"!!({script})")
-        box = self.evaluate(f"(b => [b.x + b.width / 2, b.y + b.height / 2])(({script}).getBoundingClientRect())")
+        """Wait until the element that an expression returns lies still and uncovered, and click its centre.
+
+        A list that unfolds moves its elements, so a click at an old place would reach another element.
+        """
+        x, y = self.wait_for(_STILL.replace("SCRIPT", script))
         for kind in ("mousePressed", "mouseReleased"):
-            self._ask("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+            self._ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def write(self, text: str) -> None:
         """Type into the focused element."""
