@@ -56,7 +56,7 @@ def random_batch(length: int, share: npt.NDArray[np.float64], tokens: int = TOKE
     domain = np.random.default_rng(0).choice(len(share), users * length, p=share)
     zeros = torch.zeros(users * length, dtype=torch.int64)
     position = torch.arange(length).repeat(users)
-    return Batch(zeros, torch.from_numpy(domain), zeros, zeros, position, torch.arange(users + 1) * length)
+    return Batch(zeros, torch.from_numpy(domain), zeros, zeros, zeros, position, torch.arange(users + 1) * length)
 
 
 def model_settings(whole: bool, **changes: object) -> ModelSettings:

@@ -30,6 +30,7 @@ WHOLE_MODEL = ModelSettings(
     ddsr=True,
     state_dim=6,
     fusion="gate",
+    request_time=True,
     dropout=0.3,
 )
 

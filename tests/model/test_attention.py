@@ -34,7 +34,7 @@ def random_batch(lengths: list[int], domains: int, seed: int, skew: float = 0.0)
     position = np.concatenate([np.arange(length) for length in lengths])
     zeros = torch.zeros(sum(lengths), dtype=torch.int64)
     offsets = torch.tensor([0, *np.cumsum(lengths)])
-    return Batch(zeros, torch.from_numpy(domain), zeros, zeros, torch.from_numpy(position), offsets)
+    return Batch(zeros, torch.from_numpy(domain), zeros, zeros, zeros, torch.from_numpy(position), offsets)
 
 
 def attended(

@@ -44,17 +44,17 @@ def random_targets(
 
 
 def naive_loss(
-    query: torch.Tensor, table: torch.Tensor, targets: list[DomainTargets], temperature: float
+    query: torch.Tensor, table: torch.Tensor, targets: list[DomainTargets], temperature: float, weight: list[float]
 ) -> torch.Tensor:
-    """Mean of −log softmax, a token at a time, in torch operations that autograd knows."""
+    """Weighted sum of −log softmax, a query at a time, in torch operations that autograd knows."""
     losses = []
     for domain in targets:
-        for token, target in zip(domain.tokens_T.tolist(), domain.target_T.tolist(), strict=True):
+        for row, target in zip(domain.query_T.tolist(), domain.target_T.tolist(), strict=True):
             others = [candidate for candidate in domain.candidates_C.tolist() if candidate != target]
             rows = table[[target, *others]]
-            scores = rows @ query[token] / rows.square().sum(1).sqrt() / temperature
-            losses.append(torch.logsumexp(scores, 0) - scores[0])
-    return torch.stack(losses).mean()
+            scores = rows @ query[row] / rows.square().sum(1).sqrt() / temperature
+            losses.append(weight[row] * (torch.logsumexp(scores, 0) - scores[0]))
+    return torch.stack(losses).sum()
 
 
 @settings(max_examples=40, deadline=None)
@@ -62,18 +62,22 @@ def naive_loss(
     **DRAWS,
     temperature=st.sampled_from([0.01, 0.2, 1.0]),
     block=st.sampled_from([1, 20, 10**6]),
+    weighted=st.booleans(),
 )
 def test_the_loss_and_its_gradients_equal_plain_loops(
-    seed: int, sizes: list[int], candidates: int, tokens: int, temperature: float, block: int
+    seed: int, sizes: list[int], candidates: int, tokens: int, temperature: float, block: int, weighted: bool
 ) -> None:
     generator = np.random.default_rng(seed)
     targets = random_targets(generator, sizes, candidates, tokens)
     query = torch.nn.functional.normalize(torch.from_numpy(generator.normal(size=(tokens, 5))), dim=1).requires_grad_()
     table = torch.from_numpy(generator.normal(size=(sum(sizes), 5))).requires_grad_()
-    expected = naive_loss(query, table, targets, temperature)
+    weight = generator.uniform(0, 2, tokens) if weighted else np.ones(tokens)
+    of_tokens = max(1, tokens // 2) if weighted else tokens
+    expected = naive_loss(query, table, targets, temperature, weight.tolist()) / of_tokens
     expected_grads = torch.autograd.grad(expected, (query, table), allow_unused=True)
     with patch.dict(softmax._SCORES, cpu=block):
-        actual = domain_softmax_loss(query, table, targets, temperature)
+        given_too = (torch.from_numpy(weight), of_tokens) if weighted else ()
+        actual = domain_softmax_loss(query, table, targets, temperature, *given_too)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
     for grad, wanted in zip(torch.autograd.grad(actual, (query, table)), expected_grads, strict=True):
         torch.testing.assert_close(grad, torch.zeros_like(grad) if wanted is None else wanted, rtol=1e-7, atol=1e-9)
@@ -84,9 +88,10 @@ def test_the_loss_and_its_gradients_equal_plain_loops(
     **DRAWS,
     temperature=st.sampled_from([0.05, 1.0]),
     block=st.sampled_from([1, 20, 10**6]),
+    weighted=st.booleans(),
 )
 def test_the_kernel_equals_its_reference_with_its_gradients(
-    seed: int, sizes: list[int], candidates: int, tokens: int, temperature: float, block: int
+    seed: int, sizes: list[int], candidates: int, tokens: int, temperature: float, block: int, weighted: bool
 ) -> None:
     generator = np.random.default_rng(seed)
     targets = random_targets(generator, sizes, candidates, tokens)
@@ -94,7 +99,10 @@ def test_the_kernel_equals_its_reference_with_its_gradients(
     unit = torch.nn.functional.normalize(torch.from_numpy(generator.normal(size=(sum(sizes), 5))), dim=1)
     unit.requires_grad_()
     with patch.dict(softmax._SCORES, cpu=block):
-        losses = [kernel(query, unit, targets, temperature) for kernel in (softmax_loss, softmax_loss_reference)]
+        weight = torch.from_numpy(generator.uniform(0, 2, tokens)) if weighted else None
+        losses = [
+            kernel(query, unit, targets, temperature, weight) for kernel in (softmax_loss, softmax_loss_reference)
+        ]
     torch.testing.assert_close(*losses, rtol=1e-10, atol=1e-11)
     ours, theirs = (torch.autograd.grad(2 * loss, (query, unit)) for loss in losses)
     for gradient, expected in zip(ours, theirs, strict=True):

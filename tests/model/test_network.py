@@ -17,6 +17,7 @@ from small import WHOLE_MODEL, random_sequences, sequences_of
 
 from tapestry.model.ddsr import FUSIONS
 from tapestry.model.network import Recommender
+from tapestry.model.request_time import Requests
 from tapestry.model.segments import Kernel
 from tapestry.model.settings import ModelSettings
 from tapestry.sequences.batches import Batch, pack
@@ -33,6 +34,7 @@ CONFIGS = st.builds(
     tape_tied=st.booleans(),
     ddsr=st.booleans(),
     fusion=st.sampled_from(sorted(FUSIONS)),
+    request_time=st.booleans(),
 )
 
 
@@ -73,7 +75,12 @@ def softmax(scores: list[float]) -> list[float]:
 
 
 def naive_network(
-    weights: dict[str, Array], settings: ModelSettings, items: list[int], domains: list[int], next_domains: list[int]
+    weights: dict[str, Array],
+    settings: ModelSettings,
+    items: list[int],
+    domains: list[int],
+    next_domains: list[int],
+    next_times: list[int],
 ) -> Array:
     """The equations of `tapestry.model.network`, one position, head and domain at a time."""
     width, heads = settings.width, settings.heads
@@ -106,6 +113,9 @@ def naive_network(
         for i, out in enumerate(mixed):
             gated = layer_norm(weights, f"{layer}.norm_out", out) * (u[i] / (1 + np.exp(-u[i])))
             hidden[i] = hidden[i] + linear(weights, f"{layer}.output", gated)
+    if settings.request_time:
+        days = [time // 86_400_000 for time in next_times]
+        hidden = [h + weights["request_time.period.weight"][day // 30] for h, day in zip(hidden, days, strict=True)]
     return np.array([h / np.linalg.norm(h) for h in hidden])
 
 
@@ -154,7 +164,8 @@ def test_the_network_equals_plain_loops(settings: ModelSettings, seed: int, doma
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     actual = queries(model, batch, kernel).detach().numpy()
     for start, end in zip(batch.offsets_B1[:-1].tolist(), batch.offsets_B1[1:].tolist(), strict=True):
-        columns: list[Any] = [x[start:end].tolist() for x in (batch.item_N, batch.domain_N, batch.target_domain_N)]
+        tensors = (batch.item_N, batch.domain_N, batch.target_domain_N, batch.target_time_N)
+        columns: list[Any] = [tensor[start:end].tolist() for tensor in tensors]
         expected = naive_network(weights, settings, *columns)
         np.testing.assert_allclose(actual[start:end], expected, rtol=1e-9, atol=1e-12)
 
@@ -176,6 +187,22 @@ def test_no_output_depends_on_later_items_or_later_target_domains(
     # With another domain a segment may be in another tile, where sums may round differently.
     torch.testing.assert_close(before[:j], after[:j], rtol=1e-11, atol=1e-13)
     assert not torch.allclose(before[j], after[j])
+
+
+def test_a_request_is_the_query_of_its_token_at_its_time() -> None:
+    sequences = random_sequences(5)
+    batch = whole_histories(sequences)
+    model = network(WHOLE_MODEL, sequences)
+    segments = model.arrange(batch, "tiled")
+    token = torch.tensor([4, 0, 4, 4])
+    day = 86_400_000
+    time = torch.tensor([3 * day, 40 * day, 95 * day, 3 * day])
+    found = model(batch, segments, requests=Requests(token, time))
+    for row, (place, moment) in enumerate(zip(token.tolist(), time.tolist(), strict=True)):
+        at_once = dataclasses.replace(batch, target_time_N=torch.full_like(batch.target_time_N, moment))
+        torch.testing.assert_close(found[row], model(at_once, segments)[place])
+    assert torch.equal(found[0], found[3])
+    assert not torch.allclose(found[0], found[2])
 
 
 def test_the_target_domain_changes_its_position_only_through_tape() -> None:

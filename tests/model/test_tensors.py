@@ -89,7 +89,7 @@ def test_all_tensors_of_a_training_step_move() -> None:
     model = Recommender(WHOLE_MODEL, sequences.items, len(sequences.domains))
     batch = pack(sequences, sequences.offsets[:-1], sequences.offsets[1:] - 1)
     users = np.arange(len(sequences.user_id))
-    step = prepare_step(model, "tiled", users, batch, sequences.domains, 4, np.random.default_rng(0))
+    step = prepare_step(model, "tiled", sequences, users, batch, 4, np.random.default_rng(0))
     moved: Step = to_device(step, META)
     before, after = tensors_of(step), tensors_of(moved)
     assert len(before) >= 6 + 4 + 7 + 5 * len(step.segments.tiles) + 1 + 5 * len(step.targets)

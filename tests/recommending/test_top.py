@@ -16,6 +16,7 @@ from small import WHOLE_MODEL, random_sequences, sequences_of
 from tapestry.core.splits import TEST
 from tapestry.evaluation.scoring import rank_by_model
 from tapestry.model.network import Recommender
+from tapestry.model.request_time import LATEST
 from tapestry.model.settings import ModelSettings
 from tapestry.recommending import top
 from tapestry.recommending.catalogue import Catalogue
@@ -43,6 +44,7 @@ def naive_scores(model: Recommender, sequences: Sequences, history: list[int], d
         domain_N=torch.tensor(domains),
         target_N=torch.zeros(len(history), dtype=torch.int64),
         target_domain_N=torch.tensor([*domains[1:], domain]),
+        target_time_N=torch.full((len(history),), LATEST),
         position_N=torch.arange(len(history)),
         offsets_B1=torch.tensor([0, len(history)]),
     )

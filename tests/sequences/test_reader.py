@@ -62,6 +62,17 @@ def test_sequences_equal_the_histories_that_were_written(folder: Path) -> None:
     assert dict(zip(sequences.item_id, sequences.train_count, strict=True)) == {"a": 1, "b": 1, "c": 1}
 
 
+def test_validation_can_count_as_training(folder: Path) -> None:
+    sequences = read_sequences(folder)
+    merged = sequences.with_validation_trained()
+    assert merged.split.tolist() == [TRAIN, TRAIN, TRAIN, TEST, TRAIN, TRAIN, TEST]
+    assert merged.train_length.tolist() == [3, 2]
+    expected = [merged.item[merged.split == TRAIN].tolist().count(item) for item in range(merged.items)]
+    assert merged.train_count.tolist() == expected
+    assert merged.targets(TEST).tolist() == sequences.targets(TEST).tolist()
+    assert sequences.split.tolist() == [TRAIN, TRAIN, VALIDATION, TEST, TRAIN, VALIDATION, TEST]
+
+
 def test_targets_are_the_interactions_of_a_split_with_a_history(folder: Path) -> None:
     sequences = read_sequences(folder)
     assert sequences.targets(TEST).tolist() == [3, 6]

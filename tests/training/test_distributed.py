@@ -40,7 +40,7 @@ def test_ddp_sees_the_gradients_of_all_parameters(process_group: None, parameter
         forward: nn.Module = DistributedDataParallel(model) if distributed else model
         generator = np.random.default_rng(0)
         for _ in range(3):
-            step = prepare_step(model, "tiled", np.arange(12), batch, sequences.domains, 5, generator)
+            step = prepare_step(model, "tiled", sequences, np.arange(12), batch, 5, generator)
             table_UK = optimizer.read(step.touched_U)
             domain_softmax_loss(
                 forward(step.batch, step.segments, table_UK), table_UK, step.targets, temperature=0.1

@@ -87,6 +87,118 @@ def test_two_trainings_give_the_same_bytes_and_another_seed_gives_other_weights(
     assert not torch.equal(first.model.item.weight, other.model.item.weight)
 
 
+def trainer_of(sequences: Sequences, settings: TrainSettings) -> loop.Trainer:
+    torch.manual_seed(0)
+    return loop.Trainer(Recommender(MODEL, sequences.items, len(sequences.domains)), sequences, settings)
+
+
+@pytest.mark.parametrize("kind", ["domains", "items"])
+def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(settings: TrainSettings, kind: Any) -> None:
+    """Probability 0.5 would draw half of them at twice the weight; with 1, all are drawn and the loss is known."""
+    sequences = random_sequences(4, users=6)
+    settings = dataclasses.replace(settings, auxiliary=kind, auxiliary_rate=1.0, auxiliary_weight=0.3)
+    trainer = trainer_of(sequences, settings)
+    step = next(trainer.steps())
+    model = trainer.model.train()
+    items = torch.nn.functional.normalize(model.item.weight.detach(), dim=1).double()
+    batch = dataclasses.replace(step.batch, item_N=step.touched_U[step.batch.item_N])
+    position, lengths = batch.position_N.tolist(), batch.offsets_B1.diff().tolist()
+    user_of = np.repeat(step.users, lengths)
+
+    def loss_of(token: int, target: int) -> float:
+        now = dataclasses.replace(
+            batch, target_time_N=torch.full_like(batch.target_time_N, sequences.timestamp[target])
+        )
+        with torch.no_grad():
+            query = model(now, step.segments)[step.segments.inverse_N[token]].double()
+        domain = sequences.domains[sequences.domain[target]]
+        scores = items[domain.start : domain.end] @ query / settings.temperature
+        return float(scores.logsumexp(0) - scores[sequences.item[target] - domain.start])
+
+    total = 0.0
+    for token, user in enumerate(user_of):
+        index = int(sequences.offsets[user]) + position[token]
+        later = range(index + 2, int(sequences.offsets[user] + sequences.train_length[user]))
+        firsts: dict[int, int] = {}
+        for other in later:
+            firsts.setdefault(int(sequences.domain[other]), other)
+        firsts.pop(int(sequences.domain[index + 1]), None)
+        auxiliary = firsts.values() if kind == "domains" else later[:3]
+        total += loss_of(token, index + 1) + 0.3 * sum(loss_of(token, other) for other in auxiliary)
+    assert trainer.step(step) == pytest.approx(total / len(user_of), rel=1e-5)
+
+
+def test_auxiliary_targets_fade_out_and_their_weight_makes_up_for_the_rate(settings: TrainSettings) -> None:
+    sequences = random_sequences(4, users=300, longest=30)
+    settings = dataclasses.replace(settings, auxiliary="items", epochs=1, batch_users=10)
+    trainer = trainer_of(sequences, settings)
+    steps = list(trainer.steps())
+    shares = [len(step.requests.token_R) / len(step.batch.item_N) - 1 for step in steps]
+    assert len(steps) == 30
+    assert np.mean(shares[:15]) == pytest.approx(0.5 * 2.6, rel=0.1)  # a few tokens have fewer than 3 later items
+    assert np.mean(shares[22:24]) == pytest.approx(0.25 * 2.6, rel=0.3)
+    assert shares[-1] == 0
+    (weight,) = {float(step.weight_R[-1]) for step in steps[:15] if step.weight_R is not None}
+    assert weight == pytest.approx(0.3 / 0.5)
+
+
+def test_a_model_learns_what_is_chosen_in_each_period(settings: TrainSettings) -> None:
+    """In period p everybody chooses item p. A history tells only which periods are over."""
+    day = 86_400_000
+    generator = np.random.default_rng(0)
+    histories = [sorted(generator.choice(7, 3, replace=False).tolist()) for _ in range(60)]
+    times = [[day * (30 * item + int(generator.integers(0, 30))) for item in history] for history in histories]
+    split = [[0, 0, 0]] * 59 + [[0, 0, 2]]
+    sequences = sequences_of(histories, [0] * 7, times, split)
+    trainer = trainer_of(sequences, dataclasses.replace(settings, learning_rate=0.02))
+    for _ in range(30):
+        trainer.run("")
+    for item in range(max(histories[-1][:2]) + 1, 7):
+        for days in (30 * item + 3, 500) if item == 6 else (30 * item + 3,):  # later times are as the last trained one
+            sequences.item[-1], sequences.timestamp[-1] = item, day * days
+            assert rank_by_model(trainer.model, sequences, sequences.targets(TEST), False, 8).rank.tolist() == [1]
+
+
+def test_refit_trains_anew_on_validation_too_for_the_best_epochs_number(settings: TrainSettings) -> None:
+    sequences = random_sequences(2, users=20)
+
+    def fit(sequences: Sequences, figures: list[float], **changes: Any) -> Training:
+        left = iter(figures)
+        validate = lambda model: {"ndcg_10": next(left), "hr_10": 0.0, "hr_100": 0.0, "mrr": 0.0}  # noqa: E731
+        return train(sequences, MODEL, dataclasses.replace(settings, **changes), validate, lambda epoch: None)
+
+    figures = [0.1, 0.3, 0.2]
+    refit = fit(sequences, figures, refit="validation")
+    plain = fit(sequences, figures)
+    alone = fit(sequences.with_validation_trained(), [0.1, 0.2, 0.1])
+    assert [epoch.figures() for epoch in refit.epochs] == [epoch.figures() for epoch in plain.epochs]
+    assert refit.best.epoch == alone.best.epoch == 2
+    for name, tensor in refit.model.state_dict().items():
+        assert torch.equal(tensor, alone.model.state_dict()[name])
+    assert not torch.equal(refit.model.item.weight, plain.model.item.weight)
+
+
+def test_a_nan_in_the_refit_is_an_error_that_says_so(settings: TrainSettings) -> None:
+    settings = dataclasses.replace(settings, epochs=1, refit="validation")
+    sequences = random_sequences(2, users=20)
+    started: list[str] = []
+    run = loop.Trainer.run
+
+    def broken(self: loop.Trainer, name: str) -> Any:
+        started.append(name)
+        if name.startswith("refit"):
+            self.model.item.weight.data[0, 0] = math.nan
+        return run(self, name)
+
+    with (
+        patch.object(loop.Trainer, "run", broken),
+        pytest.raises(DivergedError, match=r"epoch 1 of the refit, .*(the loss is nan|weights are NaN)") as failure,
+    ):
+        trained(sequences, settings)
+    assert started == ["epoch 1/1", "refit 1/1"]
+    assert failure.value.model is not None
+
+
 def test_training_stops_early_and_keeps_the_best_epochs_weights(settings: TrainSettings) -> None:
     sequences = random_sequences(2, users=20)
     figures = iter([0.1, 0.3, 0.2, 0.2, 0.2, 0.2, 0.2])
@@ -162,7 +274,7 @@ def test_a_weight_broken_by_an_epochs_last_step_leaves_the_epoch_before(
     def breaking(self: loop.Trainer, ready: Any) -> float:
         loss = step(self, ready)
         if broken:
-            self._model.item.weight.data[2, 3] = value
+            self.model.item.weight.data[2, 3] = value
         return loss
 
     def validate(model: Recommender) -> dict[str, float]:

@@ -180,7 +180,7 @@ def steps_that_touch_all(model: Recommender, count: int) -> list[Step]:
         sequences = random_sequences(seed)
         batch = pack(sequences, sequences.offsets[:-1], sequences.offsets[1:] - 1)
         users = np.arange(len(sequences.user_id))
-        steps.append(prepare_step(model, "tiled", users, batch, sequences.domains, None, np.random.default_rng(seed)))
+        steps.append(prepare_step(model, "tiled", sequences, users, batch, None, np.random.default_rng(seed)))
     return steps
 
 

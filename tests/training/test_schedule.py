@@ -11,7 +11,7 @@ from small import WHOLE_MODEL, random_sequences
 
 from tapestry.parameters import Parameters
 from tapestry.training.loop import train
-from tapestry.training.schedule import constant, half_cosine
+from tapestry.training.schedule import constant, half_cosine, half_linear
 
 
 def test_half_cosine_is_constant_for_half_of_the_steps_and_then_falls_to_0() -> None:
@@ -19,6 +19,11 @@ def test_half_cosine_is_constant_for_half_of_the_steps_and_then_falls_to_0() -> 
     falling = [(1 + math.cos(math.pi * quarter / 4)) / 2 for quarter in (1, 2, 3, 4)]
     assert factors == pytest.approx([1, 1, 1, 1, *falling, 0, 0], abs=1e-15)
     assert factors[-3] == 0.0
+
+
+def test_half_linear_is_1_for_half_of_the_steps_and_then_falls_to_0() -> None:
+    factors = [half_linear(8)(step) for step in range(1, 11)]
+    assert factors == [1, 1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0]
 
 
 def test_constant_is_1_at_each_step() -> None:

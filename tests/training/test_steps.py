@@ -18,6 +18,7 @@ from small import WHOLE_MODEL, random_sequences
 from tapestry.model.network import Recommender
 from tapestry.sequences.batches import Batch, pack
 from tapestry.sequences.reader import Sequences
+from tapestry.training.auxiliary import Auxiliary
 from tapestry.training.steps import Step, prefetched, prepare_step
 
 SEEDS = st.integers(0, 10_000)
@@ -35,7 +36,7 @@ def prepared(
     model = Recommender(settings, sequences.items, len(sequences.domains))
     batch = whole_histories(sequences)
     users = np.arange(len(sequences.user_id))
-    return batch, prepare_step(model, "tiled", users, batch, sequences.domains, negatives, generator)
+    return batch, prepare_step(model, "tiled", sequences, users, batch, negatives, generator)
 
 
 @settings(max_examples=25, deadline=None)
@@ -62,7 +63,7 @@ def test_a_steps_parts_fit_together(seed: int, users: int, domains: int, negativ
     all_tokens: list[int] = []
     read = {*items, *targets}
     for part in step.targets:
-        tokens = part.tokens_T.tolist()
+        tokens = part.query_T.tolist()
         (domain,) = {target_domains[order[token]] for token in tokens}
         of_domain = range(sequences.domains[domain].start, sequences.domains[domain].end)
         target_items = [touched[row] for row in part.target_T.tolist()]
@@ -71,7 +72,7 @@ def test_a_steps_parts_fit_together(seed: int, users: int, domains: int, negativ
         assert len(set(candidates)) == len(candidates)
         assert set(candidates) <= set(of_domain)
         assert len(candidates) == (len(of_domain) if negatives is None else min(negatives, len(of_domain)))
-        hits = list(zip(part.hit_token_M.tolist(), part.hit_candidate_M.tolist(), strict=True))
+        hits = list(zip(part.hit_query_M.tolist(), part.hit_candidate_M.tolist(), strict=True))
         assert hits == [
             (number, index)
             for number, target in enumerate(target_items)
@@ -83,6 +84,37 @@ def test_a_steps_parts_fit_together(seed: int, users: int, domains: int, negativ
     assert sorted(all_tokens) == list(range(len(order)))
     assert len(step.targets) == len(set(target_domains))
     assert set(touched) == read
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS, negatives=st.sampled_from([None, 3]), data=st.data())
+def test_auxiliary_targets_follow_the_tokens_own_targets(seed: int, negatives: int | None, data: st.DataObject) -> None:
+    sequences = random_sequences(seed, users=4)
+    batch = whole_histories(sequences)
+    tokens = len(batch.item_N)
+    drawn = st.tuples(st.integers(0, tokens - 1), st.integers(0, len(sequences.item) - 1))
+    pairs = data.draw(st.lists(drawn, max_size=9))
+    auxiliary = Auxiliary(*np.array(pairs, dtype=np.int64).reshape(-1, 2).T)
+    model = Recommender(WHOLE_MODEL, sequences.items, len(sequences.domains))
+    generator = np.random.default_rng(seed)
+    step = prepare_step(model, "tiled", sequences, np.arange(4), batch, negatives, generator, auxiliary, 0.25)
+    assert step.weight_R is not None
+    assert step.weight_R.tolist() == [1.0] * tokens + [0.25] * len(pairs)
+    order = step.segments.order_N.tolist()
+    token = [order[place] for place in step.requests.token_R.tolist()]
+    assert token == order + [token for token, _ in pairs]
+    index = [*(batch.target_N[order].tolist()), *(int(sequences.item[target]) for _, target in pairs)]
+    time = [*(batch.target_time_N[order].tolist()), *(int(sequences.timestamp[target]) for _, target in pairs)]
+    assert step.requests.time_R.tolist() == time
+    found: dict[int, int] = {}
+    for part in step.targets:
+        rows = zip(part.query_T.tolist(), step.touched_U[part.target_T].tolist(), strict=True)
+        found |= dict(rows)
+        candidates = step.touched_U[part.candidates_C].tolist()
+        (domain,) = {d for d in sequences.domains if d.start <= candidates[0] < d.end}
+        assert all(domain.start <= item < domain.end for item in candidates)
+        assert all(domain.start <= found[query] < domain.end for query in part.query_T.tolist())
+    assert [found[query] for query in range(len(index))] == index
 
 
 def candidates_of(step: Step) -> list[list[int]]:
@@ -100,7 +132,7 @@ def test_equal_generators_draw_equal_negatives_and_each_step_draws_new_ones(seed
     for one, other in ((first, first_again), (second, second_again)):
         assert torch.equal(one.touched_U, other.touched_U)
         for part, again in zip(one.targets, other.targets, strict=True):
-            for name in ("tokens_T", "target_T", "candidates_C", "hit_token_M", "hit_candidate_M"):
+            for name in ("query_T", "target_T", "candidates_C", "hit_query_M", "hit_candidate_M"):
                 assert torch.equal(getattr(part, name), getattr(again, name))
 
 

@@ -11,17 +11,21 @@ from torch import Tensor
 
 from tapestry.evaluation.ranking import Integers, Ranks, ScoreFunction, rank_targets
 from tapestry.model.network import Recommender
+from tapestry.model.request_time import Requests
 from tapestry.model.tensors import to_device
 from tapestry.sequences.batches import Batch, target_batches
 from tapestry.sequences.reader import Sequences
 
 
 def last_queries(model: Recommender, batch: Batch) -> Tensor:
-    """Compute the query of each history's last token for its target domain: (B, K), on the model's device."""
+    """Compute the query of each history's last token for its target domain and time: (B, K), on the model's device."""
     device = model.item.weight.device
     segments = model.arrange(batch, model.kernel(device))
-    last_B = segments.inverse_N[batch.offsets_B1[1:] - 1].to(device)
-    query_BK: Tensor = model(to_device(batch, device), to_device(segments, device))[last_B]
+    last_B = batch.offsets_B1[1:] - 1
+    requests = Requests(segments.inverse_N[last_B], batch.target_time_N[last_B])
+    query_BK: Tensor = model(
+        to_device(batch, device), to_device(segments, device), requests=to_device(requests, device)
+    )
     return query_BK
 
 

@@ -1,12 +1,13 @@
 """The loss: sampled softmax over the items of the target's domain.
 
-    loss = mean over tokens of −log( exp(s_t) / (exp(s_t) + Σ_c exp(s_c)) ),   s_u = cos(q, e_u) / τ
+    loss = 1/N Σ w · −log( exp(s_t) / (exp(s_t) + Σ_c exp(s_c)) ),   s_u = cos(q, e_u) / τ
 
-q is the token's query, t its target, c the candidates of the target's domain without the target itself, e_u an item's
-embedding and τ the temperature. Tokens are grouped by their target's domain, whose candidates they share, so scores
-are one matrix product a domain.
+The sum is over queries. q is the query, t its target, c the candidates of the target's domain without the target
+itself, e_u an item's embedding, τ the temperature, N the number of tokens. A token has one query for the interaction
+that follows it, of weight w = 1, and maybe others for auxiliary targets (`tapestry.training.auxiliary`). Queries are
+grouped by their target's domain, whose candidates they share, so scores are one matrix product a domain.
 
-Suffixes: N tokens, K width, U rows of the table.
+Suffixes: R queries, K width, U rows of the table.
 """
 
 from __future__ import annotations
@@ -20,14 +21,25 @@ from tapestry.model.kernels.softmax import DomainTargets, softmax_loss
 
 
 def domain_softmax_loss(
-    query_NK: Tensor, table_UK: Tensor, targets: Sequence[DomainTargets], temperature: float
+    query_RK: Tensor,
+    table_UK: Tensor,
+    targets: Sequence[DomainTargets],
+    temperature: float,
+    weight_R: Tensor | None = None,
+    tokens: int | None = None,
 ) -> Tensor:
-    """Mean over tokens of −log softmax of the target among itself and the candidates of its domain; a scalar.
+    """Sum over queries of −log softmax of the target among itself and the candidates of its domain, by `tokens`.
 
     Args:
-        query_NK: queries of length 1.
+        query_RK: queries of length 1.
         table_UK: item embeddings of any length; the loss normalises them.
-        targets: the tokens by domain of their target; every token is in one of them.
+        targets: the queries by domain of their target; every query is in one of them.
         temperature: scores are cosines divided by it.
+        weight_R: weights of the queries; by default 1.
+        tokens: N; by default the number of queries.
+
+    Returns:
+        A scalar.
     """
-    return softmax_loss(query_NK, F.normalize(table_UK, dim=-1), targets, temperature) / len(query_NK)
+    total = softmax_loss(query_RK, F.normalize(table_UK, dim=-1), targets, temperature, weight_R)
+    return total / (len(query_RK) if tokens is None else tokens)

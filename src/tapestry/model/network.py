@@ -6,12 +6,12 @@
     A            = self-attention of Q, K and V             (attention.py)
     C            = DDSR of X                                (ddsr.py)
     H'           = H + W_o( LN(A ⊕ C) ⊙ SiLU(U) ) + b_o     (⊕: the fusion, ddsr.py)
-    query_i      = h_i / |h_i| after the last layer
+    query_i      = normalize(h_i + A[period(t)])            (request_time.py; without it h_i / |h_i|)
 
 With `attention: full`, `tape: false` and `ddsr: false` it is HSTU's gated layer with ALiBi (arXiv 2402.17152). All
 layers compute packed tokens, without padding, in the order of `Segments`.
 
-Suffixes: N tokens, K width, H heads, E width of a head, D domains, U rows of a table of items.
+Suffixes: N tokens, K width, H heads, E width of a head, D domains, U rows of a table of items, R requests.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tapestry.model.attention import alibi_slopes, attend, choose_kernel
 from tapestry.model.ddsr import FUSIONS, DomainStateAttention
 from tapestry.model.dropout import Dropout
+from tapestry.model.request_time import Requests, RequestTime
 from tapestry.model.segments import Kernel, Segments, arrange
 from tapestry.model.settings import ModelSettings
 from tapestry.model.tape import TransitionEncoding
@@ -81,6 +82,7 @@ class Recommender(nn.Module):
         self.tape = TransitionEncoding(settings.width) if settings.tape else None
         self.tape_domain = nn.Embedding(domains, settings.width) if settings.tape and not settings.tape_tied else None
         self.dropout = Dropout(settings.dropout)
+        self.request_time = RequestTime(settings.width) if settings.request_time else None
         self.layers = nn.ModuleList(Layer(settings) for _ in range(settings.layers))
         for embedding in (self.item, self.domain, self.tape_domain):
             if embedding is not None:
@@ -101,21 +103,28 @@ class Recommender(nn.Module):
         settings = self.settings
         return arrange(batch, kernel, settings.heads, self.domains, settings.attention == "intra", settings.ddsr)
 
-    def forward(self, batch: Batch, segments: Segments, table_UK: Tensor | None = None) -> Tensor:
-        """The query of each token for its given target domain, of length 1.
+    def forward(
+        self, batch: Batch, segments: Segments, table_UK: Tensor | None = None, requests: Requests | None = None
+    ) -> Tensor:
+        """Queries of length 1, each of a token for its given target domain and a time.
 
         Args:
             batch: the tokens, in the batch's order.
             segments: what `arrange` made of this batch.
             table_UK: item embeddings, of which `batch.item_N` are rows; by default the whole item embedding.
+            requests: the queries wanted; by default one of each token, at the time of its target.
 
         Returns:
-            (N, K), in the order of `segments`.
+            (R, K), in the order of `requests`; by default (N, K), in the order of `segments`.
         """
         hidden_NK = self.dropout(self.embed(batch, segments.order_N, table_UK))
         for layer in self.layers:
             hidden_NK = layer(hidden_NK, segments)
-        return F.normalize(hidden_NK, dim=-1)
+        hidden_RK = hidden_NK if requests is None else F.embedding(requests.token_R, hidden_NK)
+        if self.request_time is not None:
+            time_R = batch.target_time_N[segments.order_N] if requests is None else requests.time_R
+            hidden_RK = hidden_RK + self.request_time(time_R)
+        return F.normalize(hidden_RK, dim=-1)
 
     def embed(self, batch: Batch, order_N: Tensor, table_UK: Tensor | None = None) -> Tensor:
         """h⁰_i = E[x_i]·√K + M[d_i] + r_i for the tokens at `order_N`, (N, K)."""

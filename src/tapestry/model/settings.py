@@ -38,6 +38,9 @@ class ModelSettings:
     fusion: Literal["sum", "gate"]
     """How a layer joins DDSR's output with self-attention's (`tapestry.model.ddsr.FUSIONS`). `sum`: adds both.
     `gate`: first multiplies DDSR's output by a learned gate of each token and head."""
+    request_time: bool
+    """Whether a query depends on the time of the request, by a vector a period of 30 days
+    (`tapestry.model.request_time`)."""
     dropout: float
     """Dropout rate of the input and of each layer's update, in [0, 1)."""
 

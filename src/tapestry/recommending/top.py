@@ -16,6 +16,7 @@ from torch import Tensor
 from tapestry.core.top_k import Floats, Integers, best_of_each_row
 from tapestry.evaluation.scoring import item_scores, last_queries
 from tapestry.model.network import Recommender
+from tapestry.model.request_time import LATEST
 from tapestry.recommending.catalogue import Catalogue
 from tapestry.sequences.batches import Batch
 from tapestry.sequences.reader import Domain
@@ -27,13 +28,15 @@ _SCORES = 1 << 22  # most scores in memory at a time: 16 MiB in float32
 class Request:
     """A user's history (item numbers in time order) and the number of the domain to recommend from.
 
-    unknown: number of the history's items that the model doesn't know and that were skipped.
+    unknown: number of the history's items that the model doesn't know and that were skipped. time: of the request, in
+    ms since 1970; by default after all training data.
     """
 
     user_id: str
     history: Integers
     unknown: int
     domain: int
+    time: int = LATEST
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ def _pack(catalogue: Catalogue, requests: Sequence[Request], window: int) -> Bat
         domain_N=torch.from_numpy(domain),
         target_N=torch.full((len(item),), -1),  # unknown, and not read
         target_domain_N=torch.from_numpy(target_domain),
+        target_time_N=torch.from_numpy(np.repeat([request.time for request in requests], lengths)),
         position_N=torch.from_numpy(np.arange(len(item)) - np.repeat(offsets[:-1], lengths)),
         offsets_B1=torch.from_numpy(offsets),
     )

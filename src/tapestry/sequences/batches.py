@@ -21,8 +21,9 @@ from tapestry.sequences.reader import Sequences
 class Batch:
     """Packed histories. The target of a token is the interaction that follows it.
 
-    All tensors are int64. item_N, domain_N: the token's item and domain. target_N, target_domain_N: the target's.
-    position_N: from 0 in each history. offsets_B1: history b has tokens offsets_B1[b] to offsets_B1[b + 1] - 1.
+    All tensors are int64. item_N, domain_N: the token's item and domain. target_N, target_domain_N, target_time_N: the
+    target's, the time in ms. position_N: from 0 in each history. offsets_B1: history b has tokens offsets_B1[b] to
+    offsets_B1[b + 1] - 1.
 
     Example: a history of items 5, 8, 3 gives item_N = [5, 8] and target_N = [8, 3].
     """
@@ -31,6 +32,7 @@ class Batch:
     domain_N: Tensor
     target_N: Tensor
     target_domain_N: Tensor
+    target_time_N: Tensor
     position_N: Tensor
     offsets_B1: Tensor
 
@@ -53,6 +55,7 @@ def pack(sequences: Sequences, starts: npt.NDArray[np.int64], ends: npt.NDArray[
         domain_N=take(sequences.domain, index),
         target_N=take(sequences.item, index + 1),
         target_domain_N=take(sequences.domain, index + 1),
+        target_time_N=take(sequences.timestamp, index + 1),
         position_N=torch.from_numpy(position),
         offsets_B1=torch.from_numpy(offsets),
     )
@@ -63,10 +66,19 @@ def trained_users(sequences: Sequences) -> npt.NDArray[np.int64]:
     return np.flatnonzero(sequences.train_length >= 2)
 
 
+def training_histories(sequences: Sequences, window: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return starts and ends (U,), for `pack`, of what training reads of each user.
+
+    These are the last `window` tokens whose target is in training. A user that isn't trained on has none.
+    """
+    ends = sequences.offsets[:-1] + np.maximum(sequences.train_length - 1, 0)
+    return np.maximum(sequences.offsets[:-1], ends - window), ends
+
+
 def training_batches(
     sequences: Sequences, window: int, batch_users: int, generator: np.random.Generator
 ) -> Iterator[tuple[npt.NDArray[np.int64], Batch]]:
-    """Yield the batches of one epoch. It has each user once: the last `window` tokens whose target is in training.
+    """Yield the batches of one epoch. It has each user once, with the history of `training_histories`.
 
     Users are in random order. Batches mix histories of different lengths: to group them by length lowered HR@10 by 8 %
     on the six real domains (one seed). Grouping would save little, because packed batches have no padding.
@@ -74,8 +86,7 @@ def training_batches(
     Yields:
         (users, batch): history b of the batch is of user users[b].
     """
-    ends = sequences.offsets[:-1] + sequences.train_length - 1
-    starts = np.maximum(sequences.offsets[:-1], ends - window)
+    starts, ends = training_histories(sequences, window)
     users = generator.permutation(trained_users(sequences))
     for first in range(0, len(users), batch_users):
         batch = users[first : first + batch_users]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tapestry.core.errors import TapestryError, one_line
 from tapestry.core.settings import parse
-from tapestry.core.splits import TRAIN
+from tapestry.core.splits import TRAIN, VALIDATION
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,12 @@ class Sequences:
     def train_length(self) -> npt.NDArray[np.int64]:
         """The number of training interactions of each user (U,)."""
         return np.bincount(self.user[self.split == TRAIN], minlength=len(self.user_id))
+
+    def with_validation_trained(self) -> Sequences:
+        """Return the same interactions, with those of validation as training interactions."""
+        split = np.where(self.split == VALIDATION, np.int8(TRAIN), self.split)
+        train_count = np.bincount(self.item[split == TRAIN], minlength=self.items)
+        return replace(self, split=split, train_count=train_count)
 
     def targets(self, split: int) -> npt.NDArray[np.int64]:
         """Return the indices of the interactions of `split` that have an earlier one of their user, ascending."""

@@ -18,12 +18,14 @@ from tapestry.core.errors import TapestryError
 from tapestry.model.device import choose_device, make_deterministic
 from tapestry.model.loss import domain_softmax_loss
 from tapestry.model.network import EMBEDDING_STD, Recommender
+from tapestry.model.request_time import PERIODS, period_of
 from tapestry.model.settings import ModelSettings
 from tapestry.model.tensors import not_finite, pinned, to_device
-from tapestry.sequences.batches import trained_users, training_batches
+from tapestry.sequences.batches import Batch, trained_users, training_batches, training_histories
 from tapestry.sequences.reader import Sequences
+from tapestry.training.auxiliary import Auxiliary, Integers, next_items, next_of_each_domain
 from tapestry.training.optimizer import Optimizer
-from tapestry.training.schedule import constant, half_cosine
+from tapestry.training.schedule import constant, half_cosine, half_linear
 from tapestry.training.settings import STOPPING_METRIC, TrainSettings
 from tapestry.training.steps import Step, prefetched, prepare_step
 
@@ -123,6 +125,9 @@ def train(
 ) -> Training:
     """Train for `epochs` epochs, or until `patience` epochs in a row brought no better validation NDCG@10.
 
+    With `refit: validation` the result has the weights of a second training, on training and validation interactions,
+    of as many epochs as the best epoch's number. The epochs and their figures are those of the first training.
+
     Args:
         validate: returns a model's metrics on the validation targets, among them "ndcg_10".
         on_epoch: called after each epoch, to print or log it.
@@ -131,33 +136,48 @@ def train(
         TapestryError: the device is missing, the attention kernel can't run on it, or there is nothing to train on.
         DivergedError: the loss, or a weight at the end of an epoch, is NaN or infinite.
     """
+    if len(trained_users(sequences)) == 0:
+        raise TapestryError("train: no user has two training interactions; there is nothing to learn from")
+    trainer = _start(sequences, model_settings, settings)
+    model = trainer.model
+    progress = Progress()
+    try:
+        for number in range(1, settings.epochs + 1):
+            name = f"epoch {number}"
+            epoch = Epoch(number, trainer.run(f"{name}/{settings.epochs}"), validate(model))
+            on_epoch(epoch)
+            progress.add(epoch, model)
+            if progress.epochs_since_best() >= settings.patience:
+                break
+        best = progress.best
+        assert best is not None
+        progress.restore_best(model)
+        if settings.refit == "validation":
+            refit = _start(sequences.with_validation_trained(), model_settings, settings)
+            for number in range(1, best.epoch + 1):
+                name = f"epoch {number} of the refit"
+                refit.run(f"refit {number}/{best.epoch}")
+            model = refit.model.cpu().eval()
+    except _NotFiniteError as error:
+        raise DivergedError(
+            f"train: {name}, {error}; lower train.learning_rate or raise train.temperature",
+            None if progress.best is None else progress.restore_best(model),
+        ) from None
+    return Training(model, best, tuple(progress.epochs))
+
+
+def _start(sequences: Sequences, model_settings: ModelSettings, settings: TrainSettings) -> Trainer:
+    """Return a trainer with a new model, at the start of its training."""
     device = choose_device(settings.device)
     make_deterministic(settings.seed, settings.threads)
     model = Recommender(model_settings, sequences.items, len(sequences.domains)).to(device)
-    if len(trained_users(sequences)) == 0:
-        raise TapestryError("train: no user has two training interactions; there is nothing to learn from")
     if settings.init == "cooccurrence":
         from tapestry.training.initialization import cooccurrence_embedding  # SciPy, which not every machine has
 
         embedding_IK = cooccurrence_embedding(sequences, model_settings.width, EMBEDDING_STD, settings.seed)
         with torch.no_grad():
             model.item.weight.copy_(embedding_IK)
-    trainer = Trainer(model, sequences, settings)
-    progress = Progress()
-    for number in range(1, settings.epochs + 1):
-        try:
-            epoch = Epoch(number, trainer.run(f"epoch {number}/{settings.epochs}"), validate(model))
-        except _NotFiniteError as error:
-            raise DivergedError(
-                f"train: epoch {number}, {error}; lower train.learning_rate or raise train.temperature",
-                None if progress.best is None else progress.restore_best(model),
-            ) from None
-        on_epoch(epoch)
-        progress.add(epoch, model)
-        if progress.epochs_since_best() >= settings.patience:
-            break
-    assert progress.best is not None
-    return Training(progress.restore_best(model), progress.best, tuple(progress.epochs))
+    return Trainer(model, sequences, settings)
 
 
 @dataclass(eq=False)
@@ -188,21 +208,30 @@ class Trainer:
     """Trains a model in place, one pass over the training tokens at a time.
 
     Between two passes, the state of a training is that of this object's model, optimizer and two generators
-    (`_shuffle` orders the users, `_negatives` draws the negatives), of torch's default generator (dropout), and
-    the `Progress`.
+    (`_shuffle` orders the users, `_draws` draws negatives and auxiliary targets), of torch's default generator
+    (dropout), and the `Progress`.
     """
 
     def __init__(self, model: Recommender, sequences: Sequences, settings: TrainSettings) -> None:
-        self._model, self._sequences, self._settings = model, sequences, settings
+        self.model, self._sequences, self._settings = model, sequences, settings
         self._device = model.item.weight.device
         dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
         self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=settings.precision == "bf16")
         self._kernel = model.kernel(self._device, dtype, train=True)
         self._steps_a_pass = -(-len(trained_users(sequences)) // settings.batch_users)
-        schedules = {"constant": constant, "half_cosine": half_cosine(settings.epochs * self._steps_a_pass)}
+        steps = settings.epochs * self._steps_a_pass
+        schedules = {"constant": constant, "half_cosine": half_cosine(steps)}
         self._optimizer = Optimizer(model, settings, schedules[settings.schedule])
         self._shuffle = np.random.default_rng(settings.seed)
-        self._negatives = np.random.default_rng([settings.seed, 1])
+        self._draws = np.random.default_rng([settings.seed, 1])
+        self._starts, ends = training_histories(sequences, model.settings.window)
+        self._ends = ends + 1
+        self._draw_auxiliary = {"none": None, "domains": next_of_each_domain(sequences), "items": next_items}[
+            settings.auxiliary
+        ]
+        self._auxiliary_share = half_linear(steps)
+        self._prepared = 0  # steps
+        self._trained_P = torch.zeros(PERIODS, dtype=torch.bool)  # periods of a target
 
     def run(self, name: str) -> Pass:
         """Train on all training tokens once. `name` labels the progress bar.
@@ -212,7 +241,7 @@ class Trainer:
         """
         loss_sum = tape_sum = 0.0
         tokens = computed = 0
-        self._model.train()
+        self.model.train()
         started = time.perf_counter()
         steps = prefetched(self.steps())
         with tqdm(steps, total=self._steps_a_pass, desc=name, unit="step", leave=False, disable=None) as bar:
@@ -223,13 +252,15 @@ class Trainer:
                     raise _NotFiniteError(f"step {number}: the loss is {loss}; {self._describe(step)}")
                 count = len(step.batch.item_N)
                 loss_sum += loss * count
-                tape_sum += float(self._model.tape_norm(step.batch).sum())
+                tape_sum += float(self.model.tape_norm(step.batch).sum())
                 tokens += count
                 computed += step.segments.computed
                 bar.set_postfix(loss=f"{loss_sum / tokens:.4f}")
         self._optimizer.catch_up_all()
+        if self.model.request_time is not None:
+            self.model.request_time.fill(self._trained_P.to(self._device))
         # A loss shows only weights from before its step, and only weights that the step reads.
-        broken = not_finite(self._model.state_dict())
+        broken = not_finite(self.model.state_dict())
         if broken:
             raise _NotFiniteError(f"after step {number}: weights are NaN or infinite: {broken}")
         return Pass(loss_sum / tokens, tape_sum / tokens, tokens, computed, time.perf_counter() - started)
@@ -241,8 +272,10 @@ class Trainer:
         """
         table_UK = self._optimizer.read(step.touched_U)
         with self._autocast:
-            query_NK = self._model(step.batch, step.segments, table_UK)
-        loss = domain_softmax_loss(query_NK, table_UK, step.targets, self._settings.temperature)
+            query_RK = self.model(step.batch, step.segments, table_UK, step.requests)
+        loss = domain_softmax_loss(
+            query_RK, table_UK, step.targets, self._settings.temperature, step.weight_R, len(step.batch.item_N)
+        )
         value = loss.item()
         if math.isfinite(value):
             loss.backward()
@@ -251,19 +284,34 @@ class Trainer:
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps of one pass; their tensors are on the CPU."""
-        settings, domains = self._settings, self._sequences.domains
-        window = self._model.settings.window
-        for users, batch in training_batches(self._sequences, window, settings.batch_users, self._shuffle):
-            step = prepare_step(self._model, self._kernel, users, batch, domains, settings.negatives, self._negatives)
+        settings, sequences, window = self._settings, self._sequences, self.model.settings.window
+        weight = settings.auxiliary_weight / settings.auxiliary_rate
+        for users, batch in training_batches(sequences, window, settings.batch_users, self._shuffle):
+            self._prepared += 1
+            auxiliary = self._auxiliary(users, batch)
+            step = prepare_step(
+                self.model, self._kernel, sequences, users, batch, settings.negatives, self._draws, auxiliary, weight
+            )
+            self._trained_P[period_of(step.requests.time_R)] = True
             yield pinned(step) if self._device.type == "cuda" else step
+
+    def _auxiliary(self, users: Integers, batch: Batch) -> Auxiliary | None:
+        """Draw the auxiliary targets of the next step."""
+        if self._draw_auxiliary is None:
+            return None
+        lengths = batch.offsets_B1.diff().numpy()
+        index_N = batch.position_N.numpy() + np.repeat(self._starts[users], lengths)
+        end_N = np.repeat(self._ends[users], lengths)
+        rate = self._settings.auxiliary_rate * self._auxiliary_share(self._prepared)
+        return self._draw_auxiliary(index_N, end_N, rate, self._draws)
 
     def _describe(self, step: Step) -> str:
         """Return the step's users, and the largest norms, for the message about a loss that isn't finite."""
         users = [str(self._sequences.user_id[user]) for user in step.users[:_USERS_NAMED]]
         more = f" and {len(step.users) - len(users)} more" if len(step.users) > len(users) else ""
-        norms = {name: float(parameter.detach().norm()) for name, parameter in self._model.named_parameters()}
+        norms = {name: float(parameter.detach().norm()) for name, parameter in self.model.named_parameters()}
         largest = ", ".join(f"{name} {norms[name]:.3g}" for name in sorted(norms, key=norms.__getitem__)[-3:])
-        tape = float(self._model.tape_norm(step.batch).max())
+        tape = float(self.model.tape_norm(step.batch).max())
         return f"users {', '.join(users)}{more}; TAPE's |r| is at most {tape:.3g}; largest norms: {largest}"
 
 

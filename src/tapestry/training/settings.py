@@ -25,6 +25,17 @@ class TrainSettings:
     schedule: Literal["constant", "half_cosine"]
     """Of the learning rate: `constant`, or `half_cosine`: constant for half of the steps of `epochs`, then along half a
     cosine to 0 (`tapestry.training.schedule`). Early stopping may end a training before."""
+    auxiliary: Literal["none", "domains", "items"]
+    """Auxiliary targets of a token, beside the interaction that follows it: `domains`, the next interaction in each
+    other domain; `items`, the second to the fourth interaction after it (`tapestry.training.auxiliary`)."""
+    auxiliary_weight: Annotated[float, between(0, 1_000)]
+    """λ, the mean weight of an auxiliary target in the loss in the first half of the steps."""
+    auxiliary_rate: float
+    """p, the probability that a step uses an auxiliary target, in (0, 1]; it falls to 0 in the second half of the
+    steps."""
+    refit: Literal["none", "validation"]
+    """`validation`: after early stopping, train anew on training and validation interactions, for as many epochs as
+    the best model had."""
     batch_users: Annotated[int, between(1, 10**6)]
     """Users (sequences) in a step."""
     learning_rate: Annotated[float, at_most(1_000)]
@@ -49,5 +60,6 @@ class TrainSettings:
             self.negatives is None or self.negatives >= 1,
             "train.negatives: at least 1, or null for all items",
         )
+        require(0 < self.auxiliary_rate <= 1, f"train.auxiliary_rate: {self.auxiliary_rate} is not in (0, 1]")
         require(self.learning_rate > 0, "train.learning_rate: must be above 0")
         require(self.temperature > 0, "train.temperature: must be above 0")

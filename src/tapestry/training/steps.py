@@ -1,11 +1,11 @@
 """The input of a training step. A thread prepares it on the CPU while the step before it runs.
 
-Suffixes: N tokens, U touched items, T tokens of one target domain.
+Suffixes: N tokens, R queries, A auxiliary targets, U touched items, T queries of one target domain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -17,9 +17,11 @@ from torch import Tensor
 
 from tapestry.model.kernels.softmax import DomainTargets
 from tapestry.model.network import Recommender
+from tapestry.model.request_time import Requests
 from tapestry.model.segments import Kernel, Segments
 from tapestry.sequences.batches import Batch
-from tapestry.sequences.reader import Domain
+from tapestry.sequences.reader import Domain, Sequences
+from tapestry.training.auxiliary import Auxiliary
 
 Integers = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -31,24 +33,29 @@ class Step:
 
     users: indices of the batch's users. touched_U: numbers of the items that the step reads, each once. batch: its
     `item_N` are indices into `touched_U`. segments: the order in which the network computes the batch's tokens.
-    targets: one entry a target domain.
+    requests: the queries, first one of each token for the interaction that follows it, then those for auxiliary
+    targets. weight_R: the weight of each query in the loss; None if all are 1. targets: one entry a target domain.
     """
 
     users: Integers
     batch: Batch
     segments: Segments
     touched_U: Tensor
+    requests: Requests
+    weight_R: Tensor | None
     targets: tuple[DomainTargets, ...]
 
 
 def prepare_step(
     model: Recommender,
     kernel: Kernel,
+    sequences: Sequences,
     users: Integers,
     batch: Batch,
-    domains: Sequence[Domain],
     negatives: int | None,
     generator: np.random.Generator,
+    auxiliary: Auxiliary | None = None,
+    auxiliary_weight: float = 1.0,
 ) -> Step:
     """Order a batch's tokens for `kernel`, and draw negatives for each target domain of the batch.
 
@@ -56,29 +63,51 @@ def prepare_step(
     domain's items, all items of the domain are candidates.
 
     Args:
+        sequences: what the batch was packed from.
         users: indices of the batch's users.
         batch: with item numbers in `item_N`.
-        domains: all domains of the sequences.
         negatives: number of negatives a domain.
+        auxiliary: auxiliary targets, None without.
+        auxiliary_weight: weight of each of them in the loss.
     """
     segments = model.arrange(batch, kernel)
     order_N = segments.order_N.numpy()
-    target_N, target_domain_N = batch.target_N.numpy()[order_N], batch.target_domain_N.numpy()[order_N]
-    present = np.unique(target_domain_N)
-    drawn = [_draw(domains[index], negatives, generator) for index in present]
-    touched_U, local = np.unique(np.concatenate([batch.item_N.numpy(), target_N, *drawn]), return_inverse=True)
     tokens = len(order_N)
-    item_N, target_local_N = local[:tokens], local[tokens : 2 * tokens]
-    targets, start = [], 2 * tokens
+    token_R = np.arange(tokens)
+    target_R, domain_R, time_R = (
+        column.numpy()[order_N] for column in (batch.target_N, batch.target_domain_N, batch.target_time_N)
+    )
+    weight_R = None
+    if auxiliary is not None:
+        index_A = auxiliary.target_A
+        token_R = np.append(token_R, segments.inverse_N.numpy()[auxiliary.token_A])
+        target_R = np.append(target_R, sequences.item[index_A])
+        domain_R = np.append(domain_R, sequences.domain[index_A])
+        time_R = np.append(time_R, sequences.timestamp[index_A])
+        weight_R = torch.ones(len(token_R))
+        weight_R[tokens:] = auxiliary_weight
+    present = np.unique(domain_R)
+    drawn = [_draw(sequences.domains[index], negatives, generator) for index in present]
+    touched_U, local = np.unique(np.concatenate([batch.item_N.numpy(), target_R, *drawn]), return_inverse=True)
+    start = tokens + len(target_R)
+    item_N, target_local_R = local[:tokens], local[tokens:start]
+    targets = []
     for index, items in zip(present, drawn, strict=True):
-        tokens_T = np.flatnonzero(target_domain_N == index)
-        candidate_T = np.minimum(np.searchsorted(items, target_N[tokens_T]), len(items) - 1)
-        hit = np.flatnonzero(items[candidate_T] == target_N[tokens_T])  # accidental hits
-        arrays = (tokens_T, target_local_N[tokens_T], local[start : start + len(items)], hit, candidate_T[hit])
+        query_T = np.flatnonzero(domain_R == index)
+        candidate_T = np.minimum(np.searchsorted(items, target_R[query_T]), len(items) - 1)
+        hit = np.flatnonzero(items[candidate_T] == target_R[query_T])  # accidental hits
+        arrays = (query_T, target_local_R[query_T], local[start : start + len(items)], hit, candidate_T[hit])
         targets.append(DomainTargets(*(torch.from_numpy(array) for array in arrays)))
         start += len(items)
-    local_batch = replace(batch, item_N=torch.from_numpy(item_N))
-    return Step(users, local_batch, segments, torch.from_numpy(touched_U), tuple(targets))
+    return Step(
+        users=users,
+        batch=replace(batch, item_N=torch.from_numpy(item_N)),
+        segments=segments,
+        touched_U=torch.from_numpy(touched_U),
+        requests=Requests(torch.from_numpy(token_R), torch.from_numpy(time_R)),
+        weight_R=weight_R,
+        targets=tuple(targets),
+    )
 
 
 def _draw(domain: Domain, negatives: int | None, generator: np.random.Generator) -> Integers:
