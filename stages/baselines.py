@@ -1,4 +1,4 @@
-"""Rank the test targets with the baselines: popularity within the domain, and item-kNN."""
+"""Rank the test targets with the baselines: popularity within the domain, at all times and lately, and item-kNN."""
 
 from pathlib import Path
 

@@ -77,6 +77,12 @@ def random_sequences(seed: int, users: int = 12, items: int = 30, domains: int =
     return sequences_of(histories, sorted(item % domains for item in range(items)), timestamps)
 
 
+def all_in_training(sequences: Sequences) -> Sequences:
+    """The same interactions, all of them training interactions."""
+    train_count = np.bincount(sequences.item, minlength=sequences.items)
+    return dataclasses.replace(sequences, split=np.zeros_like(sequences.split), train_count=train_count)
+
+
 def write_sequences(sequences: Sequences, folder: Path) -> None:
     """Write the files that sessionize makes."""
     folder.mkdir(parents=True)
@@ -105,5 +111,7 @@ def write_checkout(sequences: Sequences, folder: Path, params_yaml: Path, seed: 
     write_sequences(sequences, folder / "data/sequences")
     torch.manual_seed(seed)
     model = Recommender(WHOLE_MODEL, sequences.items, len(sequences.domains)).eval()
+    assert model.request_time is not None
+    torch.nn.init.normal_(model.request_time.period.weight)
     save_model(folder / "models", model, sequences.domains, dataclasses.asdict(load_parameters(params_yaml).train))
     return model

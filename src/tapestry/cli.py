@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -154,6 +155,9 @@ def recommend(
     ] = None,
     everybody: Annotated[bool, typer.Option("--everybody", help="All users of the data.")] = False,
     domain: Annotated[list[str] | None, typer.Option(help="A domain to recommend in; default: all.")] = None,
+    date: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The day of the request; default: after the data.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also recommend items in the history.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write Parquet: user_id, domain, rank, item_id, score.")] = None,
@@ -173,6 +177,7 @@ def recommend(
             histories=history and (history if str(history) == "-" else history.absolute()),
             everybody=everybody,
             domains=domain or [],
+            date=date,
             k=k,
             exclude_seen=not keep_seen,
             out=out and out.absolute(),

@@ -13,10 +13,12 @@ from oracles.ranking import naive_rank
 from small import random_sequences
 
 from tapestry.baselines import baselines
-from tapestry.baselines.baselines import rank_by_item_knn, rank_by_popularity
+from tapestry.baselines.baselines import rank_by_item_knn, rank_by_popularity, rank_by_recent_popularity
 from tapestry.core.splits import TEST
 from tapestry.sequences import cooccurrence
 from tapestry.sequences.reader import Sequences
+
+DAY = 86_400_000
 
 
 def users_of_items(sequences: Sequences) -> list[set[int]]:
@@ -38,6 +40,25 @@ def test_popularity_ranks_by_training_counts_only(seed: int) -> None:
     for index, target in enumerate(sequences.targets(TEST)):
         domain = sequences.domains[sequences.domain[target]]
         expected = naive_rank(sequences, int(target), [float(c) for c in counts[domain.start : domain.end]], True)
+        assert (ranks.rank[index], ranks.candidates[index]) == expected
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), pace=st.integers(1, 60))
+def test_recent_popularity_counts_the_training_interactions_of_the_90_days_before(seed: int, pace: int) -> None:
+    sequences = random_sequences(seed)
+    sequences.timestamp[:] = sequences.timestamp * pace + np.random.default_rng(seed).integers(0, DAY)
+    days = (sequences.timestamp // DAY).tolist()
+    training = np.flatnonzero(sequences.split == 0).tolist()
+    end = max(days[index] for index in training) + 1
+    ranks = rank_by_recent_popularity(sequences, sequences.targets(TEST), True, 5)
+    for index, target in enumerate(sequences.targets(TEST)):
+        domain = sequences.domains[sequences.domain[target]]
+        now = min(days[target], end)
+        counts = [0.0] * sequences.items
+        for other in training:
+            counts[sequences.item[other]] += now - 90 <= days[other] < now
+        expected = naive_rank(sequences, int(target), counts[domain.start : domain.end], True)
         assert (ranks.rank[index], ranks.candidates[index]) == expected
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from small import random_sequences, sequences_of, write_checkout
+from small import WHOLE_MODEL, random_sequences, sequences_of, write_checkout
 from typer.testing import CliRunner, Result
 
 from tapestry.cli import app
-from tapestry.model.storage import load_model
+from tapestry.model.network import Recommender
+from tapestry.model.request_time import LATEST
+from tapestry.model.storage import load_model, save_model
 from tapestry.recommending.catalogue import Catalogue
 from tapestry.recommending.top import Request, top_items
 from tapestry.sequences.reader import Sequences
@@ -50,12 +53,18 @@ def rows(result: Result) -> list[dict[str, Any]]:
 
 
 def direct(
-    sequences: Sequences, checkout: Path, user: int, domain: int, k: int, exclude_seen: bool = True
+    sequences: Sequences,
+    checkout: Path,
+    user: int,
+    domain: int,
+    k: int,
+    exclude_seen: bool = True,
+    time: int = LATEST,
 ) -> list[str]:
     model, _ = load_model(checkout / "models")
     history = sequences.item[sequences.user == user].astype(np.int64)
     catalogue = Catalogue(sequences.item_id, sequences.domains)
-    ((_, top),) = top_items(model, catalogue, [Request("", history, 0, domain)], k, exclude_seen, 1)
+    ((_, top),) = top_items(model, catalogue, [Request("", history, 0, domain, time)], k, exclude_seen, 1)
     return [str(item) for item in sequences.item_id[top.item]]
 
 
@@ -77,6 +86,30 @@ def test_a_user_gets_the_domains_named_from_the_whole_history(sequences: Sequenc
 
 def test_without_a_named_domain_all_domains_are_recommended(sequences: Sequences) -> None:
     assert [row["domain"] for row in rows(recommend("--user", "u3", "--json"))] == ["D0", "D1", "D2"]
+
+
+@pytest.mark.parametrize("who", [["--user", "u3"], ["--history", "-"]])
+def test_a_date_is_the_time_of_the_request(sequences: Sequences, checkout: Path, who: list[str]) -> None:
+    items = "\n".join(sequences.item_id[sequences.item[sequences.user == 3]])
+    dated, undated = (
+        rows(recommend(*who, *date, "--domain", "D1", "--json", stdin=items))[0]["items"]
+        for date in (["--date", "1970-04-01"], [])
+    )
+    assert dated == direct(sequences, checkout, 3, 1, 10, time=90 * 86_400_000)
+    assert undated == direct(sequences, checkout, 3, 1, 10)
+    assert dated != undated
+
+
+def test_a_date_for_a_model_without_request_time_is_an_error(
+    sequences: Sequences, tmp_path: Path, params_yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkout(sequences, tmp_path, params_yaml)
+    settings = dataclasses.replace(WHOLE_MODEL, request_time=False)
+    save_model(
+        tmp_path / "models", Recommender(settings, sequences.items, len(sequences.domains)), sequences.domains, {}
+    )
+    monkeypatch.chdir(tmp_path)
+    assert "--date: this model doesn't know the time" in recommend("--user", "u3", "--date", "1970-04-01").stderr
 
 
 def test_seen_items_come_where_they_are_to_be_kept(sequences: Sequences, checkout: Path) -> None:

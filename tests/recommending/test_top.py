@@ -16,7 +16,7 @@ from small import WHOLE_MODEL, random_sequences, sequences_of
 from tapestry.core.splits import TEST
 from tapestry.evaluation.scoring import rank_by_model
 from tapestry.model.network import Recommender
-from tapestry.model.request_time import LATEST
+from tapestry.model.request_time import LATEST, Requests
 from tapestry.model.settings import ModelSettings
 from tapestry.recommending import top
 from tapestry.recommending.catalogue import Catalogue
@@ -27,7 +27,10 @@ from tapestry.sequences.reader import Sequences
 
 def small_model(sequences: Sequences, settings: ModelSettings = WHOLE_MODEL) -> Recommender:
     torch.manual_seed(0)
-    return Recommender(settings, sequences.items, len(sequences.domains)).double().eval()
+    model = Recommender(settings, sequences.items, len(sequences.domains)).double().eval()
+    assert model.request_time is not None
+    torch.nn.init.normal_(model.request_time.period.weight, std=0.1)
+    return model
 
 
 def catalogue_of(sequences: Sequences) -> Catalogue:
@@ -35,7 +38,7 @@ def catalogue_of(sequences: Sequences) -> Catalogue:
 
 
 @torch.no_grad()
-def naive_scores(model: Recommender, sequences: Sequences, history: list[int], domain: int) -> list[float]:
+def naive_scores(model: Recommender, sequences: Sequences, history: list[int], domain: int, time: int) -> list[float]:
     """Scores of a domain's items, in order, for a batch of one history, by the reference kernel."""
     history = history[-model.settings.window :]
     domains = [next(i for i, d in enumerate(sequences.domains) if d.start <= item < d.end) for item in history]
@@ -44,7 +47,7 @@ def naive_scores(model: Recommender, sequences: Sequences, history: list[int], d
         domain_N=torch.tensor(domains),
         target_N=torch.zeros(len(history), dtype=torch.int64),
         target_domain_N=torch.tensor([*domains[1:], domain]),
-        target_time_N=torch.full((len(history),), LATEST),
+        target_time_N=torch.full((len(history),), time),
         position_N=torch.arange(len(history)),
         offsets_B1=torch.tensor([0, len(history)]),
     )
@@ -80,15 +83,17 @@ def test_the_best_items_equal_those_of_plain_loops(
     model = small_model(sequences, dataclasses.replace(WHOLE_MODEL, window=window))
     generator = np.random.default_rng(seed)
     requests = [
-        Request(f"u{user}", sequences.item[sequences.user == user].astype(np.int64), 0, int(generator.integers(3)))
-        for user in range(len(sequences.user_id))
+        Request(
+            f"u{user}", sequences.item[sequences.user == user].astype(np.int64), 0, int(generator.integers(3)), time
+        )
+        for user, time in enumerate(generator.choice([0, 10**10, LATEST], len(sequences.user_id)).tolist())
     ]
     with patch.object(top, "_SCORES", in_memory):
         found = list(top_items(model, catalogue_of(sequences), requests, k, exclude_seen, batch))
     assert [request.user_id for request, _ in found] == [request.user_id for request in requests]
     for request, best in found:
         history = request.history.tolist()
-        scores = naive_scores(model, sequences, history, request.domain)
+        scores = naive_scores(model, sequences, history, request.domain, request.time)
         start = sequences.domains[request.domain].start
         items, expected = naive_top(scores, start, history, k, exclude_seen)
         assert best.item.tolist() == items
@@ -105,8 +110,9 @@ class Tied(Recommender):
         vectors[:, 0] = self.table[items]
         return vectors
 
-    def forward(self, batch: Batch, *_: object) -> torch.Tensor:
-        query = torch.zeros(len(batch.item_N), self.settings.width, dtype=torch.float64)
+    def forward(self, batch: Batch, *_: object, requests: Requests | None = None) -> torch.Tensor:
+        assert requests is not None
+        query = torch.zeros(len(requests.token_R), self.settings.width, dtype=torch.float64)
         query[:, 0] = 1
         return query
 
@@ -147,6 +153,7 @@ def test_a_test_target_has_the_same_rank_as_in_evaluation(exclude_seen: bool) ->
             sequences.item[sequences.offsets[sequences.user[target]] : target].astype(np.int64),
             0,
             int(sequences.domain[target]),
+            int(sequences.timestamp[target]),
         )
         for target in targets
     ]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from small import WHOLE_MODEL, random_sequences
+from small import WHOLE_MODEL, all_in_training, random_sequences
 from torch import Tensor, nn
 
 from tapestry.model.loss import domain_softmax_loss
@@ -177,7 +177,7 @@ def test_the_first_step_equals_the_one_computed_by_hand(settings: TrainSettings)
 def steps_that_touch_all(model: Recommender, count: int) -> list[Step]:
     steps = []
     for seed in range(count):
-        sequences = random_sequences(seed)
+        sequences = all_in_training(random_sequences(seed, users=40))
         batch = pack(sequences, sequences.offsets[:-1], sequences.offsets[1:] - 1)
         users = np.arange(len(sequences.user_id))
         steps.append(prepare_step(model, "tiled", sequences, users, batch, None, np.random.default_rng(seed)))

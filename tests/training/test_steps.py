@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import WHOLE_MODEL, random_sequences
+from small import WHOLE_MODEL, all_in_training, random_sequences
 
 from tapestry.model.network import Recommender
 from tapestry.sequences.batches import Batch, pack
@@ -22,6 +22,10 @@ from tapestry.training.auxiliary import Auxiliary
 from tapestry.training.steps import Step, prefetched, prepare_step
 
 SEEDS = st.integers(0, 10_000)
+
+
+def whole_training(seed: int, **sizes: int) -> Sequences:
+    return all_in_training(random_sequences(seed, **sizes))
 
 
 def whole_histories(sequences: Sequences) -> Batch:
@@ -48,7 +52,7 @@ def prepared(
     intra=st.booleans(),
 )
 def test_a_steps_parts_fit_together(seed: int, users: int, domains: int, negatives: int | None, intra: bool) -> None:
-    sequences = random_sequences(seed, users=users, items=8 * domains, domains=domains, longest=8)
+    sequences = whole_training(seed, users=users, items=8 * domains, domains=domains, longest=8)
     batch, step = prepared(sequences, negatives, np.random.default_rng(seed), intra)
     touched = step.touched_U.tolist()
     order = step.segments.order_N.tolist()
@@ -65,12 +69,13 @@ def test_a_steps_parts_fit_together(seed: int, users: int, domains: int, negativ
     for part in step.targets:
         tokens = part.query_T.tolist()
         (domain,) = {target_domains[order[token]] for token in tokens}
-        of_domain = range(sequences.domains[domain].start, sequences.domains[domain].end)
+        slice_of = sequences.domains[domain]
+        of_domain = [item for item in range(slice_of.start, slice_of.end) if sequences.train_count[item] > 0]
         target_items = [touched[row] for row in part.target_T.tolist()]
         assert target_items == [targets[order[token]] for token in tokens]
         candidates = [touched[row] for row in part.candidates_C.tolist()]
         assert len(set(candidates)) == len(candidates)
-        assert set(candidates) <= set(of_domain)
+        assert set(candidates) <= set(of_domain)  # no item that is in no training interaction
         assert len(candidates) == (len(of_domain) if negatives is None else min(negatives, len(of_domain)))
         hits = list(zip(part.hit_query_M.tolist(), part.hit_candidate_M.tolist(), strict=True))
         assert hits == [
@@ -89,7 +94,7 @@ def test_a_steps_parts_fit_together(seed: int, users: int, domains: int, negativ
 @settings(max_examples=25, deadline=None)
 @given(seed=SEEDS, negatives=st.sampled_from([None, 3]), data=st.data())
 def test_auxiliary_targets_follow_the_tokens_own_targets(seed: int, negatives: int | None, data: st.DataObject) -> None:
-    sequences = random_sequences(seed, users=4)
+    sequences = whole_training(seed, users=4)
     batch = whole_histories(sequences)
     tokens = len(batch.item_N)
     drawn = st.tuples(st.integers(0, tokens - 1), st.integers(0, len(sequences.item) - 1))
@@ -124,7 +129,7 @@ def candidates_of(step: Step) -> list[list[int]]:
 @settings(max_examples=25, deadline=None)
 @given(seed=SEEDS)
 def test_equal_generators_draw_equal_negatives_and_each_step_draws_new_ones(seed: int) -> None:
-    sequences = random_sequences(seed, items=90)
+    sequences = whole_training(seed, items=90)
     generator, same = np.random.default_rng(seed), np.random.default_rng(seed)
     (_, first), (_, second) = (prepared(sequences, 10, generator) for _ in range(2))
     (_, first_again), (_, second_again) = (prepared(sequences, 10, same) for _ in range(2))
@@ -137,8 +142,9 @@ def test_equal_generators_draw_equal_negatives_and_each_step_draws_new_ones(seed
 
 
 def test_each_item_of_a_domain_is_drawn_equally_often() -> None:
-    sequences = random_sequences(0, users=6)
+    sequences = whole_training(0, users=40)
     generator = np.random.default_rng(0)
+    assert (sequences.train_count > 0).all()
     draws, negatives, size = 300, 3, 10
     counts = np.zeros(sequences.items)
     for _ in range(draws):

@@ -1,4 +1,4 @@
-"""Baselines that a model has to beat: popularity within the domain, and item-kNN."""
+"""Baselines that a model has to beat: popularity within the domain, at all times and lately, and item-kNN."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from scipy import sparse
 from torch import Tensor
 from tqdm import tqdm
 
+from tapestry.core.splits import TRAIN
 from tapestry.core.top_k import best_of_each_row
 from tapestry.evaluation.ranking import Integers, Ranks, ScoreFunction, rank_targets, seen_items
 from tapestry.evaluation.settings import EvaluateSettings
 from tapestry.sequences.cooccurrence import item_pairs, training_matrix
 from tapestry.sequences.reader import Domain, Sequences
 
+_DAY_MS = 86_400_000
+_RECENT_DAYS = 90
+
 
 def rank_baselines(sequences: Sequences, targets: Integers, settings: EvaluateSettings) -> dict[str, Ranks]:
-    """Rank `targets` (indices of interactions) by each baseline: "popularity" and "item_knn"."""
+    """Rank `targets` (indices of interactions) by "popularity", "recent_popularity" and "item_knn"."""
     seen, batch = settings.exclude_seen, settings.batch_users
     return {
         "popularity": rank_by_popularity(sequences, targets, seen, batch),
+        "recent_popularity": rank_by_recent_popularity(sequences, targets, seen, batch),
         "item_knn": rank_by_item_knn(sequences, targets, seen, batch, settings.neighbours),
     }
 
@@ -35,6 +40,30 @@ def rank_by_popularity(sequences: Sequences, targets: Integers, exclude_seen: bo
         return counts.expand(len(index), -1)
 
     return rank_targets(sequences, targets, exclude_seen, _chunks(targets, batch_users, "popularity", score))
+
+
+def rank_by_recent_popularity(sequences: Sequences, targets: Integers, exclude_seen: bool, batch_users: int) -> Ranks:
+    """Rank by recent popularity: an item's score counts its training interactions before the target's day (UTC), in the
+    last `_RECENT_DAYS` days.
+
+    A target after all training interactions is ranked as on the day after the last of them.
+    """
+    training = np.flatnonzero(sequences.split == TRAIN)
+    training = training[np.argsort(sequences.timestamp[training], kind="stable")]
+    day, item = sequences.timestamp[training] // _DAY_MS, sequences.item[training]
+    target_day = np.minimum(sequences.timestamp[targets] // _DAY_MS, day[-1] + 1)
+
+    def score(index: Integers, items: slice) -> Tensor:
+        days, row = np.unique(target_day[index], return_inverse=True)
+        counts = np.empty((len(days), items.stop - items.start))
+        bounds = zip(np.searchsorted(day, days - _RECENT_DAYS), np.searchsorted(day, days), strict=True)
+        for of_day, (first, last) in zip(counts, bounds, strict=True):
+            of_day[:] = np.bincount(item[first:last], minlength=sequences.items)[items]
+        return torch.from_numpy(counts)[row]
+
+    order = np.argsort(target_day, kind="stable")  # so that targets of one day share a chunk
+    chunks = _chunks(targets, batch_users, "recent popularity", score, order)
+    return rank_targets(sequences, targets, exclude_seen, chunks)
 
 
 def rank_by_item_knn(
@@ -73,9 +102,9 @@ def _item_similarity(sequences: Sequences, neighbours: int) -> Any:
 
 
 def _chunks(
-    targets: Integers, batch_users: int, name: str, score: ScoreFunction
+    targets: Integers, batch_users: int, name: str, score: ScoreFunction, order: Integers | None = None
 ) -> Iterator[tuple[Integers, ScoreFunction]]:
-    """Yield the indices of `targets`, `batch_users` at a time, with a progress bar."""
-    index = np.arange(len(targets))
+    """Yield the indices of `targets`, `batch_users` at a time, in this order, with a progress bar."""
+    index = np.arange(len(targets)) if order is None else order
     for first in tqdm(range(0, len(targets), batch_users), desc=name, unit="batch", leave=False, disable=None):
         yield index[first : first + batch_users], score

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,6 +15,7 @@ from tapestry.core.settings import load_section
 from tapestry.evaluation.settings import EvaluateSettings
 from tapestry.model.device import choose_device, make_deterministic
 from tapestry.model.network import Recommender
+from tapestry.model.request_time import LATEST
 from tapestry.model.storage import load_model
 from tapestry.recommending.catalogue import Catalogue, read_catalogue
 from tapestry.recommending.histories import History, read_histories
@@ -33,12 +35,16 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Options:
-    """The command's options: for whom (users, a file of histories or everybody), which domains, which output."""
+    """The command's options: for whom (users, a file of histories or everybody), which domains and day, which output.
+
+    date: the day (UTC) of the requests; None: after all training data.
+    """
 
     users: list[str]
     histories: Path | None
     everybody: bool
     domains: list[str]
+    date: datetime | None
     k: int
     exclude_seen: bool
     out: Path | None
@@ -57,6 +63,8 @@ def run(options: Options) -> None:
     make_deterministic(0, settings.threads)
     histories = None if options.histories is None else _read(options.histories)
     model, catalogue, requests, count = _for_users(options) if histories is None else _for_histories(options, histories)
+    if options.date is not None and model.request_time is None:
+        raise TapestryError("--date: this model doesn't know the time; train one with `model.request_time: true`")
     model = model.to(choose_device(settings.device))
     bar = tqdm(requests, "recommend", count, unit="list", leave=False, disable=None if options.everybody else True)
     found = recommend(model, catalogue, bar, options.k, options.exclude_seen, settings.batch_users)
@@ -85,7 +93,7 @@ def _for_users(options: Options) -> tuple[Recommender, Catalogue, Iterable[Reque
     catalogue = Catalogue(sequences.item_id, domains)
     wanted = _domains(options, catalogue)
     users = range(len(sequences.user_id)) if options.everybody else user_indices(sequences, options.users)
-    return model, catalogue, requests_of_users(sequences, users, wanted), len(users) * len(wanted)
+    return model, catalogue, requests_of_users(sequences, users, wanted, _time(options)), len(users) * len(wanted)
 
 
 def _for_histories(options: Options, histories: list[History]) -> tuple[Recommender, Catalogue, Iterable[Request], int]:
@@ -93,9 +101,14 @@ def _for_histories(options: Options, histories: list[History]) -> tuple[Recommen
     model, domains = load_model(MODEL)
     catalogue = read_catalogue(SEQUENCES / "items.parquet", domains)
     wanted = _domains(options, catalogue)
-    requests = list(requests_of_histories(catalogue, histories, wanted))
+    requests = list(requests_of_histories(catalogue, histories, wanted, _time(options)))
     _report_unknown(requests[:: len(wanted)])
     return model, catalogue, requests, len(requests)
+
+
+def _time(options: Options) -> int:
+    """Return the time of the requests in ms."""
+    return LATEST if options.date is None else int(options.date.replace(tzinfo=UTC).timestamp() * 1000)
 
 
 def _domains(options: Options, catalogue: Catalogue) -> list[int]:

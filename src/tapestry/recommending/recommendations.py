@@ -9,6 +9,7 @@ import numpy as np
 
 from tapestry.core.errors import TapestryError, shown
 from tapestry.model.network import Recommender
+from tapestry.model.request_time import LATEST
 from tapestry.recommending.catalogue import Catalogue
 from tapestry.recommending.histories import History
 from tapestry.recommending.top import Request, top_items
@@ -51,9 +52,9 @@ def recommend(
 
 
 def requests_of_histories(
-    catalogue: Catalogue, histories: Iterable[History], domains: Sequence[int]
+    catalogue: Catalogue, histories: Iterable[History], domains: Sequence[int], time: int = LATEST
 ) -> Iterator[Request]:
-    """Yield a request for each history and domain number.
+    """Yield a request for each history and domain number, at this time (ms).
 
     Raises:
         TapestryError: an id of a history names items of several domains, and its domain isn't given.
@@ -64,15 +65,20 @@ def requests_of_histories(
         except TapestryError as error:
             raise TapestryError(f"{history.user_id}: {error}") from error
         for domain in domains:
-            yield Request(history.user_id, numbers, unknown, domain)
+            yield Request(history.user_id, numbers, unknown, domain, time)
 
 
-def requests_of_users(sequences: Sequences, users: Iterable[int], domains: Sequence[int]) -> Iterator[Request]:
-    """Yield a request for each user index and domain number, from the user's whole history, test targets included."""
+def requests_of_users(
+    sequences: Sequences, users: Iterable[int], domains: Sequence[int], time: int = LATEST
+) -> Iterator[Request]:
+    """Yield a request for each user index and domain number, at this time (ms).
+
+    The history is the user's whole one, test targets included.
+    """
     for user in users:
         history = sequences.item[sequences.offsets[user] : sequences.offsets[user + 1]].astype(np.int64)
         for domain in domains:
-            yield Request(str(sequences.user_id[user]), history, 0, domain)
+            yield Request(str(sequences.user_id[user]), history, 0, domain, time)
 
 
 def user_indices(sequences: Sequences, user_ids: Sequence[str]) -> list[int]:

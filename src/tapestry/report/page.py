@@ -19,7 +19,12 @@ from tapestry.report.plots import Metrics, cutoff_curve, group_dots, metric_labe
 
 MODEL = "Tapestry"
 NOTHING = "–"
-NAMES = {"item_knn": "Item-kNN", "same": "Same domain", "switch": "Other domain"}
+NAMES = {
+    "item_knn": "Item-kNN",
+    "recent_popularity": "Recent popularity",
+    "same": "Same domain",
+    "switch": "Other domain",
+}
 GROUPS = {
     "transition": "Domain of the item before",
     "tied": "Timestamp of the item before",

@@ -62,6 +62,12 @@ class Sequences:
         """The number of training interactions of each user (U,)."""
         return np.bincount(self.user[self.split == TRAIN], minlength=len(self.user_id))
 
+    @cached_property
+    def trained_items(self) -> tuple[npt.NDArray[np.int64], ...]:
+        """The items of each domain that have a training interaction, ascending."""
+        trained = self.train_count > 0
+        return tuple(domain.start + np.flatnonzero(trained[domain.start : domain.end]) for domain in self.domains)
+
     def with_validation_trained(self) -> Sequences:
         """Return the same interactions, with those of validation as training interactions."""
         split = np.where(self.split == VALIDATION, np.int8(TRAIN), self.split)

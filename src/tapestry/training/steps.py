@@ -20,7 +20,7 @@ from tapestry.model.network import Recommender
 from tapestry.model.request_time import Requests
 from tapestry.model.segments import Kernel, Segments
 from tapestry.sequences.batches import Batch
-from tapestry.sequences.reader import Domain, Sequences
+from tapestry.sequences.reader import Sequences
 from tapestry.training.auxiliary import Auxiliary
 
 Integers = npt.NDArray[np.int64]
@@ -59,8 +59,9 @@ def prepare_step(
 ) -> Step:
     """Order a batch's tokens for `kernel`, and draw negatives for each target domain of the batch.
 
-    Negatives are drawn uniformly and without replacement. If `negatives` is None or at least the number of the
-    domain's items, all items of the domain are candidates.
+    Negatives are drawn uniformly and without replacement, among the domain's items with a training interaction. If
+    `negatives` is None or at least their number, all of them are candidates. An item without one is in no loss: as a
+    negative alone it would be pushed away from all queries, and rank below chance.
 
     Args:
         sequences: what the batch was packed from.
@@ -87,7 +88,7 @@ def prepare_step(
         weight_R = torch.ones(len(token_R))
         weight_R[tokens:] = auxiliary_weight
     present = np.unique(domain_R)
-    drawn = [_draw(sequences.domains[index], negatives, generator) for index in present]
+    drawn = [_draw(sequences.trained_items[index], negatives, generator) for index in present]
     touched_U, local = np.unique(np.concatenate([batch.item_N.numpy(), target_R, *drawn]), return_inverse=True)
     start = tokens + len(target_R)
     item_N, target_local_R = local[:tokens], local[tokens:start]
@@ -110,12 +111,11 @@ def prepare_step(
     )
 
 
-def _draw(domain: Domain, negatives: int | None, generator: np.random.Generator) -> Integers:
-    """Draw candidates of a domain; return their item numbers, ascending."""
-    size = domain.end - domain.start
-    if negatives is None or negatives >= size:
-        return np.arange(domain.start, domain.end)
-    return np.sort(domain.start + generator.choice(size, negatives, replace=False, shuffle=False))
+def _draw(items: Integers, negatives: int | None, generator: np.random.Generator) -> Integers:
+    """Draw candidates among a domain's items; return their numbers, ascending."""
+    if negatives is None or negatives >= len(items):
+        return items
+    return np.sort(items[generator.choice(len(items), negatives, replace=False, shuffle=False)])
 
 
 def prefetched(items: Iterator[T]) -> Iterator[T]:
