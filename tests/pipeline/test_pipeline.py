@@ -41,6 +41,7 @@ LAYERS = [  # a package imports only from itself and from those before it
     "figures",
     "recommending",
     "report",
+    "studies",
 ]
 
 READS = {  # stage → the parameters and whole sections that it reads

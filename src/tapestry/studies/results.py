@@ -1,0 +1,66 @@
+"""Tables of a study: means over seeds and targets, and changes against another model, with intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tapestry.evaluation.comparison import relative_change
+from tapestry.evaluation.ranks import read_ranks
+
+Floats = npt.NDArray[np.float64]
+METRICS = ("hr_1", "hr_10", "hr_100", "ndcg_100", "mrr")
+_DIGITS = 5
+
+
+def read_trials(folder: Path) -> list[pa.Table]:
+    """Read the ranks of each seed; `folder` has a folder a seed, see `run_trial`."""
+    return [read_ranks(seed / "ranks.parquet") for seed in sorted(folder.iterdir(), key=lambda path: int(path.name))]
+
+
+def metric_values(tables: Sequence[pa.Table]) -> dict[str, Floats]:
+    """Compute each metric of each seed and target, (S, N). The tables have the same targets."""
+    rank_SN = np.stack([table["rank"].to_numpy() for table in tables])
+    return {
+        **{f"hr_{k}": (rank_SN <= k).astype(float) for k in (1, 10, 100)},
+        "ndcg_100": np.where(rank_SN <= 100, 1 / np.log2(rank_SN + 1.0), 0.0),
+        "mrr": 1 / rank_SN,
+    }
+
+
+def users_of(table: pa.Table) -> npt.NDArray[np.int64]:
+    """Number the users of a table of ranks: the user of each target (N,), from 0."""
+    user_id = table["user_id"].to_numpy(zero_copy_only=False).astype(str)
+    return np.unique(user_id, return_inverse=True)[1]
+
+
+def summary_row(values: Mapping[str, Floats]) -> dict[str, Any]:
+    """Return the number of seeds, and mean and standard deviation over seeds of each metric."""
+    row: dict[str, Any] = {"seeds": len(values["mrr"])}
+    for metric in METRICS:
+        of_seeds = values[metric].mean(1)
+        row[metric] = short(of_seeds.mean())
+        row[f"{metric}_sd"] = short(of_seeds.std(ddof=1)) if len(of_seeds) > 1 else ""
+    return row
+
+
+def change_row(
+    ours: Mapping[str, Floats], theirs: Mapping[str, Floats], user_N: npt.NDArray[np.int64]
+) -> dict[str, Any]:
+    """Return the relative change of each metric against another model, with its 95 % interval."""
+    row: dict[str, Any] = {}
+    for metric in METRICS:
+        change = dataclasses.asdict(relative_change(ours[metric], theirs[metric], user_N))
+        row |= {f"{metric}_{name}": short(value) for name, value in change.items()}
+    return row
+
+
+def short(value: float) -> float:
+    """Round a figure for a table."""
+    return round(float(value), _DIGITS)

@@ -1,0 +1,55 @@
+"""A trial of a study: one training, by settings of the study's own params.yaml, and the ranks of its test targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tapestry.core.atomic import atomic_folder, write_json
+from tapestry.core.settings import parse
+from tapestry.core.splits import TEST, VALIDATION
+from tapestry.core.yaml_file import read_yaml
+from tapestry.evaluation.metrics import ranking_metrics
+from tapestry.evaluation.ranking import Ranks
+from tapestry.evaluation.ranks import ranks_table, write_ranks
+from tapestry.evaluation.scoring import rank_by_model
+from tapestry.evaluation.settings import EvaluateSettings
+from tapestry.model.network import Recommender
+from tapestry.model.settings import ModelSettings
+from tapestry.sequences.reader import Sequences
+from tapestry.training.loop import Epoch, train
+from tapestry.training.settings import TrainSettings
+
+T = TypeVar("T")
+
+
+def changed_section(section: type[T], name: str, changes: Mapping[str, Any], params: Path) -> T:
+    """Read a section of a params.yaml, with some values changed.
+
+    Raises:
+        TapestryError: a key is unknown or missing, or a value is wrong.
+    """
+    return parse(section, read_yaml(params)[name] | dict(changes), name)
+
+
+def run_trial(
+    sequences: Sequences, model: ModelSettings, settings: TrainSettings, evaluate: EvaluateSettings, folder: Path
+) -> None:
+    """Train, and write training.json and ranks.parquet (of the test targets) to `folder`, atomically."""
+
+    def ranked(trained: Recommender, split: int) -> Ranks:
+        targets = sequences.targets(split)
+        return rank_by_model(trained, sequences, targets, evaluate.exclude_seen, evaluate.batch_users)
+
+    def validate(trained: Recommender) -> dict[str, float]:
+        return ranking_metrics(ranked(trained, VALIDATION).rank, evaluate.ks)
+
+    def show(epoch: Epoch) -> None:
+        print(epoch, flush=True)
+
+    training = train(sequences, model, settings, validate, show)
+    with atomic_folder(folder) as temporary:
+        write_json(temporary / "training.json", training.record())
+        table = ranks_table(sequences, sequences.targets(TEST), ranked(training.model, TEST))
+        write_ranks(table, temporary / "ranks.parquet")

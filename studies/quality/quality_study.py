@@ -1,0 +1,151 @@
+"""Stages of the study: quality_study.py data SPLIT | baselines SPLIT | train SPLIT RECIPE SEED | results | show."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tapestry.baselines.baselines import rank_baselines
+from tapestry.core.atomic import atomic_folder, write_csv, write_json
+from tapestry.core.failures import reported_errors
+from tapestry.core.settings import load_section
+from tapestry.core.splits import TEST
+from tapestry.core.yaml_file import read_yaml
+from tapestry.evaluation.ranks import ranks_table, read_ranks, write_ranks
+from tapestry.evaluation.settings import EvaluateSettings
+from tapestry.ingest.ingest import ingest
+from tapestry.ingest.settings import IngestSettings
+from tapestry.model.settings import ModelSettings
+from tapestry.sequences.reader import read_sequences
+from tapestry.sessionize.sessionize import DomainInput, sessionize
+from tapestry.sessionize.settings import SessionizeSettings
+from tapestry.studies.results import METRICS, change_row, metric_values, read_trials, short, summary_row, users_of
+from tapestry.studies.trials import changed_section, run_trial
+from tapestry.training.settings import TrainSettings
+
+HERE = Path(__file__).resolve().parent
+PARAMS = HERE / "params.yaml"
+VERSUS = ("hstu", "hstu_levers")  # what each recipe is compared with
+_HISTORY = (0, 5, 10, 20, np.inf)  # bounds of the groups by number of interactions before the target
+_DECILES = 10
+
+
+def data(split: str) -> None:
+    """Make the sequences of one split, from the raw files."""
+    raw = HERE.parents[1] / load_section(str, "path", PARAMS)
+    settings = load_section(IngestSettings, "ingest", PARAMS)
+    with atomic_folder(HERE / "data" / split) as folder:
+        inputs = {}
+        for domain in load_section(tuple[str, ...], "domains", PARAMS):
+            inputs[domain] = DomainInput(folder / f"rows/{domain}.parquet", folder / f"rows/{domain}.json")
+            quarantine = folder / f"rows/{domain}.quarantine.parquet"
+            file = raw / f"{domain}.json.gz"
+            ingest(file, domain, settings, inputs[domain].interactions, quarantine, inputs[domain].counts)
+        rules = changed_section(SessionizeSettings, "sessionize", {"split": split}, PARAMS)
+        write_json(folder / "statistics.json", sessionize(inputs, rules, folder / "sequences"))
+
+
+def baselines(split: str) -> None:
+    """Rank the test targets by each baseline."""
+    sequences = read_sequences(HERE / "data" / split / "sequences")
+    targets = sequences.targets(TEST)
+    ranked = rank_baselines(sequences, targets, load_section(EvaluateSettings, "evaluate", PARAMS))
+    with atomic_folder(HERE / "baselines" / split) as folder:
+        for name, ranks in ranked.items():
+            write_ranks(ranks_table(sequences, targets, ranks), folder / f"{name}.parquet")
+
+
+def train(split: str, recipe: str, seed: str) -> None:
+    """Train a recipe, and rank the test targets."""
+    changes = read_yaml(PARAMS)["recipes"][recipe]
+    run_trial(
+        read_sequences(HERE / "data" / split / "sequences"),
+        changed_section(ModelSettings, "model", changes["model"], PARAMS),
+        changed_section(TrainSettings, "train", changes["train"] | {"seed": int(seed)}, PARAMS),
+        load_section(EvaluateSettings, "evaluate", PARAMS),
+        HERE / "runs" / split / recipe / seed,
+    )
+
+
+def results() -> None:
+    """Write results.csv (means over seeds), changes.csv (with intervals) and breakdown.csv (means of groups)."""
+    means: list[dict[str, Any]] = []
+    changes: list[dict[str, Any]] = []
+    groups: list[dict[str, Any]] = []
+    for split in sorted(path.name for path in (HERE / "runs").iterdir()):
+        tables = {recipe: read_trials(HERE / "runs" / split / recipe) for recipe in read_yaml(PARAMS)["recipes"]}
+        trained = [recipe for recipe, of_seeds in tables.items() if of_seeds]
+        tables |= {path.stem: [read_ranks(path)] for path in sorted((HERE / "baselines" / split).glob("*.parquet"))}
+        values = {name: metric_values(of_seeds) for name, of_seeds in tables.items()}
+        first = tables[VERSUS[0]][0]
+        for name, found in values.items():
+            means.append({"split": split, "recipe": name, **summary_row(found)})
+            for group, inside in _groups(first):
+                row = {"split": split, "recipe": name, "group": group, "targets": int(inside.sum())}
+                groups.append(row | {metric: short(found[metric][:, inside].mean()) for metric in METRICS})
+        for other in VERSUS:
+            for name in trained:
+                if name != other:
+                    row = change_row(values[name], values[other], users_of(first))
+                    changes.append({"split": split, "recipe": name, "against": other, **row})
+    write_csv(HERE / "results.csv", means)
+    write_csv(HERE / "changes.csv", changes)
+    write_csv(HERE / "breakdown.csv", groups)
+
+
+def show() -> None:
+    """Print the README's tables from results.csv and changes.csv."""
+    columns = {"hr_10": "HR@10", "hr_100": "HR@100", "ndcg_100": "NDCG@100", "mrr": "MRR"}
+    means, changes = _read("results.csv"), _read("changes.csv")
+    for split in dict.fromkeys(row["split"] for row in means):
+        print(f"\n{split}\n\n| | seeds | {' | '.join(columns.values())} |\n|---|---|{'---|' * len(columns)}")
+        for row in (row for row in means if row["split"] == split):
+            figures = " | ".join(f"{float(row[metric]):.4f}".removeprefix("0") for metric in columns)
+            print(f"| {row['recipe']} | {row['seeds']} | {figures} |")
+        for other in VERSUS:
+            print(f"\n| change against {other}, % | {' | '.join(columns.values())} |\n|---|{'---|' * len(columns)}")
+            for row in (row for row in changes if (row["split"], row["against"]) == (split, other)):
+                print(f"| {row['recipe']} | {' | '.join(_interval(row, metric) for metric in columns)} |")
+
+
+def _interval(row: dict[str, str], metric: str) -> str:
+    change, low, high = (f"{100 * float(row[f'{metric}_{part}']):+.1f}" for part in ("change", "low", "high"))
+    return f"{change} [{low}, {high}]"
+
+
+def _read(name: str) -> list[dict[str, str]]:
+    with (HERE / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _groups(table: pa.Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+    """Yield the groups of targets, with which targets are inside."""
+    column = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    for domain in sorted(set(column["domain"])):
+        yield f"domain {domain}", column["domain"] == domain
+    for name, words in (("switch", ("same domain", "other domain")), ("tied", ("untied", "tied"))):
+        for value, word in enumerate(words):
+            yield word, column[name] == bool(value)
+    for low, high in pairwise(_HISTORY):
+        yield f"history {low + 1} to {high}", (column["history"] > low) & (column["history"] <= high)
+    order = np.argsort(column["popularity"], kind="stable")
+    for number, part in enumerate(np.array_split(order, _DECILES), start=1):
+        inside = np.zeros(len(order), dtype=bool)
+        inside[part] = True
+        yield f"popularity decile {number}", inside
+    if (column["popularity"] == 0).any():
+        yield "item without training", column["popularity"] == 0
+
+
+if __name__ == "__main__":
+    commands = {function.__name__: function for function in (data, baselines, train, results, show)}
+    with reported_errors(" ".join(sys.argv[1:])):
+        commands[sys.argv[1]](*sys.argv[2:])
