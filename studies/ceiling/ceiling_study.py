@@ -49,9 +49,9 @@ def results() -> None:
     }
     common = sorted(set.intersection(*(set(user) for found in users.values() for user in found)))
     values = {}
-    for name, found in tables.items():
+    for name, of_seeds in tables.items():
         rows = [dict(zip(user, range(len(user)), strict=True)) for user in users[name]]
-        aligned = [table.take([row[user] for user in common]) for table, row in zip(found, rows, strict=True)]
+        aligned = [table.take([row[user] for user in common]) for table, row in zip(of_seeds, rows, strict=True)]
         values[name] = metric_values(aligned)
     own = _own_interactions(common)
     groups = {"all targets": own > 0} | {f"{low} to {high}": (own >= low) & (own <= high) for low, high in _OWN}
