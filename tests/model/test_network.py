@@ -28,8 +28,8 @@ CONFIGS = st.builds(
     dataclasses.replace,
     st.just(WHOLE_MODEL),
     heads=st.sampled_from([1, 2]),
-    layers=st.integers(1, 2),
-    attention=st.sampled_from(["intra", "full"]),
+    layers=st.integers(1, 3),
+    attention=st.sampled_from(["intra", "full", "intra_full"]),
     tape=st.booleans(),
     tape_tied=st.booleans(),
     ddsr=st.booleans(),
@@ -93,6 +93,7 @@ def naive_network(
         hidden.append(h)
     for number in range(settings.layers):
         layer = f"layers.{number}"
+        full = settings.attention == "full" or (settings.attention == "intra_full" and number == settings.layers - 1)
         normed = [layer_norm(weights, f"{layer}.norm_in", h) for h in hidden]
         q, k, v, u = zip(*(np.split(linear(weights, f"{layer}.project", x), 4) for x in normed), strict=True)
         mixed = []
@@ -102,11 +103,11 @@ def naive_network(
             for head in range(heads):
                 part = slice(head * size, (head + 1) * size)
                 slope = 2 ** (-8 * (head + 1) / heads)
-                js = [j for j in range(i + 1) if settings.attention == "full" or domains[j] == domains[i]]
+                js = [j for j in range(i + 1) if full or domains[j] == domains[i]]
                 scores = [float(q[i][part] @ k[j][part]) / math.sqrt(size) - slope * (i - j) for j in js]
                 for share, j in zip(softmax(scores), js, strict=True):
                     out[part] += share * v[j][part]
-            if settings.ddsr:
+            if settings.ddsr and not (full and settings.attention == "intra_full"):
                 cross = naive_ddsr(weights, layer, settings, normed, domains, i)
                 out = NAIVE_FUSIONS[settings.fusion](weights, layer, out, cross, normed[i])
             mixed.append(out)

@@ -16,6 +16,8 @@ Suffixes: N tokens, K width, H heads, E width of a head, D domains, U rows of a 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -83,7 +85,9 @@ class Recommender(nn.Module):
         self.tape_domain = nn.Embedding(domains, settings.width) if settings.tape and not settings.tape_tied else None
         self.dropout = Dropout(settings.dropout)
         self.request_time = RequestTime(settings.width) if settings.request_time else None
-        self.layers = nn.ModuleList(Layer(settings) for _ in range(settings.layers))
+        # With `intra_full`, the last layer attends to all domains itself.
+        last = replace(settings, ddsr=settings.ddsr and settings.attention != "intra_full")
+        self.layers = nn.ModuleList(Layer(part) for part in [*[settings] * (settings.layers - 1), last])
         for embedding in (self.item, self.domain, self.tape_domain):
             if embedding is not None:
                 nn.init.normal_(embedding.weight, std=EMBEDDING_STD)
@@ -101,7 +105,11 @@ class Recommender(nn.Module):
     def arrange(self, batch: Batch, kernel: Kernel) -> Segments:
         """The order in which this network computes `batch`, which must be on the CPU."""
         settings = self.settings
-        return arrange(batch, kernel, settings.heads, self.domains, settings.attention == "intra", settings.ddsr)
+        heads, domains, ddsr = settings.heads, self.domains, settings.ddsr
+        if settings.attention != "intra_full":
+            return arrange(batch, kernel, heads, domains, settings.attention == "intra", ddsr)
+        below = arrange(batch, kernel, heads, domains, True, ddsr) if settings.layers > 1 else None
+        return replace(arrange(batch, kernel, heads, domains, False, False), below=below)
 
     def forward(
         self, batch: Batch, segments: Segments, table_UK: Tensor | None = None, requests: Requests | None = None
@@ -117,9 +125,14 @@ class Recommender(nn.Module):
         Returns:
             (R, K), in the order of `requests`; by default (N, K), in the order of `segments`.
         """
-        hidden_NK = self.dropout(self.embed(batch, segments.order_N, table_UK))
-        for layer in self.layers:
-            hidden_NK = layer(hidden_NK, segments)
+        below = segments if segments.below is None else segments.below
+        hidden_NK = self.dropout(self.embed(batch, below.order_N, table_UK))
+        *layers, last = self.layers
+        for layer in layers:
+            hidden_NK = layer(hidden_NK, below)
+        if segments.below is not None:
+            hidden_NK = F.embedding(below.inverse_N[segments.order_N], hidden_NK)
+        hidden_NK = last(hidden_NK, segments)
         hidden_RK = hidden_NK if requests is None else F.embedding(requests.token_R, hidden_NK)
         if self.request_time is not None:
             time_R = batch.target_time_N[segments.order_N] if requests is None else requests.time_R

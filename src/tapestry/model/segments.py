@@ -7,7 +7,8 @@ and kernels don't compute what a mask would hide. Example, one history with doma
     order in the batch      0 1 2 3   of domains A B A B
     order here              0 2 1 3   of domains A A B B: two segments of 2 tokens
 
-The whole network computes in this order; `inverse_N` brings its output back to the order of the batch.
+The whole network computes in this order; `inverse_N` brings its output back to the order of the batch. With
+`attention: intra_full` the last layer has segments, and so an order, of its own.
 
 Suffixes: N tokens of a batch, B histories, G segments.
 """
@@ -42,6 +43,7 @@ class Segments:
     history_N, position_N: of each token, in this order: its history, and its position in the whole history.
     lengths_G: tokens of each segment, ascending.
     states: DDSR's states; None without DDSR. tiles: the tiles of the kernel `tiled`; empty for the other kernels.
+    below: the segments of all layers but the last, if they are others than those of the last layer.
     """
 
     kernel: Kernel
@@ -52,10 +54,11 @@ class Segments:
     lengths_G: Integers
     states: States | None
     tiles: tuple[Tile, ...]
+    below: Segments | None = None
 
     @property
     def computed(self) -> int:
-        """Positions that attention computes, including padding. All other layers compute the N tokens only."""
+        """Positions that the last layer's attention computes, including padding. All else is of the N tokens only."""
         match self.kernel:
             case "tiled":
                 return sum(tile.count * tile.length for tile in self.tiles)

@@ -23,8 +23,9 @@ class ModelSettings:
     """H, heads of self-attention and of cross-domain attention."""
     window: Annotated[int, between(1, 10**6)]
     """Positions: the model reads the most recent `window` interactions of a history."""
-    attention: Literal["intra", "full"]
-    """`intra`: a position attends to earlier ones of its own domain. `full`: to all earlier ones."""
+    attention: Literal["intra", "full", "intra_full"]
+    """`intra`: a position attends to earlier ones of its own domain. `full`: to all earlier ones. `intra_full`: full in
+    the last layer, which then has no DDSR, and intra in the layers below."""
     kernel: Literal["auto", "reference", "tiled", "flex", "varlen"]
     """The kernel of self-attention in training (`tapestry.model.attention.choose_kernel`). Results are equal."""
     tape: bool

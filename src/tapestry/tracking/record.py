@@ -114,7 +114,11 @@ def run_curve(metrics: Path) -> list[tuple[int, str, float]]:
 def describe(parameters: Parameters, summary: Mapping[str, Any], test: Mapping[str, Any]) -> str:
     """Summarise a model in one paragraph, for MLflow's description."""
     model = parameters.model
-    attention = "attention within domains" if model.attention == "intra" else "attention over all domains"
+    attention = {
+        "intra": "attention within domains",
+        "full": "attention over all domains",
+        "intra_full": "attention within domains, over all domains in the last layer",
+    }[model.attention]
     parts = [attention, *(["TAPE"] if model.tape else [])]
     parts += [f"DDSR of {model.state_dim} by {model.fusion}"] if model.ddsr else []
     baselines = {name: figures["hr_100"] for name, figures in test["baselines"].items() if "hr_100" in figures}
