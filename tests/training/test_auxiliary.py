@@ -11,7 +11,7 @@ from small import random_sequences, sequences_of
 
 from tapestry.sequences.batches import training_histories
 from tapestry.sequences.reader import Sequences
-from tapestry.training.auxiliary import Auxiliary, Draw, next_items, next_of_each_domain
+from tapestry.training.auxiliary import Draw, next_items, next_of_each_domain
 
 Integers = npt.NDArray[np.int64]
 
@@ -36,8 +36,8 @@ def all_of(sequences: Sequences, kind: str, index: int, end: int) -> set[int]:
     return {other for domain, other in firsts.items() if domain != following}
 
 
-def pairs(drawn: Auxiliary) -> list[tuple[int, int]]:
-    return list(zip(drawn.token_A.tolist(), drawn.target_A.tolist(), strict=True))
+def pairs(drawn: tuple[Integers, Integers]) -> list[tuple[int, int]]:
+    return list(zip(*(part.tolist() for part in drawn), strict=True))
 
 
 def draw_of(kind: str, sequences: Sequences) -> Draw:

@@ -112,8 +112,12 @@ def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(settings: TrainS
         with torch.no_grad():
             query = model(now, step.segments)[step.segments.inverse_N[token]].double()
         domain = sequences.domains[sequences.domain[target]]
-        scores = items[domain.start : domain.end] @ query / settings.temperature
-        return float(scores.logsumexp(0) - scores[sequences.item[target] - domain.start])
+        scores = {
+            item: items[item] @ query / settings.temperature
+            for item in range(domain.start, domain.end)
+            if sequences.train_count[item] > 0
+        }
+        return float(torch.stack(list(scores.values())).logsumexp(0) - scores[int(sequences.item[target])])
 
     total = 0.0
     for token, user in enumerate(user_of):

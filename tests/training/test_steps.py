@@ -99,10 +99,11 @@ def test_auxiliary_targets_follow_the_tokens_own_targets(seed: int, negatives: i
     tokens = len(batch.item_N)
     drawn = st.tuples(st.integers(0, tokens - 1), st.integers(0, len(sequences.item) - 1))
     pairs = data.draw(st.lists(drawn, max_size=9))
-    auxiliary = Auxiliary(*np.array(pairs, dtype=np.int64).reshape(-1, 2).T)
+    token_A, target_A = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    auxiliary = Auxiliary(token_A, target_A, weight=0.25)
     model = Recommender(WHOLE_MODEL, sequences.items, len(sequences.domains))
     generator = np.random.default_rng(seed)
-    step = prepare_step(model, "tiled", sequences, np.arange(4), batch, negatives, generator, auxiliary, 0.25)
+    step = prepare_step(model, "tiled", sequences, np.arange(4), batch, negatives, generator, auxiliary)
     assert step.weight_R is not None
     assert step.weight_R.tolist() == [1.0] * tokens + [0.25] * len(pairs)
     order = step.segments.order_N.tolist()

@@ -21,11 +21,11 @@ from tapestry.model.network import EMBEDDING_STD, Recommender
 from tapestry.model.request_time import PERIODS, period_of
 from tapestry.model.settings import ModelSettings
 from tapestry.model.tensors import not_finite, pinned, to_device
-from tapestry.sequences.batches import Batch, trained_users, training_batches, training_histories
+from tapestry.sequences.batches import trained_users, training_batches
 from tapestry.sequences.reader import Sequences
-from tapestry.training.auxiliary import Auxiliary, Integers, next_items, next_of_each_domain
+from tapestry.training.auxiliary import AuxiliaryTargets
 from tapestry.training.optimizer import Optimizer
-from tapestry.training.schedule import constant, half_cosine, half_linear
+from tapestry.training.schedule import constant, half_cosine
 from tapestry.training.settings import STOPPING_METRIC, TrainSettings
 from tapestry.training.steps import Step, prefetched, prepare_step
 
@@ -36,8 +36,8 @@ _USERS_NAMED = 10
 class Pass:
     """One pass over the training tokens.
 
-    loss: mean a token. tape_norm: mean |r_i| of TAPE a token, 0 without TAPE. computed: positions that attention
-    computed for the tokens, padding included.
+    loss: mean a token, with auxiliary targets. tape_norm: mean |r_i| of TAPE a token, 0 without TAPE. computed:
+    positions that attention computed for the tokens, padding included.
     """
 
     loss: float
@@ -207,9 +207,9 @@ class Progress:
 class Trainer:
     """Trains a model in place, one pass over the training tokens at a time.
 
-    Between two passes, the state of a training is that of this object's model, optimizer and two generators
-    (`_shuffle` orders the users, `_draws` draws negatives and auxiliary targets), of torch's default generator
-    (dropout), and the `Progress`.
+    Between two passes, the state of a training is that of this object's model, optimizer, auxiliary targets (a number
+    of steps), trained periods and two generators (`_shuffle` orders the users, `_draws` draws negatives and auxiliary
+    targets), of torch's default generator (dropout), and the `Progress`.
     """
 
     def __init__(self, model: Recommender, sequences: Sequences, settings: TrainSettings) -> None:
@@ -224,13 +224,7 @@ class Trainer:
         self._optimizer = Optimizer(model, settings, schedules[settings.schedule])
         self._shuffle = np.random.default_rng(settings.seed)
         self._draws = np.random.default_rng([settings.seed, 1])
-        self._starts, ends = training_histories(sequences, model.settings.window)
-        self._ends = ends + 1
-        self._draw_auxiliary = {"none": None, "domains": next_of_each_domain(sequences), "items": next_items}[
-            settings.auxiliary
-        ]
-        self._auxiliary_share = half_linear(steps)
-        self._prepared = 0  # steps
+        self._auxiliary = AuxiliaryTargets(sequences, model.settings.window, settings, steps)
         self._trained_P = torch.zeros(PERIODS, dtype=torch.bool)  # periods of a target
 
     def run(self, name: str) -> Pass:
@@ -285,25 +279,13 @@ class Trainer:
     def steps(self) -> Iterator[Step]:
         """Yield the steps of one pass; their tensors are on the CPU."""
         settings, sequences, window = self._settings, self._sequences, self.model.settings.window
-        weight = settings.auxiliary_weight / settings.auxiliary_rate
         for users, batch in training_batches(sequences, window, settings.batch_users, self._shuffle):
-            self._prepared += 1
-            auxiliary = self._auxiliary(users, batch)
+            auxiliary = self._auxiliary.of_next_step(users, batch, self._draws)
             step = prepare_step(
-                self.model, self._kernel, sequences, users, batch, settings.negatives, self._draws, auxiliary, weight
+                self.model, self._kernel, sequences, users, batch, settings.negatives, self._draws, auxiliary
             )
             self._trained_P[period_of(step.requests.time_R)] = True
             yield pinned(step) if self._device.type == "cuda" else step
-
-    def _auxiliary(self, users: Integers, batch: Batch) -> Auxiliary | None:
-        """Draw the auxiliary targets of the next step."""
-        if self._draw_auxiliary is None:
-            return None
-        lengths = batch.offsets_B1.diff().numpy()
-        index_N = batch.position_N.numpy() + np.repeat(self._starts[users], lengths)
-        end_N = np.repeat(self._ends[users], lengths)
-        rate = self._settings.auxiliary_rate * self._auxiliary_share(self._prepared)
-        return self._draw_auxiliary(index_N, end_N, rate, self._draws)
 
     def _describe(self, step: Step) -> str:
         """Return the step's users, and the largest norms, for the message about a loss that isn't finite."""

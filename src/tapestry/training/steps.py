@@ -55,7 +55,6 @@ def prepare_step(
     negatives: int | None,
     generator: np.random.Generator,
     auxiliary: Auxiliary | None = None,
-    auxiliary_weight: float = 1.0,
 ) -> Step:
     """Order a batch's tokens for `kernel`, and draw negatives for each target domain of the batch.
 
@@ -68,8 +67,7 @@ def prepare_step(
         users: indices of the batch's users.
         batch: with item numbers in `item_N`.
         negatives: number of negatives a domain.
-        auxiliary: auxiliary targets, None without.
-        auxiliary_weight: weight of each of them in the loss.
+        auxiliary: auxiliary targets; None without.
     """
     segments = model.arrange(batch, kernel)
     order_N = segments.order_N.numpy()
@@ -86,7 +84,7 @@ def prepare_step(
         domain_R = np.append(domain_R, sequences.domain[index_A])
         time_R = np.append(time_R, sequences.timestamp[index_A])
         weight_R = torch.ones(len(token_R))
-        weight_R[tokens:] = auxiliary_weight
+        weight_R[tokens:] = auxiliary.weight
     present = np.unique(domain_R)
     drawn = [_draw(sequences.trained_items[index], negatives, generator) for index in present]
     touched_U, local = np.unique(np.concatenate([batch.item_N.numpy(), target_R, *drawn]), return_inverse=True)
