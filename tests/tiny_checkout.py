@@ -61,7 +61,7 @@ def make_checkout(folder: Path, parameters: Parameters) -> None:
     tiny: dict[str, dict[str, Any]] = {
         "source": {"release": "files", "domains": list(DOMAINS), "path": "raw"},
         "synthetic": {"users": 150, "items": 30, "interests": 5},
-        "model": {"width": 8, "state_dim": 8, "heads": 2, "layers": 1},
+        "model": {"width": 8, "state_dim": 8, "heads": 2, "layers": 1, "attention": "intra"},
         "train": {"epochs": 2, "threads": 1},
         "evaluate": {"threads": 1, "neighbours": 5},
     }

@@ -81,8 +81,8 @@ def results() -> None:
     changes: list[dict[str, Any]] = []
     groups: list[dict[str, Any]] = []
     for split in sorted(path.name for path in (HERE / "runs").iterdir()):
-        tables = {recipe: read_trials(HERE / "runs" / split / recipe) for recipe in read_yaml(PARAMS)["recipes"]}
-        trained = [recipe for recipe, of_seeds in tables.items() if of_seeds]
+        trained = [name for name in read_yaml(PARAMS)["recipes"] if (HERE / "runs" / split / name).is_dir()]
+        tables = {recipe: read_trials(HERE / "runs" / split / recipe) for recipe in trained}
         tables |= {path.stem: [read_ranks(path)] for path in sorted((HERE / "baselines" / split).glob("*.parquet"))}
         values = {name: metric_values(of_seeds) for name, of_seeds in tables.items()}
         first = tables[VERSUS[0]][0]

@@ -33,7 +33,17 @@ MODEL = dataclasses.replace(WHOLE_MODEL, width=16, state_dim=16, dropout=0.0)
 @pytest.fixture
 def settings(parameters: Parameters) -> TrainSettings:
     return dataclasses.replace(
-        parameters.train, epochs=3, batch_users=8, negatives=None, device="cpu", threads=1, temperature=0.1
+        parameters.train,
+        epochs=3,
+        patience=5,
+        init="random",
+        schedule="constant",
+        auxiliary="none",
+        batch_users=8,
+        negatives=None,
+        device="cpu",
+        threads=1,
+        temperature=0.1,
     )
 
 

@@ -33,7 +33,7 @@ def test_constant_is_1_at_each_step() -> None:
 def test_a_training_follows_the_schedule_of_its_settings(parameters: Parameters) -> None:
     """With 2 epochs of one step each: the first is at the full learning rate, the second, at half a cosine, at 0."""
     sequences = random_sequences(0)
-    settings = dataclasses.replace(parameters.train, epochs=2, batch_users=1000, threads=1, schedule="half_cosine")
+    settings = dataclasses.replace(parameters.train, epochs=2, auxiliary="none", batch_users=1000, threads=1)
     scores = iter((0.1, 0.2, 0.1, 0.2))
     trained = {
         schedule: train(

@@ -1,0 +1,99 @@
+"""Studies: their parameters are valid, their stages are those of the recipes, and their tables follow from ranks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from checkouts import ROOT
+from small import random_sequences
+from tiny_checkout import read_yaml
+
+from tapestry.core.splits import TEST
+from tapestry.evaluation.metrics import ranking_metrics
+from tapestry.evaluation.ranks import read_ranks
+from tapestry.evaluation.settings import EvaluateSettings
+from tapestry.ingest.settings import IngestSettings
+from tapestry.model.settings import ModelSettings
+from tapestry.sessionize.settings import SessionizeSettings
+from tapestry.studies.results import METRICS, change_row, metric_values, read_trials, summary_row, users_of
+from tapestry.studies.trials import changed_section, run_trial
+from tapestry.training.settings import TrainSettings
+
+QUALITY = ROOT / "studies/quality"
+PARAMS = read_yaml(QUALITY / "params.yaml")
+
+
+@pytest.mark.parametrize("recipe", PARAMS["recipes"])
+def test_a_recipe_has_valid_settings(recipe: str) -> None:
+    changes = PARAMS["recipes"][recipe]
+    assert changes.keys() == {"model", "train"}
+    changed_section(ModelSettings, "model", changes["model"], QUALITY / "params.yaml")
+    changed_section(TrainSettings, "train", changes["train"], QUALITY / "params.yaml")
+
+
+def test_the_other_sections_are_valid() -> None:
+    sections: dict[str, Any] = {
+        "ingest": IngestSettings,
+        "sessionize": SessionizeSettings,
+        "evaluate": EvaluateSettings,
+    }
+    for name, section in sections.items():
+        changed_section(section, name, {}, QUALITY / "params.yaml")
+
+
+def test_every_recipe_has_its_stages() -> None:
+    stages = read_yaml(QUALITY / "dvc.yaml")["stages"]
+    assert {recipe for stage in stages.values() for recipe in stage.get("matrix", {}).get("recipe", [])} == set(
+        PARAMS["recipes"]
+    )
+
+
+def test_the_readme_has_the_tables_of_the_tracked_results() -> None:
+    command = [sys.executable, str(QUALITY / "quality_study.py"), "show"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    tables = [block for block in shown.split("\n\n") if block.startswith("|")]
+    assert len(tables) >= 4
+    readme = (QUALITY / "README.md").read_text(encoding="utf-8")
+    for table in tables:
+        assert table.strip() in readme
+
+
+def test_a_trial_writes_the_ranks_of_its_test_targets(tmp_path: Path) -> None:
+    sequences = random_sequences(0, users=30)
+    settings: list[Any] = [
+        changed_section(section, name, changes, QUALITY / "params.yaml")
+        for section, name, changes in (
+            (ModelSettings, "model", {"width": 8, "state_dim": 8}),
+            (TrainSettings, "train", {"epochs": 1, "threads": 1}),
+            (EvaluateSettings, "evaluate", {}),
+        )
+    ]
+    for seed in (10, 9):
+        run_trial(sequences, settings[0], settings[1], settings[2], tmp_path / str(seed))
+    first, second = read_trials(tmp_path)
+    assert first.equals(read_ranks(tmp_path / "9/ranks.parquet"))
+    assert len(second) == len(sequences.targets(TEST))
+    assert users_of(first).tolist() == np.unique(first["user_id"].to_pylist(), return_inverse=True)[1].tolist()
+
+
+def test_the_tables_figures_are_the_metrics_of_the_ranks() -> None:
+    generator = np.random.default_rng(0)
+    ranks = generator.geometric(0.1, size=(3, 200))
+    values = metric_values([pa.table({"rank": row}) for row in ranks])
+    row = summary_row(values)
+    expected = [ranking_metrics(of_seed, (1, 10, 100)) for of_seed in ranks]
+    assert row["seeds"] == 3
+    for metric in METRICS:
+        found = [metrics[metric] for metrics in expected]
+        assert row[metric] == pytest.approx(np.mean(found), abs=1e-5)
+        assert row[f"{metric}_sd"] == pytest.approx(np.std(found, ddof=1), abs=1e-5)
+    better = metric_values([pa.table({"rank": np.maximum(row // 2, 1)}) for row in ranks])
+    change = change_row(better, values, np.arange(200))
+    assert change["mrr_change"] == pytest.approx(better["mrr"].mean() / values["mrr"].mean() - 1, abs=1e-5)
+    assert 0 < change["mrr_low"] < change["mrr_change"] < change["mrr_high"]
