@@ -60,13 +60,16 @@ def random_batch(length: int, share: npt.NDArray[np.float64], tokens: int = TOKE
 
 
 def model_settings(whole: bool, **changes: object) -> ModelSettings:
-    """Return the default model's settings, or with the same width and layers HSTU + ALiBi: `full`, no TAPE, no DDSR."""
-    baseline = {} if whole else {"attention": "full", "tape": False, "ddsr": False}
-    return dataclasses.replace(PARAMETERS.model, **(baseline | changes))  # type: ignore[arg-type]
+    """Return the settings of the paper's model, or with the same width and layers those of HSTU + ALiBi."""
+    attention = "intra" if whole else "full"
+    kind: dict[str, object] = {"attention": attention, "tape": whole, "ddsr": whole, "request_time": False}
+    return dataclasses.replace(PARAMETERS.model, **(kind | changes))  # type: ignore[arg-type]
 
 
 def train_settings(**changes: object) -> TrainSettings:
-    return dataclasses.replace(PARAMETERS.train, **changes)  # type: ignore[arg-type]
+    """Return the settings of a training without the levers of `train`, until early stopping."""
+    plain: dict[str, object] = {"epochs": 30, "patience": 5, "init": "random", "schedule": "constant"}
+    return dataclasses.replace(PARAMETERS.train, **(plain | {"auxiliary": "none"} | changes))  # type: ignore[arg-type]
 
 
 def trainer_of(sequences: Sequences, model: ModelSettings, train: TrainSettings) -> Trainer:
