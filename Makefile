@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==\([^ ]*\).*/\1/p' requirements.lock)
 PIP_LOCKED := $(PIP) --require-hashes --no-deps
 
-.PHONY: help install lock spark repro audit test fuzz ui bench clean
+.PHONY: help install lock spark repro audit test fuzz results ui bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
@@ -52,6 +52,9 @@ SEED ?= 0
 
 fuzz: install  ## Try ingest on generated raw files, against a plain-Python reader (minutes; INPUTS=2000 SEED=0)
 	PYTHONPATH=tests $(BIN)/python tests/fuzz.py --inputs $(INPUTS) --seed $(SEED)
+
+results: install  ## Print the README's tables of quality from the tracked results of studies/quality
+	$(RUN) python studies/quality/quality_study.py show
 
 ui: install  ## Browse the MLflow store on http://127.0.0.1:5000
 	$(RUN) tapestry ui

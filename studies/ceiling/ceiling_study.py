@@ -23,7 +23,7 @@ from tapestry.training.settings import TrainSettings
 
 HERE = Path(__file__).resolve().parent
 QUALITY = HERE.parent / "quality"
-RECIPE = "hstu_levers"
+RECIPE = "hstu_items"
 HISTORIES = ("own", "exchanged", "all")
 _OWN = ((1, 1), (2, 3), (4, 7), (8, 10**9))  # groups by interactions in the target's domain before the target
 

@@ -33,7 +33,20 @@ from tapestry.training.settings import TrainSettings
 
 HERE = Path(__file__).resolve().parent
 PARAMS = HERE / "params.yaml"
-VERSUS = ("hstu", "hstu_levers")  # what each recipe is compared with
+VERSUS = ("hstu", "hstu_items")  # what each recipe is compared with
+NAMES = {  # of recipes and baselines, in the order of the tables
+    "hybrid_items_refit": "default recipe, refit on validation too",
+    "hybrid_items": "default recipe: within domains below, TAPE, DDSR; full in the last layer",
+    "paper_items": "the paper's model with the same levers",
+    "hstu_items_refit": "HSTU + ALiBi with the same levers, refit on validation too",
+    "hstu_items": "HSTU + ALiBi with the same levers",
+    "paper": "the paper's model",
+    "hstu": "HSTU + ALiBi",
+    "item_knn": "item-kNN",
+    "recent_popularity": "popularity of the last 90 days, within the domain",
+    "popularity": "popularity within the domain",
+}
+SPLITS = {"leave_one_out": "Leave-one-out", "temporal": "Temporal split"}
 _HISTORY = (0, 5, 10, 20, np.inf)  # bounds of the groups by number of interactions before the target
 _DECILES = 10
 
@@ -103,17 +116,31 @@ def results() -> None:
 
 def show() -> None:
     """Print the README's tables from results.csv and changes.csv."""
-    columns = {"hr_10": "HR@10", "hr_100": "HR@100", "ndcg_100": "NDCG@100", "mrr": "MRR"}
     means, changes = _read("results.csv"), _read("changes.csv")
-    for split in dict.fromkeys(row["split"] for row in means):
-        print(f"\n{split}\n\n| | seeds | {' | '.join(columns.values())} |\n|---|---|{'---|' * len(columns)}")
-        for row in (row for row in means if row["split"] == split):
-            figures = " | ".join(f"{float(row[metric]):.4f}".removeprefix("0") for metric in columns)
-            print(f"| {row['recipe']} | {row['seeds']} | {figures} |")
+    columns = {"hr_10": "HR@10", "hr_100": "HR@100", "ndcg_100": "NDCG@100", "mrr": "MRR"}
+    for split, title in SPLITS.items():
+        of_split = {row["recipe"]: row for row in means if row["split"] == split}
+        rows = [
+            [NAMES[name], *(f"{float(of_split[name][metric]):.4f}".removeprefix("0") for metric in columns)]
+            for name in NAMES
+            if name in of_split
+        ]
+        _print_table([f"{title}, {of_split[VERSUS[0]]['seeds']} seeds", *columns.values()], rows)
         for other in VERSUS:
-            print(f"\n| change against {other}, % | {' | '.join(columns.values())} |\n|---|{'---|' * len(columns)}")
-            for row in (row for row in changes if (row["split"], row["against"]) == (split, other)):
-                print(f"| {row['recipe']} | {' | '.join(_interval(row, metric) for metric in columns)} |")
+            compared = {row["recipe"]: row for row in changes if (row["split"], row["against"]) == (split, other)}
+            rows = [
+                [NAMES[name], *(_interval(compared[name], metric) for metric in columns)]
+                for name in NAMES
+                if name in compared
+            ]
+            _print_table([f"{title}: change against {NAMES[other]}, %", *columns.values()], rows)
+
+
+def _print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Print a table of Markdown."""
+    for row in (header, ["---"] * len(header), *rows):
+        print(f"| {' | '.join(row)} |")
+    print()
 
 
 def _interval(row: dict[str, str], metric: str) -> str:
