@@ -15,7 +15,7 @@ from tapestry.core.splits import TEST
 from tapestry.core.yaml_file import read_yaml
 from tapestry.evaluation.settings import EvaluateSettings
 from tapestry.model.settings import ModelSettings
-from tapestry.sequences.reader import Sequences, read_sequences
+from tapestry.sequences.reader import read_sequences
 from tapestry.studies.histories import exchanged, own_domain
 from tapestry.studies.results import change_row, metric_values, read_trials, summary_row
 from tapestry.studies.trials import changed_section, run_trial
@@ -24,16 +24,17 @@ from tapestry.training.settings import TrainSettings
 HERE = Path(__file__).resolve().parent
 QUALITY = HERE.parent / "quality"
 RECIPE = "hstu_items"
-HISTORIES = ("own", "exchanged", "all")
+TRAINED = ("own", "exchanged")
 _OWN = ((1, 1), (2, 3), (4, 7), (8, 10**9))  # groups by interactions in the target's domain before the target
 
 
 def train(history: str, seed: str) -> None:
     """Train the recipe on one kind of history, and rank the test targets."""
-    changes = read_yaml(QUALITY / "params.yaml")["recipes"][RECIPE]
     params = QUALITY / "params.yaml"
+    changes = read_yaml(params)["recipes"][RECIPE]
+    sequences = read_sequences(QUALITY / "data/leave_one_out/sequences")
     run_trial(
-        _histories(history, int(seed)),
+        own_domain(sequences) if history == "own" else exchanged(sequences, int(seed)),
         changed_section(ModelSettings, "model", changes["model"], params),
         changed_section(TrainSettings, "train", changes["train"] | {"seed": int(seed)}, params),
         load_section(EvaluateSettings, "evaluate", params),
@@ -42,8 +43,12 @@ def train(history: str, seed: str) -> None:
 
 
 def results() -> None:
-    """Write results.csv: means of each kind of history, and the change against `own`, on the targets that all rank."""
-    tables = {history: read_trials(HERE / "runs" / history) for history in HISTORIES}
+    """Write results.csv: means of each kind of history, and the change against `own`, on the targets that all rank.
+
+    `all` is the recipe in the study of quality.
+    """
+    tables = {history: read_trials(HERE / "runs" / history) for history in TRAINED}
+    tables["all"] = read_trials(QUALITY / "runs/leave_one_out" / RECIPE)
     users = {
         name: [table["user_id"].to_numpy(zero_copy_only=False) for table in found] for name, found in tables.items()
     }
@@ -62,17 +67,6 @@ def results() -> None:
             row = {"own_interactions": group, "targets": int(inside.sum()), "history": name, **summary_row(found)}
             rows_out.append(row | change_row(found, of_group["own"], np.arange(inside.sum())))
     write_csv(HERE / "results.csv", rows_out)
-
-
-def _histories(history: str, seed: int) -> Sequences:
-    sequences = read_sequences(QUALITY / "data/leave_one_out/sequences")
-    match history:
-        case "own":
-            return own_domain(sequences)
-        case "exchanged":
-            return exchanged(sequences, seed)
-        case _:
-            return sequences
 
 
 def _own_interactions(users: list[str]) -> Any:

@@ -35,10 +35,8 @@ HERE = Path(__file__).resolve().parent
 PARAMS = HERE / "params.yaml"
 VERSUS = ("hstu", "hstu_items")  # what each recipe is compared with
 NAMES = {  # of recipes and baselines, in the order of the tables
-    "hybrid_items_refit": "default recipe, refit on validation too",
     "hybrid_items": "default recipe: within domains below, TAPE, DDSR; full in the last layer",
     "paper_items": "the paper's model with the same levers",
-    "hstu_items_refit": "HSTU + ALiBi with the same levers, refit on validation too",
     "hstu_items": "HSTU + ALiBi with the same levers",
     "paper": "the paper's model",
     "hstu": "HSTU + ALiBi",
