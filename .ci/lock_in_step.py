@@ -2,7 +2,7 @@
 
 Each file of the checkout must have the hash that dvc.lock has of it. Files that are not in the checkout, such as
 `data/` in a fresh clone, are not checked, so nothing runs and nothing is downloaded. If something differs, the script
-prints the differences and exits with 1.
+prints the differences and exits with 1. Studies, whose trainings take hours, are not checked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MEND = "Run `dvc repro`, then commit dvc.lock and metrics/ (`dvc commit --force`
 
 
 def main() -> int:
-    dvc = [sys.executable, "-m", "dvc", "status", "--json"]
+    dvc = [sys.executable, "-m", "dvc", "status", "--json", "dvc.yaml"]
     status = json.loads(subprocess.run(dvc, check=True, stdout=subprocess.PIPE, text=True).stdout)
     found = [f"{stage}: {change}" for stage, changes in status.items() for change in differences(changes)]
     if found:

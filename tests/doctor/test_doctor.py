@@ -324,7 +324,7 @@ def without_commit(folder: Path) -> None:
 
 def bad_parameter(folder: Path) -> None:
     text = (folder / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(text.replace("patience: 5", "patience: x"))
+    (folder / "params.yaml").write_text(text.replace("patience: 12", "patience: x"))
 
 
 @pytest.mark.parametrize(
