@@ -1,54 +1,174 @@
-"""The stages of the study: python ceiling_study.py train HISTORY SEED | results."""
+"""Stages of the study: python ceiling_study.py COMMAND.
+
+Commands: train HISTORY SEED, simulate EFFECT, train_simulated EFFECT RECIPE-HISTORY SEED, results, show.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
-from tapestry.core.atomic import write_csv
+from tapestry.core.atomic import atomic_folder, write_csv
 from tapestry.core.failures import reported_errors
 from tapestry.core.settings import load_section
 from tapestry.core.splits import TEST
 from tapestry.core.yaml_file import read_yaml
 from tapestry.evaluation.settings import EvaluateSettings
+from tapestry.ingest.settings import IngestSettings
 from tapestry.model.settings import ModelSettings
-from tapestry.sequences.reader import read_sequences
+from tapestry.sequences.reader import Sequences, read_sequences
+from tapestry.sessionize.settings import SessionizeSettings
+from tapestry.source.settings import SyntheticSettings
+from tapestry.source.synthetic import write_domain
+from tapestry.studies.data import make_sequences
 from tapestry.studies.histories import exchanged, own_domain
-from tapestry.studies.results import change_row, metric_values, read_trials, summary_row
+from tapestry.studies.results import (
+    change_row,
+    metric_values,
+    print_table,
+    read_csv,
+    read_trials,
+    short_figure,
+    short_interval,
+    summary_row,
+)
 from tapestry.studies.trials import changed_section, run_trial
 from tapestry.training.settings import TrainSettings
 
 HERE = Path(__file__).resolve().parent
+PARAMS = HERE / "params.yaml"
 QUALITY = HERE.parent / "quality"
+SHARED = QUALITY / "params.yaml"
+SIX_DOMAINS = QUALITY / "data/leave_one_out/sequences"
 RECIPE = "hstu_items"
-TRAINED = ("own", "exchanged")
-_OWN = ((1, 1), (2, 3), (4, 7), (8, 10**9))  # groups by interactions in the target's domain before the target
+HISTORIES: dict[str, Callable[[Sequences, int], Sequences]] = {
+    "own": lambda sequences, _: own_domain(sequences),
+    "exchanged": exchanged,
+    "all": lambda sequences, _: sequences,
+}
+NAMES = {  # of the simulated trials, in the order of the table
+    "hstu_items-own": "HSTU + ALiBi, `own`",
+    "hstu_items-exchanged": "HSTU + ALiBi, `exchanged`",
+    "hstu_items-all": "HSTU + ALiBi, `all`",
+    "paper_items-all": "the paper's model, `all`",
+    "paper_no_tape-all": "… without TAPE",
+    "paper_no_ddsr-all": "… without DDSR",
+    "hybrid_items-all": "default recipe, `all`",
+    "hybrid_no_tape-all": "… without TAPE",
+    "hybrid_no_ddsr-all": "… without DDSR",
+}
+# Groups by interactions in the target's domain before the target: name, fewest and most.
+_OWN = (("all targets", 1, 10**9), ("1", 1, 1), ("2 to 3", 2, 3), ("4 to 7", 4, 7), ("8 or more", 8, 10**9))
 
 
 def train(history: str, seed: str) -> None:
-    """Train the recipe on one kind of history, and rank the test targets."""
-    params = QUALITY / "params.yaml"
-    changes = read_yaml(params)["recipes"][RECIPE]
-    sequences = read_sequences(QUALITY / "data/leave_one_out/sequences")
+    """Train the recipe on one kind of history of the six domains, and rank the test targets."""
+    _train(SIX_DOMAINS, read_yaml(SHARED)["recipes"][RECIPE], history, seed, HERE / "runs/six_domains" / history / seed)
+
+
+def simulate(effect: str) -> None:
+    """Simulate interactions with one effect of other domains, and make their sequences."""
+    simulator = changed_section(SyntheticSettings, "synthetic", {"cross_domain_effect": float(effect)}, PARAMS)
+    domains = load_section(tuple[str, ...], "domains", PARAMS)
+    with atomic_folder(HERE / "data" / effect) as folder:
+        files = {domain: folder / f"raw/{domain}.json.gz" for domain in domains}
+        for domain, file in files.items():
+            file.parent.mkdir(exist_ok=True)
+            write_domain(simulator, domains, domain, file)
+        rules = load_section(SessionizeSettings, "sessionize", SHARED)
+        make_sequences(files, load_section(IngestSettings, "ingest", SHARED), rules, folder)
+
+
+def train_simulated(effect: str, trial: str, seed: str) -> None:
+    """Train a recipe on one kind of history of a simulation, and rank the test targets."""
+    recipe, history = trial.split("-")
+    changes = read_yaml(PARAMS)["recipes"][recipe]
+    _train(HERE / "data" / effect / "sequences", changes, history, seed, HERE / "runs" / effect / trial / seed)
+
+
+def _train(data: Path, changes: Mapping[str, Any], history: str, seed: str, folder: Path) -> None:
     run_trial(
-        own_domain(sequences) if history == "own" else exchanged(sequences, int(seed)),
-        changed_section(ModelSettings, "model", changes["model"], params),
-        changed_section(TrainSettings, "train", changes["train"] | {"seed": int(seed)}, params),
-        load_section(EvaluateSettings, "evaluate", params),
-        HERE / "runs" / history / seed,
+        HISTORIES[history](read_sequences(data), int(seed)),
+        changed_section(ModelSettings, "model", changes["model"], SHARED),
+        changed_section(TrainSettings, "train", changes["train"] | {"seed": int(seed)}, SHARED),
+        load_section(EvaluateSettings, "evaluate", SHARED),
+        folder,
     )
 
 
 def results() -> None:
-    """Write results.csv: means of each kind of history, and the change against `own`, on the targets that all rank.
+    """Write results.csv and simulated.csv: means of each trial, and changes, on the targets that all trials rank.
 
-    `all` is the recipe in the study of quality.
+    results.csv has the six domains, by the number of interactions in the target's domain; `all` is the recipe in the
+    study of quality, and changes are against `own`. In simulated.csv they are against HSTU on `all`.
     """
-    tables = {history: read_trials(HERE / "runs" / history) for history in TRAINED}
+    runs = HERE / "runs"
+    tables = {path.name: read_trials(path) for path in sorted((runs / "six_domains").iterdir())}
     tables["all"] = read_trials(QUALITY / "runs/leave_one_out" / RECIPE)
+    users, values = _on_common_targets(tables)
+    own = _own_interactions(SIX_DOMAINS, users)
+    rows: list[dict[str, Any]] = []
+    for group, low, high in _OWN:
+        inside = (own >= low) & (own <= high)
+        of_group = {name: {key: value[:, inside] for key, value in found.items()} for name, found in values.items()}
+        rows += _rows(of_group, "own", {"own_interactions": group})
+    write_csv(HERE / "results.csv", rows)
+
+    simulated: list[dict[str, Any]] = []
+    for effect in sorted(path.name for path in (HERE / "data").iterdir()):
+        trials = {path.name: read_trials(path) for path in sorted((runs / effect).iterdir())}
+        _, values = _on_common_targets(trials)
+        simulated += _rows(values, f"{RECIPE}-all", {"cross_domain_effect": effect})
+    write_csv(HERE / "simulated.csv", simulated)
+
+
+def show() -> None:
+    """Print the README's tables from results.csv and simulated.csv."""
+    columns = {"hr_10": "HR@10", "hr_100": "HR@100", "mrr": "MRR"}
+    rows = [
+        [row["own_interactions"], row["targets"], f"`{row['history']}`", *_cells(row, "own", list(columns))]
+        for row in read_csv(HERE / "results.csv")
+    ]
+    against = [f"{name} against `own`, %" for name in columns.values()]
+    print_table(["own interactions", "targets", "history", "HR@100", *against], rows)
+    against = [f"{name} against HSTU on `all`, %" for name in columns.values()]
+    simulated = read_csv(HERE / "simulated.csv")
+    for effect in dict.fromkeys(row["cross_domain_effect"] for row in simulated):
+        trials = {row["history"]: row for row in simulated if row["cross_domain_effect"] == effect}
+        rows = [
+            [NAMES[name], *_cells(trials[name], f"{RECIPE}-all", list(columns))] for name in NAMES if name in trials
+        ]
+        print_table([f"{100 * float(effect):.0f} % follow another domain", "HR@100", *against], rows)
+
+
+def _cells(row: Mapping[str, str], against: str, metrics: Sequence[str]) -> list[str]:
+    """Return HR@100, and the changes of some metrics, which are empty for what the others are compared with."""
+    changes = ["" if row["history"] == against else short_interval(row, metric) for metric in metrics]
+    return [short_figure(row["hr_100"]), *changes]
+
+
+def _rows(
+    values: Mapping[str, Mapping[str, npt.NDArray[np.float64]]], against: str, group: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return a row a trial: its means, and the change against one of them. Each user has one target."""
+    targets = values[against]["mrr"].shape[1]
+    return [
+        {**group, "targets": targets, "history": name, **summary_row(found)}
+        | change_row(found, values[against], np.arange(targets))
+        for name, found in values.items()
+    ]
+
+
+def _on_common_targets(
+    tables: Mapping[str, Sequence[pa.Table]],
+) -> tuple[list[str], dict[str, dict[str, npt.NDArray[np.float64]]]]:
+    """Return the users whose target all tables rank, and the metrics of each trial on these targets."""
     users = {
         name: [table["user_id"].to_numpy(zero_copy_only=False) for table in found] for name, found in tables.items()
     }
@@ -58,20 +178,12 @@ def results() -> None:
         rows = [dict(zip(user, range(len(user)), strict=True)) for user in users[name]]
         aligned = [table.take([row[user] for user in common]) for table, row in zip(of_seeds, rows, strict=True)]
         values[name] = metric_values(aligned)
-    own = _own_interactions(common)
-    groups = {"all targets": own > 0} | {f"{low} to {high}": (own >= low) & (own <= high) for low, high in _OWN}
-    rows_out: list[dict[str, Any]] = []
-    for group, inside in groups.items():
-        of_group = {name: {key: value[:, inside] for key, value in found.items()} for name, found in values.items()}
-        for name, found in of_group.items():
-            row = {"own_interactions": group, "targets": int(inside.sum()), "history": name, **summary_row(found)}
-            rows_out.append(row | change_row(found, of_group["own"], np.arange(inside.sum())))
-    write_csv(HERE / "results.csv", rows_out)
+    return common, values
 
 
-def _own_interactions(users: list[str]) -> Any:
+def _own_interactions(data: Path, users: Sequence[str]) -> npt.NDArray[np.int64]:
     """Count the interactions in the target's domain before each user's test target."""
-    sequences = read_sequences(QUALITY / "data/leave_one_out/sequences")
+    sequences = read_sequences(data)
     count = {}
     for target in sequences.targets(TEST):
         user = sequences.user[target]
@@ -81,6 +193,6 @@ def _own_interactions(users: list[str]) -> Any:
 
 
 if __name__ == "__main__":
-    commands = {function.__name__: function for function in (train, results)}
+    commands = {function.__name__: function for function in (train, simulate, train_simulated, results, show)}
     with reported_errors(" ".join(sys.argv[1:])):
         commands[sys.argv[1]](*sys.argv[2:])

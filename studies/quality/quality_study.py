@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,20 +13,31 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tapestry.baselines.baselines import rank_baselines
-from tapestry.core.atomic import atomic_folder, write_csv, write_json
+from tapestry.core.atomic import atomic_folder, write_csv
 from tapestry.core.failures import reported_errors
 from tapestry.core.settings import load_section
 from tapestry.core.splits import TEST
 from tapestry.core.yaml_file import read_yaml
 from tapestry.evaluation.ranks import ranks_table, read_ranks, write_ranks
 from tapestry.evaluation.settings import EvaluateSettings
-from tapestry.ingest.ingest import ingest
 from tapestry.ingest.settings import IngestSettings
 from tapestry.model.settings import ModelSettings
 from tapestry.sequences.reader import read_sequences
-from tapestry.sessionize.sessionize import DomainInput, sessionize
 from tapestry.sessionize.settings import SessionizeSettings
-from tapestry.studies.results import METRICS, change_row, metric_values, read_trials, short, summary_row, users_of
+from tapestry.studies.data import make_sequences
+from tapestry.studies.results import (
+    METRICS,
+    change_row,
+    metric_values,
+    print_table,
+    read_csv,
+    read_trials,
+    short,
+    short_figure,
+    short_interval,
+    summary_row,
+    users_of,
+)
 from tapestry.studies.trials import changed_section, run_trial
 from tapestry.training.settings import TrainSettings
 
@@ -52,16 +62,10 @@ _DECILES = 10
 def data(split: str) -> None:
     """Make the sequences of one split, from the raw files."""
     raw = HERE.parents[1] / load_section(str, "path", PARAMS)
-    settings = load_section(IngestSettings, "ingest", PARAMS)
+    files = {domain: raw / f"{domain}.json.gz" for domain in load_section(tuple[str, ...], "domains", PARAMS)}
+    rules = changed_section(SessionizeSettings, "sessionize", {"split": split}, PARAMS)
     with atomic_folder(HERE / "data" / split) as folder:
-        inputs = {}
-        for domain in load_section(tuple[str, ...], "domains", PARAMS):
-            inputs[domain] = DomainInput(folder / f"rows/{domain}.parquet", folder / f"rows/{domain}.json")
-            quarantine = folder / f"rows/{domain}.quarantine.parquet"
-            file = raw / f"{domain}.json.gz"
-            ingest(file, domain, settings, inputs[domain].interactions, quarantine, inputs[domain].counts)
-        rules = changed_section(SessionizeSettings, "sessionize", {"split": split}, PARAMS)
-        write_json(folder / "statistics.json", sessionize(inputs, rules, folder / "sequences"))
+        make_sequences(files, load_section(IngestSettings, "ingest", PARAMS), rules, folder)
 
 
 def baselines(split: str) -> None:
@@ -114,41 +118,24 @@ def results() -> None:
 
 def show() -> None:
     """Print the README's tables from results.csv and changes.csv."""
-    means, changes = _read("results.csv"), _read("changes.csv")
+    means, changes = read_csv(HERE / "results.csv"), read_csv(HERE / "changes.csv")
     columns = {"hr_10": "HR@10", "hr_100": "HR@100", "ndcg_100": "NDCG@100", "mrr": "MRR"}
     for split, title in SPLITS.items():
         of_split = {row["recipe"]: row for row in means if row["split"] == split}
         rows = [
-            [NAMES[name], *(f"{float(of_split[name][metric]):.4f}".removeprefix("0") for metric in columns)]
+            [NAMES[name], *(short_figure(of_split[name][metric]) for metric in columns)]
             for name in NAMES
             if name in of_split
         ]
-        _print_table([f"{title}, {of_split[VERSUS[0]]['seeds']} seeds", *columns.values()], rows)
+        print_table([f"{title}, {of_split[VERSUS[0]]['seeds']} seeds", *columns.values()], rows)
         for other in VERSUS:
             compared = {row["recipe"]: row for row in changes if (row["split"], row["against"]) == (split, other)}
             rows = [
-                [NAMES[name], *(_interval(compared[name], metric) for metric in columns)]
+                [NAMES[name], *(short_interval(compared[name], metric) for metric in columns)]
                 for name in NAMES
                 if name in compared
             ]
-            _print_table([f"{title}: change against {NAMES[other]}, %", *columns.values()], rows)
-
-
-def _print_table(header: list[str], rows: list[list[str]]) -> None:
-    """Print a table of Markdown."""
-    for row in (header, ["---"] * len(header), *rows):
-        print(f"| {' | '.join(row)} |")
-    print()
-
-
-def _interval(row: dict[str, str], metric: str) -> str:
-    change, low, high = (f"{100 * float(row[f'{metric}_{part}']):+.1f}" for part in ("change", "low", "high"))
-    return f"{change} [{low}, {high}]"
-
-
-def _read(name: str) -> list[dict[str, str]]:
-    with (HERE / name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+            print_table([f"{title}: change against {NAMES[other]}, %", *columns.values()], rows)
 
 
 def _groups(table: pa.Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:

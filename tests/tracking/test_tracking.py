@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -26,7 +26,9 @@ from typer.testing import CliRunner
 from tapestry.cli import app
 from tapestry.core.errors import TapestryError
 from tapestry.provenance.hashes import content_hash
-from tapestry.tracking.delivery import send_pending
+from tapestry.tracking import delivery
+from tapestry.tracking.delivery import send_pending, sending
+from tapestry.tracking.journal import Journal, locked_journal
 from tapestry.tracking.names import flatten_metrics
 from tapestry.tracking.runs import stage_run
 from tapestry.tracking.store import open_store, store_uri
@@ -34,6 +36,7 @@ from tapestry.tracking.store import open_store, store_uri
 STAGE = """
 from tapestry.tracking import delivery
 from tapestry.tracking.runs import stage_run
+delivery.LIVE_SECONDS = 0
 delivery._FINISH_SECONDS = 300  # creating the tables takes longer on a busy machine
 with stage_run("ingest@Books", {"ingest.threads": 2}) as run:
     run.log_metrics({"rows": 3, "reasons": {"blank line": 1}}, "ingest")
@@ -69,6 +72,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def live(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All stages of this process are sent while they run, as long ones are."""
+    monkeypatch.setattr(delivery, "LIVE_SECONDS", 0)
+
+
 def runs() -> list[Run]:
     client = MlflowClient(store_uri())
     experiment = client.get_experiment_by_name("tapestry")
@@ -102,6 +111,51 @@ def test_a_failing_stage_logs_its_error() -> None:
 
 
 @pytest.mark.usefixtures("stored")
+def test_a_short_stage_leaves_its_run_to_the_last_stage(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(delivery, "open_store", lambda: pytest.fail("the store was opened"))
+    with stage_run("ingest@Books", {}) as run:
+        run.log_metrics({"rows": 3}, "ingest")
+    monkeypatch.setattr(delivery, "open_store", open_store)
+    assert runs() == []
+    with sending(Journal(store_uri()), "pipeline"):
+        pass
+    (found,) = runs()
+    assert (found.info.status, found.data.metrics["ingest/rows"]) == ("FINISHED", 3.0)
+    assert not list((root / "mlflow.pending").iterdir())
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("stored")
+def test_the_last_stage_waits_for_runs_of_its_pipeline_that_another_process_sends(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pipeline in ("ours", "theirs"):
+        monkeypatch.setattr("tapestry.tracking.runs.pipeline_id", lambda pipeline=pipeline: pipeline)
+        with stage_run("ingest@Books", {}):
+            pass
+    ours, theirs = sorted((root / "mlflow.pending").iterdir())
+    waited: list[float] = []
+
+    def release(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            locks.pop().close()
+
+    monkeypatch.setattr("tapestry.tracking.delivery.time.sleep", release)
+    locks = [ExitStack(), ExitStack()]
+    for lock, folder in zip(locks, (theirs, ours), strict=True):
+        assert lock.enter_context(locked_journal(folder))
+    with sending(Journal(store_uri()), "ours"):
+        pass
+    assert len(waited) == 3
+    assert list((root / "mlflow.pending").iterdir()) == [theirs]
+    assert [run.data.tags["pipeline"] for run in runs()] == ["ours"]
+    locks.pop().close()
+
+
+@pytest.mark.usefixtures("stored", "live")
 def test_sending_a_journal_again_changes_nothing(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A process may be killed after it has sent its journal and before it has removed it."""
     kept = tmp_path_factory.mktemp("kept")
@@ -135,6 +189,7 @@ EPOCHS = """
 import sys
 from tapestry.tracking import delivery
 from tapestry.tracking.runs import stage_run
+delivery.LIVE_SECONDS = 0
 delivery._FINISH_SECONDS = int(sys.argv[1])
 with stage_run("train", {"train.epochs": 8}) as run:
     for epoch in range(1, 9):
@@ -270,7 +325,7 @@ def test_a_server_that_stops_loses_no_metrics_of_a_stage(root: Path, monkeypatch
         assert curve(run) == COMPLETE_CURVE
 
 
-@pytest.mark.usefixtures("stored")
+@pytest.mark.usefixtures("stored", "live")
 def test_the_next_stage_ends_the_run_of_a_killed_one(root: Path) -> None:
     process = training()
     wait_for_run()
@@ -291,7 +346,7 @@ def test_the_next_stage_ends_the_run_of_a_killed_one(root: Path) -> None:
     assert not list((root / "mlflow.pending").iterdir())
 
 
-@pytest.mark.usefixtures("stored")
+@pytest.mark.usefixtures("stored", "live")
 def test_a_damaged_journal_does_not_delay_others(root: Path) -> None:
     damaged = root / "mlflow.pending/1-x"
     damaged.mkdir(parents=True)
@@ -326,7 +381,7 @@ def test_a_checkout_that_is_not_writable_does_not_stop_a_stage(root: Path, capsy
 
 
 def test_an_input_that_is_edited_during_a_stage_is_reported(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stored: None
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stored: None, live: None
 ) -> None:
     monkeypatch.chdir(root)
     (root / "dvc.yaml").write_text("stages: {ingest: {deps: ['raw/${item.domain}', code.py, gone.py]}}")

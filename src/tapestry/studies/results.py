@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,3 +65,27 @@ def change_row(
 def short(value: float) -> float:
     """Round a figure for a table."""
     return round(float(value), _DIGITS)
+
+
+def read_csv(file: Path) -> list[dict[str, str]]:
+    """Read a table of results; all values are text."""
+    with file.open(encoding="utf-8", newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def short_figure(value: str) -> str:
+    """Format a metric for a table of Markdown, as .1234."""
+    return f"{float(value):.4f}".removeprefix("0")
+
+
+def short_interval(row: Mapping[str, str], metric: str) -> str:
+    """Format the change of a metric in a row of `change_row`, in percent, as +1.2 [-0.3, +2.7]."""
+    change, low, high = (f"{100 * float(row[f'{metric}_{part}']):+.1f}" for part in ("change", "low", "high"))
+    return f"{change} [{low}, {high}]"
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of Markdown."""
+    for row in (header, ["---"] * len(header), *rows):
+        print(f"| {' | '.join(row)} |")
+    print()

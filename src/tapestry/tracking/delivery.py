@@ -1,4 +1,8 @@
-"""Send journals to MLflow: while a stage runs, at its end, and later if the store was not available.
+"""Send journals to MLflow: while a stage runs, at its end, or later.
+
+To load MLflow and to open its store takes seconds of CPU time. So only a stage that runs longer than `LIVE_SECONDS`, or
+that fails, sends its journal itself. Those of other stages wait for the last stage, `record`, which sends them all
+before its own; `tapestry ui` and `tapestry sync` send them too. Journals also wait while the store is not available.
 
 Sending an event twice changes nothing, so a process that is killed while it sends needs no cleanup: a run is found by
 the name of its journal, and MLflow stores equal points of a metric once.
@@ -11,9 +15,11 @@ import re
 import shutil
 import sys
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +34,11 @@ if TYPE_CHECKING:
 
 _DRIVER = re.compile(r"^\([\w.]+\) ")  # SQLAlchemy puts the driver's exception class before its message
 _MIN_RETRY_WAIT, _MAX_RETRY_WAIT = 1.0, 60.0  # seconds between retries after an error of the store
-_FINISH_SECONDS = 20  # how long a stage waits at its end until all is sent, while the store accepts data
+LIVE_SECONDS = 15.0  # a stage that runs longer is sent while it runs
+_FINISH_SECONDS = 60  # how long a stage waits at its end until all is sent, while the store accepts data
 _FAILING_FINISH_SECONDS = 2  # and how long if the last attempt failed
+_STAGES_WAIT = 0.2  # seconds between two looks at them
+_STAGES_SECONDS = 20  # how long `record` waits until the journals of the other stages are sent
 
 
 class Delivery:
@@ -80,22 +89,28 @@ def _merged(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
 class Sender(threading.Thread):
     """Sends this process's journal from a thread, so that a failing store doesn't delay the stage."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pipeline: str | None) -> None:
         super().__init__(name="mlflow", daemon=True)  # stages/run.py knows the name
-        self._folder = folder
+        self._folder, self._pipeline = folder, pipeline
         self._wake = threading.Event()
-        self._ending = self._failing = False
+        self._ending = self._failing = self._stage_failed = False
         self._done = threading.Event()
 
     def run(self) -> None:
         wait, delivery = _MIN_RETRY_WAIT, None
+        if self._pipeline is None:
+            live_from = time.monotonic() + LIVE_SECONDS
+            self._wake.wait(LIVE_SECONDS)
+            if time.monotonic() < live_from and not self._stage_failed:
+                self._done.set()
+                return
         while True:
             last = self._ending  # read before the journal, so that the last pass sees every event
             try:
                 if delivery is None:
                     delivery = Delivery(self._folder, *open_store())
                     with suppress(Exception):  # other journals must not delay this run
-                        send_pending()
+                        _send_stages(self._pipeline)
                 delivery.advance()
             except Exception as error:
                 self._warn(error)
@@ -112,8 +127,12 @@ class Sender(threading.Thread):
             self._wake.clear()
         self._done.set()
 
-    def finish(self) -> None:
-        """Wait until the rest is sent: `_FINISH_SECONDS`, or less if the store fails."""
+    def finish(self, failed: bool) -> None:
+        """Wait until the rest is sent: `_FINISH_SECONDS`, or less if the store fails.
+
+        A journal that isn't live yet is left to a later stage, unless this one failed: then there may be none.
+        """
+        self._stage_failed = failed
         self._ending = True
         self._wake.set()
         for _ in range(_FINISH_SECONDS):
@@ -135,16 +154,24 @@ class Sender(threading.Thread):
 
 
 @contextmanager
-def sending(journal: Journal) -> Iterator[None]:
-    """Send a journal while the block writes it, wait at the end until the rest is sent, and close the journal."""
-    sender = None if journal.folder is None else Sender(journal.folder)  # the journal has warned that it has no folder
-    if sender is not None:
+def sending(journal: Journal, pipeline: str | None = None) -> Iterator[None]:
+    """Send a journal while the block writes it, or leave it to a later stage (see this module), and close it.
+
+    Args:
+        pipeline: the execution of the pipeline (`pipeline_id`) whose other journals are to be sent before this one,
+            which is then sent in any case.
+    """
+    sender = None  # the journal has warned that it has no folder
+    if journal.folder is not None:
+        sender = Sender(journal.folder, pipeline)
         sender.start()
+    failed = True
     try:
         yield
+        failed = False
     finally:
         if sender is not None:
-            sender.finish()
+            sender.finish(failed)
         journal.close()
 
 
@@ -190,6 +217,32 @@ def send_pending() -> tuple[int, list[str]]:
             shutil.rmtree(folder, ignore_errors=True)
             count += 1
     return count, unsent
+
+
+def _send_stages(pipeline: str | None) -> None:
+    """Send what is pending. Of a pipeline's stages, wait also for those that another process is sending.
+
+    Raises:
+        Exception: any of MLflow's, and those of `send_pending`.
+    """
+    deadline = time.monotonic() + _STAGES_SECONDS
+    send_pending()
+    while pipeline is not None and any(map(partial(_ended_stage_of, pipeline), pending_journals())):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(_STAGES_WAIT)
+        send_pending()
+
+
+def _ended_stage_of(pipeline: str, folder: Path) -> bool:
+    """Say whether a journal for this store is of a stage of `pipeline` that has ended."""
+    try:
+        events, _ = read_events(folder)
+    except (OSError, ValueError):  # sent in the meantime, or damaged
+        return False
+    of_kind = dict(events)
+    run = of_kind.get("run", {"tags": {}})
+    return "end" in of_kind and of_kind["store"] == shown_uri() and run["tags"].get("pipeline") == pipeline
 
 
 def _address(folder: Path) -> str:

@@ -48,7 +48,7 @@ def record(parameters: Parameters) -> None:
         require_made(Path(name))
     experiment = collect(parameters)
     journal = Journal(shown_uri())
-    with sending(journal):
+    with sending(journal, experiment["pipeline"]):
         for name in (*ARTIFACTS, "models", "data/sequences/items.parquet"):
             journal.add_artifact(Path(name), name)
         journal.write("experiment", experiment)

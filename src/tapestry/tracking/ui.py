@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from tapestry.core.errors import TapestryError
+from tapestry.tracking.delivery import send_pending
 from tapestry.tracking.store import open_store, store_uri
 
 HOST = "127.0.0.1"
@@ -45,6 +46,7 @@ def serve(port: int, show: Callable[[str], None]) -> None:
     _require_free(port)
     uri = store_uri()
     _, experiment_id = open_store()
+    send_pending()
     if uri.startswith(("http://", "https://")):
         show(f"MLFLOW_TRACKING_URI is a server, and has its own UI: {address(uri, experiment_id)}")
         return

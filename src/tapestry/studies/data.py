@@ -1,0 +1,28 @@
+"""The sequences of a study: raw files of several domains → ingest → sessionize, by settings of the study's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tapestry.core.atomic import write_json
+from tapestry.ingest.ingest import ingest
+from tapestry.ingest.settings import IngestSettings
+from tapestry.sessionize.sessionize import DomainInput, sessionize
+from tapestry.sessionize.settings import SessionizeSettings
+
+
+def make_sequences(
+    raw_files: Mapping[str, Path], ingesting: IngestSettings, rules: SessionizeSettings, folder: Path
+) -> None:
+    """Write the sequences of {domain: raw file} to `folder`/sequences, with statistics.json and the rows beside it.
+
+    Raises:
+        TapestryError: an unreadable file, too large a share of unusable rows, or nothing left to train on.
+    """
+    inputs = {}
+    for domain, raw in raw_files.items():
+        inputs[domain] = DomainInput(folder / f"rows/{domain}.parquet", folder / f"rows/{domain}.json")
+        quarantine = folder / f"rows/{domain}.quarantine.parquet"
+        ingest(raw, domain, ingesting, inputs[domain].interactions, quarantine, inputs[domain].counts)
+    write_json(folder / "statistics.json", sessionize(inputs, rules, folder / "sequences"))
