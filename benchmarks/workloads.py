@@ -62,7 +62,13 @@ def random_batch(length: int, share: npt.NDArray[np.float64], tokens: int = TOKE
 def model_settings(whole: bool, **changes: object) -> ModelSettings:
     """Return the settings of the paper's model, or with the same width and layers those of HSTU + ALiBi."""
     attention = "intra" if whole else "full"
-    kind: dict[str, object] = {"attention": attention, "tape": whole, "ddsr": whole, "request_time": False}
+    kind: dict[str, object] = {
+        "attention": attention,
+        "tape": whole,
+        "ddsr": whole,
+        "request_time": False,
+        "target_state": False,
+    }
     return dataclasses.replace(PARAMETERS.model, **(kind | changes))  # type: ignore[arg-type]
 
 

@@ -31,6 +31,7 @@ WHOLE_MODEL = ModelSettings(
     state_dim=6,
     fusion="gate",
     request_time=True,
+    target_state=True,
     dropout=0.3,
 )
 

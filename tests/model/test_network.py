@@ -35,6 +35,7 @@ CONFIGS = st.builds(
     ddsr=st.booleans(),
     fusion=st.sampled_from(sorted(FUSIONS)),
     request_time=st.booleans(),
+    target_state=st.booleans(),
 )
 
 
@@ -114,6 +115,10 @@ def naive_network(
         for i, out in enumerate(mixed):
             gated = layer_norm(weights, f"{layer}.norm_out", out) * (u[i] / (1 + np.exp(-u[i])))
             hidden[i] = hidden[i] + linear(weights, f"{layer}.output", gated)
+    if settings.target_state:
+        states = [[j for j in range(i + 1) if domains[j] == following] for i, following in enumerate(next_domains)]
+        gate = weights["target_state.gate_K"]
+        hidden = [h + gate * hidden[js[-1]] if js else h for h, js in zip(hidden, states, strict=True)]
     if settings.request_time:
         days = [time // 86_400_000 for time in next_times]
         hidden = [h + weights["request_time.period.weight"][day // 30] for h, day in zip(hidden, days, strict=True)]
@@ -190,30 +195,36 @@ def test_no_output_depends_on_later_items_or_later_target_domains(
     assert not torch.allclose(before[j], after[j])
 
 
-def test_a_request_is_the_query_of_its_token_at_its_time() -> None:
+def test_a_request_is_the_query_of_its_token_for_its_domain_and_time() -> None:
     sequences = random_sequences(5)
     batch = whole_histories(sequences)
-    model = network(WHOLE_MODEL, sequences)
+    model = network(dataclasses.replace(WHOLE_MODEL, tape=False), sequences)  # TAPE's input knows the domain too
     segments = model.arrange(batch, "tiled")
-    token = torch.tensor([4, 0, 4, 4])
+    token = torch.tensor([4, 0, 4, 4, 4])
     day = 86_400_000
-    time = torch.tensor([3 * day, 40 * day, 95 * day, 3 * day])
-    found = model(batch, segments, requests=Requests(token, time))
-    for row, (place, moment) in enumerate(zip(token.tolist(), time.tolist(), strict=True)):
-        at_once = dataclasses.replace(batch, target_time_N=torch.full_like(batch.target_time_N, moment))
+    time = torch.tensor([3 * day, 40 * day, 95 * day, 3 * day, 3 * day])
+    domain = torch.tensor([0, 2, 0, 0, 1])
+    found = model(batch, segments, requests=Requests(token, domain, time))
+    for row, (place, of, moment) in enumerate(zip(token.tolist(), domain.tolist(), time.tolist(), strict=True)):
+        at_once = dataclasses.replace(
+            batch,
+            target_domain_N=torch.full_like(batch.target_domain_N, of),
+            target_time_N=torch.full_like(batch.target_time_N, moment),
+        )
         torch.testing.assert_close(found[row], model(at_once, segments)[place])
     assert torch.equal(found[0], found[3])
     assert not torch.allclose(found[0], found[2])
+    assert not torch.allclose(found[0], found[4])
 
 
-def test_the_target_domain_changes_its_position_only_through_tape() -> None:
+def test_the_target_domain_changes_its_position_only_through_tape_and_its_state() -> None:
     sequences = random_sequences(1, users=1, longest=12)
     batch = whole_histories(sequences)
     other = dataclasses.replace(batch, target_domain_N=(batch.target_domain_N + 1) % 3)
-    with_tape = network(WHOLE_MODEL, sequences)
-    without = network(dataclasses.replace(WHOLE_MODEL, tape=False), sequences)
-    assert not torch.allclose(queries(with_tape, batch), queries(with_tape, other))
-    assert torch.equal(queries(without, batch), queries(without, other))
+    for tape in (True, False):
+        for state in (True, False):
+            model = network(dataclasses.replace(WHOLE_MODEL, tape=tape, target_state=state), sequences)
+            assert torch.equal(queries(model, batch), queries(model, other)) is not (tape or state)
 
 
 def test_tape_is_zero_where_the_domain_stays() -> None:

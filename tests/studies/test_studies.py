@@ -21,17 +21,21 @@ from tapestry.evaluation.settings import EvaluateSettings
 from tapestry.ingest.settings import IngestSettings
 from tapestry.model.settings import ModelSettings
 from tapestry.sessionize.settings import SessionizeSettings
+from tapestry.source.settings import SyntheticSettings
 from tapestry.studies.results import METRICS, change_row, metric_values, read_trials, summary_row, users_of
 from tapestry.studies.trials import changed_section, run_trial
 from tapestry.training.settings import TrainSettings
 
-QUALITY = ROOT / "studies/quality"
+QUALITY, CEILING = ROOT / "studies/quality", ROOT / "studies/ceiling"
 PARAMS = read_yaml(QUALITY / "params.yaml")
+SIMULATED = read_yaml(CEILING / "params.yaml")
 
 
-@pytest.mark.parametrize("recipe", PARAMS["recipes"])
-def test_a_recipe_has_valid_settings(recipe: str) -> None:
-    changes = PARAMS["recipes"][recipe]
+@pytest.mark.parametrize(
+    ("recipes", "recipe"), [(of["recipes"], recipe) for of in (PARAMS, SIMULATED) for recipe in of["recipes"]]
+)
+def test_a_recipe_has_valid_settings(recipes: dict[str, Any], recipe: str) -> None:
+    changes = recipes[recipe]
     assert changes.keys() == {"model", "train"}
     changed_section(ModelSettings, "model", changes["model"], QUALITY / "params.yaml")
     changed_section(TrainSettings, "train", changes["train"], QUALITY / "params.yaml")
@@ -54,16 +58,35 @@ def test_every_recipe_has_its_stages() -> None:
     )
 
 
-def test_the_readme_has_the_tables_of_the_tracked_results() -> None:
-    command = [sys.executable, str(QUALITY / "quality_study.py"), "show"]
+def test_the_simulated_trials_are_recipes_with_a_history_and_have_their_settings_of_the_study_of_quality() -> None:
+    stages = read_yaml(CEILING / "dvc.yaml")["stages"]
+    trials = {trial for stage in stages.values() for trial in stage.get("matrix", {}).get("trial", [])}
+    assert {trial.partition("-")[0] for trial in trials} == set(SIMULATED["recipes"])
+    assert {trial.partition("-")[2] for trial in trials} == {"own", "exchanged", "all"}
+    for shared in SIMULATED["recipes"].keys() & PARAMS["recipes"].keys():
+        assert SIMULATED["recipes"][shared] == PARAMS["recipes"][shared]
+    changed_section(SyntheticSettings, "synthetic", {}, CEILING / "params.yaml")
+
+
+def test_an_ablation_leaves_out_one_part() -> None:
+    for whole in ("hybrid", "paper"):
+        model = SIMULATED["recipes"][f"{whole}_items"]["model"]
+        for part in ("tape", "ddsr"):
+            assert SIMULATED["recipes"][f"{whole}_no_{part}"]["model"] == model | {part: False}
+
+
+@pytest.mark.parametrize(("study", "count"), [("quality", 6), ("ceiling", 4)])
+def test_the_readme_has_the_tables_of_the_tracked_results(study: str, count: int) -> None:
+    command = [sys.executable, str(ROOT / f"studies/{study}/{study}_study.py"), "show"]
     shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     tables = [block for block in shown.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 6
-    readme = (QUALITY / "README.md").read_text(encoding="utf-8")
+    assert len(tables) == count
+    readme = (ROOT / "studies" / study / "README.md").read_text(encoding="utf-8")
     for table in tables:
         assert table.strip() in readme
-    for table in (tables[0], tables[3]):  # the means of both splits
-        assert table.strip() in (ROOT / "README.md").read_text(encoding="utf-8")
+    if study == "quality":
+        for table in (tables[0], tables[3]):  # the means of both splits
+            assert table.strip() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_trial_writes_the_ranks_of_its_test_targets(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def last_queries(model: Recommender, batch: Batch) -> Tensor:
     device = model.item.weight.device
     segments = model.arrange(batch, model.kernel(device))
     last_B = batch.offsets_B1[1:] - 1
-    requests = Requests(segments.inverse_N[last_B], batch.target_time_N[last_B])
+    requests = Requests(segments.inverse_N[last_B], batch.target_domain_N[last_B], batch.target_time_N[last_B])
     query_BK: Tensor = model(
         to_device(batch, device), to_device(segments, device), requests=to_device(requests, device)
     )

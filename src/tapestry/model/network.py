@@ -6,7 +6,7 @@
     A            = self-attention of Q, K and V             (attention.py)
     C            = DDSR of X                                (ddsr.py)
     H'           = H + W_o( LN(A ⊕ C) ⊙ SiLU(U) ) + b_o     (⊕: the fusion, ddsr.py)
-    query_i      = normalize(h_i + A[period(t)])            (request_time.py; without it h_i / |h_i|)
+    query_i(d,t) = normalize(h_i + g ⊙ h_l(i,d) + A[period(t)])  (target_state.py, request_time.py; else h_i / |h_i|)
 
 With `attention: full`, `tape: false` and `ddsr: false` it is HSTU's gated layer with ALiBi (arXiv 2402.17152). All
 layers compute packed tokens, without padding, in the order of `Segments`.
@@ -29,6 +29,7 @@ from tapestry.model.request_time import Requests, RequestTime
 from tapestry.model.segments import Kernel, Segments, arrange
 from tapestry.model.settings import ModelSettings
 from tapestry.model.tape import TransitionEncoding
+from tapestry.model.target_state import TargetState
 from tapestry.sequences.batches import Batch
 
 EMBEDDING_STD = 0.02
@@ -85,6 +86,7 @@ class Recommender(nn.Module):
         self.tape_domain = nn.Embedding(domains, settings.width) if settings.tape and not settings.tape_tied else None
         self.dropout = Dropout(settings.dropout)
         self.request_time = RequestTime(settings.width) if settings.request_time else None
+        self.target_state = TargetState(settings.width) if settings.target_state else None
         # With `intra_full`, the last layer attends to all domains itself.
         last = replace(settings, ddsr=settings.ddsr and settings.attention != "intra_full")
         self.layers = nn.ModuleList(Layer(part) for part in [*[settings] * (settings.layers - 1), last])
@@ -105,11 +107,11 @@ class Recommender(nn.Module):
     def arrange(self, batch: Batch, kernel: Kernel) -> Segments:
         """The order in which this network computes `batch`, which must be on the CPU."""
         settings = self.settings
-        heads, domains, ddsr = settings.heads, self.domains, settings.ddsr
+        heads, domains, ddsr, state = settings.heads, self.domains, settings.ddsr, settings.target_state
         if settings.attention != "intra_full":
-            return arrange(batch, kernel, heads, domains, settings.attention == "intra", ddsr)
-        below = arrange(batch, kernel, heads, domains, True, ddsr) if settings.layers > 1 else None
-        return replace(arrange(batch, kernel, heads, domains, False, False), below=below)
+            return arrange(batch, kernel, heads, domains, settings.attention == "intra", ddsr, state)
+        below = arrange(batch, kernel, heads, domains, True, ddsr, False) if settings.layers > 1 else None
+        return replace(arrange(batch, kernel, heads, domains, False, False, state), below=below)
 
     def forward(
         self, batch: Batch, segments: Segments, table_UK: Tensor | None = None, requests: Requests | None = None
@@ -120,7 +122,7 @@ class Recommender(nn.Module):
             batch: the tokens, in the batch's order.
             segments: what `arrange` made of this batch.
             table_UK: item embeddings, of which `batch.item_N` are rows; by default the whole item embedding.
-            requests: the queries wanted; by default one of each token, at the time of its target.
+            requests: the queries wanted; by default one of each token, for the domain and the time of its target.
 
         Returns:
             (R, K), in the order of `requests`; by default (N, K), in the order of `segments`.
@@ -133,11 +135,15 @@ class Recommender(nn.Module):
         if segments.below is not None:
             hidden_NK = F.embedding(below.inverse_N[segments.order_N], hidden_NK)
         hidden_NK = last(hidden_NK, segments)
-        hidden_RK = hidden_NK if requests is None else F.embedding(requests.token_R, hidden_NK)
+        if requests is None:
+            order_N, every_N = segments.order_N, torch.arange(len(hidden_NK), device=hidden_NK.device)
+            requests = Requests(every_N, batch.target_domain_N[order_N], batch.target_time_N[order_N])
+        query_RK = F.embedding(requests.token_R, hidden_NK)
+        if self.target_state is not None and segments.last_ND is not None:
+            query_RK = query_RK + self.target_state(hidden_NK, segments.last_ND[requests.token_R, requests.domain_R])
         if self.request_time is not None:
-            time_R = batch.target_time_N[segments.order_N] if requests is None else requests.time_R
-            hidden_RK = hidden_RK + self.request_time(time_R)
-        return F.normalize(hidden_RK, dim=-1)
+            query_RK = query_RK + self.request_time(requests.time_R)
+        return F.normalize(query_RK, dim=-1)
 
     def embed(self, batch: Batch, order_N: Tensor, table_UK: Tensor | None = None) -> Tensor:
         """h⁰_i = E[x_i]·√K + M[d_i] + r_i for the tokens at `order_N`, (N, K)."""

@@ -1,4 +1,4 @@
-"""The time of the request: what the model knows of it, and when queries are wanted.
+"""Requests: which queries are wanted, and what the model knows of their time.
 
     query = normalize(h_i + A[period(t)])
 
@@ -24,12 +24,13 @@ LATEST = 2**62  # a time after all others
 
 @dataclass(frozen=True, eq=False)
 class Requests:
-    """When queries are wanted: token_R is a token (in the order of `Segments`), time_R the time of the request in ms.
+    """Queries that are wanted: of which token, in which domain and at what time. A token may have several.
 
-    A token may have several requests.
+    token_R: a token, in the order of `Segments`. domain_R: the target's domain. time_R: the time in ms.
     """
 
     token_R: Tensor
+    domain_R: Tensor
     time_R: Tensor
 
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tapestry.model.kernels.domain_states import States, find_states
+from tapestry.model.kernels.domain_states import States, find_states, last_of_domains
 from tapestry.model.kernels.tiles import Tile, plan_tiles
 from tapestry.sequences.batches import Batch
 
@@ -42,7 +42,10 @@ class Segments:
     order_N: index in the batch of each token. inverse_N: the inverse permutation, index here of the batch's tokens.
     history_N, position_N: of each token, in this order: its history, and its position in the whole history.
     lengths_G: tokens of each segment, ascending.
-    states: DDSR's states; None without DDSR. tiles: the tiles of the kernel `tiled`; empty for the other kernels.
+    states: DDSR's states; None without DDSR.
+    last_ND: the last token of each domain at or before each token of the same history; -1 where there is none. None
+        for a network without `target_state`.
+    tiles: the tiles of the kernel `tiled`; empty for the other kernels.
     below: the segments of all layers but the last, if they are others than those of the last layer.
     """
 
@@ -53,6 +56,7 @@ class Segments:
     position_N: Tensor
     lengths_G: Integers
     states: States | None
+    last_ND: Tensor | None
     tiles: tuple[Tile, ...]
     below: Segments | None = None
 
@@ -73,7 +77,9 @@ class Segments:
         return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
 
 
-def arrange(batch: Batch, kernel: Kernel, heads: int, domains: int, intra: bool, ddsr: bool) -> Segments:
+def arrange(
+    batch: Batch, kernel: Kernel, heads: int, domains: int, intra: bool, ddsr: bool, target_state: bool = False
+) -> Segments:
     """Sort the tokens of a batch into segments.
 
     Args:
@@ -81,7 +87,7 @@ def arrange(batch: Batch, kernel: Kernel, heads: int, domains: int, intra: bool,
         kernel: the kernel that will compute attention.
         heads, domains: H and the number of domains.
         intra: whether attention is within domains.
-        ddsr: whether the network has DDSR, so that the states of domains are needed.
+        ddsr, target_state: whether the network has DDSR, or reads the state of the target's domain.
     """
     lengths_B = batch.offsets_B1.diff().numpy()
     history_N = np.repeat(np.arange(len(lengths_B)), lengths_B)
@@ -93,6 +99,7 @@ def arrange(batch: Batch, kernel: Kernel, heads: int, domains: int, intra: bool,
     inverse_N[order_N] = np.arange(len(order_N))
     lengths_G = np.sort(count[count > 0])
     sorted_position_N = position_N[order_N]
+    last_ND = last_of_domains(domain_N, position_N, order_N, inverse_N, domains) if ddsr or target_state else None
     return Segments(
         kernel=kernel,
         order_N=torch.from_numpy(order_N),
@@ -100,6 +107,7 @@ def arrange(batch: Batch, kernel: Kernel, heads: int, domains: int, intra: bool,
         history_N=torch.from_numpy(history_N[order_N]),
         position_N=torch.from_numpy(sorted_position_N),
         lengths_G=lengths_G,
-        states=find_states(domain_N, position_N, order_N, inverse_N, domains, heads) if ddsr else None,
+        states=find_states(last_ND, heads) if ddsr and last_ND is not None else None,
+        last_ND=torch.from_numpy(last_ND) if target_state and last_ND is not None else None,
         tiles=plan_tiles(lengths_G, sorted_position_N, heads) if kernel == "tiled" else (),
     )

@@ -42,6 +42,8 @@ class ModelSettings:
     request_time: bool
     """Whether a query depends on the time of the request, by a vector a period of 30 days
     (`tapestry.model.request_time`)."""
+    target_state: bool
+    """Whether a query adds the state of the target's domain, by a learned gate (`tapestry.model.target_state`)."""
     dropout: float
     """Dropout rate of the input and of each layer's update, in [0, 1)."""
 

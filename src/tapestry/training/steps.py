@@ -103,7 +103,7 @@ def prepare_step(
         batch=replace(batch, item_N=torch.from_numpy(item_N)),
         segments=segments,
         touched_U=torch.from_numpy(touched_U),
-        requests=Requests(torch.from_numpy(token_R), torch.from_numpy(time_R)),
+        requests=Requests(*(torch.from_numpy(array) for array in (token_R, domain_R, time_R))),
         weight_R=weight_R,
         targets=tuple(targets),
     )

@@ -144,24 +144,33 @@ def _sum_over_readers(weight_NDH: Tensor, rows: Tensor, row_P: Tensor, states: S
     )
 
 
-def find_states(
-    domain_N: Integers, position_N: Integers, order_N: Integers, inverse_N: Integers, domains: int, heads: int
-) -> States:
-    """The states of packed histories; the tokens of the result are numbered as the network orders them.
+def last_of_domains(
+    domain_N: Integers, position_N: Integers, order_N: Integers, inverse_N: Integers, domains: int
+) -> Integers:
+    """The last token of each domain at or before each token of the same history; -1 where there is none. (N, D)
+
+    The tokens of the result are numbered as the network orders them.
 
     Args:
         domain_N, position_N: domain, and position in the history, of each token of the batch, in the batch's order.
         order_N: index in the batch of each token in the network's order. inverse_N: its inverse permutation.
-        domains, heads: D and H.
+        domains: D.
     """
-    index_N1, head_H = np.arange(len(domain_N))[:, None], np.arange(heads)
+    index_N1 = np.arange(len(domain_N))[:, None]
     last_ND = np.maximum.accumulate(np.where(domain_N[:, None] == np.arange(domains), index_N1, -1), axis=0)
-    unseen_ND = (last_ND < index_N1 - position_N[:, None])[order_N]  # before the first token of the history
-    last_ND = np.where(unseen_ND, 0, inverse_N[last_ND[order_N]])
+    unseen_ND = last_ND < index_N1 - position_N[:, None]  # before the first token of the history
+    return np.where(unseen_ND, -1, inverse_N[last_ND])[order_N]
+
+
+def find_states(last_or_none_ND: Integers, heads: int) -> States:
+    """The states of packed histories, from `last_of_domains`, for H = `heads`."""
+    domains, head_H = last_or_none_ND.shape[1], np.arange(heads)
+    unseen_ND = last_or_none_ND < 0
+    last_ND = np.where(unseen_ND, 0, last_or_none_ND)
     # The reads of one head, R of them, as flat indices into (N, D), grouped by the token that is read.
-    state_or_none = np.where(unseen_ND, -1, last_ND).ravel()
+    state_or_none = last_or_none_ND.ravel()
     read_R = np.argsort(state_or_none, kind="stable")[np.count_nonzero(state_or_none < 0) :]
-    count_N = np.bincount(last_ND[~unseen_ND], minlength=len(domain_N))
+    count_N = np.bincount(last_ND[~unseen_ND], minlength=len(last_ND))
     # For all heads the groups are (token, head): the group of a token, with c reads from s, becomes H groups of c
     # reads from s·H. Read r of the token's group goes to s·H + c·head + r.
     start_N = np.cumsum(count_N) - count_N
