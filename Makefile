@@ -45,7 +45,7 @@ test: install  ## Lint, type-check and run every test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(RUN) $(BIN)/pytest --numprocesses auto --dist loadfile
+	$(RUN) $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 25
 
 INPUTS ?= 2000
 SEED ?= 0

@@ -82,6 +82,11 @@ def make_raw_files(folder: Path, parameters: Parameters) -> None:
     shutil.rmtree(folder / "fetched")
 
 
+def sync(folder: Path) -> None:
+    """Send the runs of stages that were started by hand: the stage `record` sends those of a whole pipeline."""
+    run(["tapestry", "sync"], folder)
+
+
 def runs_of(folder: Path, stage: str | None = None) -> list[Any]:
     """Return the runs in the checkout's store, of one stage or of all, the oldest first."""
     from mlflow import MlflowClient

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from checkouts import set_parameters
 from mlflow import MlflowClient
-from tiny_checkout import read_yaml, repro, run, runs_of
+from tiny_checkout import read_yaml, repro, run, runs_of, sync
 
 from tapestry.provenance.hashes import code_hash, content_hash
 from tapestry.report.origin import with_origin
@@ -170,6 +170,7 @@ def test_a_queue_of_two_workers_and_a_stage_by_hand_log_to_the_same_store(checko
         assert set(children(checkout, model)) == STAGES
         assert model.info.status == "FINISHED"
     run(["python", "stages/run.py", "train"], checkout)
+    sync(checkout)
     assert len(runs_of(checkout, "train")) == 4
     assert list((checkout / "mlflow.pending").iterdir()) == []
 

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from checkouts import ROOT, set_parameters
-from tiny_checkout import DOMAINS, read_yaml, repro, run, run_for_output, runs_of, stage_names
+from tiny_checkout import DOMAINS, read_yaml, repro, run, run_for_output, runs_of, stage_names, sync
 
 from tapestry.core.settings import flatten
 from tapestry.parameters import Parameters
@@ -348,6 +348,7 @@ def test_stages_give_the_same_bytes_on_each_level_of_processor(
                 patch.setenv(name, value)
             for stage in ("baselines", "train", "evaluate", "figures"):
                 run([sys.executable, "stages/run.py", stage], folder)
+            sync(folder)
         made[level] = {name: content_hash(folder / name) for name in ("data/baselines", "models", "metrics")}
         row = runs_of(folder, "train")[-1]
         level_name = "DEFAULT" if level == "unpinned" else "AVX2"
