@@ -43,9 +43,12 @@ from tapestry.training.settings import TrainSettings
 
 HERE = Path(__file__).resolve().parent
 PARAMS = HERE / "params.yaml"
+DEFAULT = "hybrid_state"  # the recipe of the checkout's params.yaml
 VERSUS = ("hstu", "hstu_items")  # what each recipe is compared with
 NAMES = {  # of recipes and baselines, in the order of the tables
-    "hybrid_items": "default recipe: within domains below, TAPE, DDSR; full in the last layer",
+    "hybrid_state": "default recipe: within domains below, TAPE, DDSR; full in the last layer; target's state",
+    "hybrid_items": "the same without the target's state",
+    "hstu_state": "HSTU + ALiBi with the same levers and the target's state",
     "paper_items": "the paper's model with the same levers",
     "hstu_items": "HSTU + ALiBi with the same levers",
     "paper": "the paper's model",
@@ -55,6 +58,11 @@ NAMES = {  # of recipes and baselines, in the order of the tables
     "popularity": "popularity within the domain",
 }
 SPLITS = {"leave_one_out": "Leave-one-out", "temporal": "Temporal split"}
+_SHOWN_GROUPS = (  # of breakdown.csv, in the README
+    *("same domain", "other domain", "untied", "tied"),
+    *("history 1 to 5", "history 6 to 10", "history 11 to 20", "history 21 to inf"),
+    *("popularity decile 1", "popularity decile 5", "popularity decile 10", "item without training"),
+)
 _HISTORY = (0, 5, 10, 20, np.inf)  # bounds of the groups by number of interactions before the target
 _DECILES = 10
 
@@ -117,17 +125,17 @@ def results() -> None:
 
 
 def show() -> None:
-    """Print the README's tables from results.csv and changes.csv."""
-    means, changes = read_csv(HERE / "results.csv"), read_csv(HERE / "changes.csv")
+    """Print the README's tables from results.csv, changes.csv and breakdown.csv."""
+    means, changes, groups = (read_csv(HERE / f"{name}.csv") for name in ("results", "changes", "breakdown"))
     columns = {"hr_10": "HR@10", "hr_100": "HR@100", "ndcg_100": "NDCG@100", "mrr": "MRR"}
     for split, title in SPLITS.items():
         of_split = {row["recipe"]: row for row in means if row["split"] == split}
         rows = [
-            [NAMES[name], *(short_figure(of_split[name][metric]) for metric in columns)]
+            [NAMES[name], _seeds(of_split[name]), *(short_figure(of_split[name][metric]) for metric in columns)]
             for name in NAMES
             if name in of_split
         ]
-        print_table([f"{title}, {of_split[VERSUS[0]]['seeds']} seeds", *columns.values()], rows)
+        print_table([title, "seeds", *columns.values()], rows)
         for other in VERSUS:
             compared = {row["recipe"]: row for row in changes if (row["split"], row["against"]) == (split, other)}
             rows = [
@@ -136,6 +144,33 @@ def show() -> None:
                 if name in compared
             ]
             print_table([f"{title}: change against {NAMES[other]}, %", *columns.values()], rows)
+        if split == "leave_one_out":
+            _show_groups([row for row in groups if row["split"] == split])
+
+
+def _show_groups(rows: list[dict[str, str]]) -> None:
+    """Print HR@100 and MRR of groups of targets."""
+    recipes = (*VERSUS, DEFAULT)
+    of = {(row["recipe"], row["group"]): row for row in rows}
+    print_table(
+        ["Leave-one-out: HR@100 / MRR", "targets", *(NAMES[recipe].partition(":")[0] for recipe in recipes)],
+        [
+            [
+                group.replace("21 to inf", "21 or more"),
+                of[DEFAULT, group]["targets"],
+                *(
+                    " / ".join(short_figure(of[recipe, group][metric]) for metric in ("hr_100", "mrr"))
+                    for recipe in recipes
+                ),
+            ]
+            for group in _SHOWN_GROUPS
+        ],
+    )
+
+
+def _seeds(row: dict[str, str]) -> str:
+    """Return the number of seeds; none for a baseline, which has no chance in it."""
+    return row["seeds"] if row["mrr_sd"] else ""
 
 
 def _groups(table: pa.Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
