@@ -60,6 +60,8 @@ NAMES = {  # of the simulated trials, in the order of the table
     "paper_no_tape-all": "… without TAPE",
     "paper_no_ddsr-all": "… without DDSR",
     "hybrid_items-all": "within domains below, full in the last layer, TAPE and DDSR, `all`",
+    "hybrid_state-all": "… with the target's state (the default recipe)",
+    "hstu_state-all": "HSTU + ALiBi with the target's state, `all`",
 }
 # Groups by interactions in the target's domain before the target: name, fewest and most.
 _OWN = (("all targets", 1, 10**9), ("1", 1, 1), ("2 to 3", 2, 3), ("4 to 7", 4, 7), ("8 or more", 8, 10**9))
