@@ -48,7 +48,6 @@ VERSUS = ("hstu", "hstu_items")  # what each recipe is compared with
 NAMES = {  # of recipes and baselines, in the order of the tables
     "hybrid_state": "default recipe: within domains below, TAPE, DDSR; full in the last layer; target's state",
     "hybrid_items": "the same without the target's state",
-    "hstu_state": "HSTU + ALiBi with the same levers and the target's state",
     "paper_items": "the paper's model with the same levers",
     "hstu_items": "HSTU + ALiBi with the same levers",
     "paper": "the paper's model",

@@ -54,11 +54,15 @@ def summary_row(values: Mapping[str, Floats]) -> dict[str, Any]:
 def change_row(
     ours: Mapping[str, Floats], theirs: Mapping[str, Floats], user_N: npt.NDArray[np.int64]
 ) -> dict[str, Any]:
-    """Return the relative change of each metric against another model, with its 95 % interval."""
+    """Return the relative change of each metric against another model, with its 95 % interval.
+
+    A figure is empty where the other model has no hit at all in some of the samples.
+    """
     row: dict[str, Any] = {}
     for metric in METRICS:
-        change = dataclasses.asdict(relative_change(ours[metric], theirs[metric], user_N))
-        row |= {f"{metric}_{name}": short(value) for name, value in change.items()}
+        with np.errstate(divide="ignore", invalid="ignore"):
+            change = dataclasses.asdict(relative_change(ours[metric], theirs[metric], user_N))
+        row |= {f"{metric}_{name}": short(value) if np.isfinite(value) else "" for name, value in change.items()}
     return row
 
 
