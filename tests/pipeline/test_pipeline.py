@@ -343,6 +343,7 @@ def test_stages_give_the_same_bytes_on_each_level_of_processor(
         folder = shutil.copytree(checkout, tmp_path / level, ignore=ignored)
         for name in ("data/baselines", "models"):
             shutil.rmtree(folder / name)
+        (folder / ".dvc").mkdir()  # so that it is a checkout
         with monkeypatch.context() as patch:
             for name, value in environment.items():
                 patch.setenv(name, value)
