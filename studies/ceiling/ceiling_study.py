@@ -6,7 +6,7 @@ Commands: train HISTORY SEED, simulate EFFECT, train_simulated EFFECT RECIPE-HIS
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ from tapestry.core.failures import reported_errors
 from tapestry.core.settings import load_section
 from tapestry.core.splits import TEST
 from tapestry.core.yaml_file import read_yaml
-from tapestry.evaluation.settings import EvaluateSettings
 from tapestry.ingest.settings import IngestSettings
-from tapestry.model.settings import ModelSettings
 from tapestry.sequences.reader import Sequences, read_sequences
 from tapestry.sessionize.settings import SessionizeSettings
 from tapestry.source.settings import SyntheticSettings
@@ -38,8 +36,7 @@ from tapestry.studies.results import (
     short_interval,
     summary_row,
 )
-from tapestry.studies.trials import changed_section, run_trial
-from tapestry.training.settings import TrainSettings
+from tapestry.studies.trials import changed_section, run_recipe
 
 HERE = Path(__file__).resolve().parent
 PARAMS = HERE / "params.yaml"
@@ -69,7 +66,8 @@ _OWN = (("all targets", 1, 10**9), ("1", 1, 1), ("2 to 3", 2, 3), ("4 to 7", 4, 
 
 def train(history: str, seed: str) -> None:
     """Train the recipe on one kind of history of the six domains, and rank the test targets."""
-    _train(SIX_DOMAINS, read_yaml(SHARED)["recipes"][RECIPE], history, seed, HERE / "runs/six_domains" / history / seed)
+    sequences = HISTORIES[history](read_sequences(SIX_DOMAINS), int(seed))
+    run_recipe(sequences, _recipes()[RECIPE], int(seed), SHARED, HERE / "runs/six_domains" / history / seed)
 
 
 def simulate(effect: str) -> None:
@@ -88,18 +86,14 @@ def simulate(effect: str) -> None:
 def train_simulated(effect: str, trial: str, seed: str) -> None:
     """Train a recipe on one kind of history of a simulation, and rank the test targets."""
     recipe, history = trial.split("-")
-    changes = read_yaml(PARAMS)["recipes"][recipe]
-    _train(HERE / "data" / effect / "sequences", changes, history, seed, HERE / "runs" / effect / trial / seed)
+    sequences = HISTORIES[history](read_sequences(HERE / "data" / effect / "sequences"), int(seed))
+    run_recipe(sequences, _recipes()[recipe], int(seed), SHARED, HERE / "runs" / effect / trial / seed)
 
 
-def _train(data: Path, changes: Mapping[str, Any], history: str, seed: str, folder: Path) -> None:
-    run_trial(
-        HISTORIES[history](read_sequences(data), int(seed)),
-        changed_section(ModelSettings, "model", changes["model"], SHARED),
-        changed_section(TrainSettings, "train", changes["train"] | {"seed": int(seed)}, SHARED),
-        load_section(EvaluateSettings, "evaluate", SHARED),
-        folder,
-    )
+def _recipes() -> dict[str, Any]:
+    """Return the recipes of the study of quality, and those of this study."""
+    recipes: dict[str, Any] = read_yaml(SHARED)["recipes"] | read_yaml(PARAMS)["recipes"]
+    return recipes
 
 
 def results() -> None:
@@ -117,14 +111,14 @@ def results() -> None:
     for group, low, high in _OWN:
         inside = (own >= low) & (own <= high)
         of_group = {name: {key: value[:, inside] for key, value in found.items()} for name, found in values.items()}
-        rows += _rows(of_group, "own", {"own_interactions": group})
+        rows += _rows(of_group, "history", "own", {"own_interactions": group})
     write_csv(HERE / "results.csv", rows)
 
     simulated: list[dict[str, Any]] = []
     for effect in sorted(path.name for path in (HERE / "data").iterdir()):
         trials = {path.name: read_trials(path) for path in sorted((runs / effect).iterdir())}
         _, values = _on_common_targets(trials)
-        simulated += _rows(values, f"{RECIPE}-all", {"cross_domain_effect": effect})
+        simulated += _rows(values, "trial", f"{RECIPE}-all", {"cross_domain_effect": effect})
     write_csv(HERE / "simulated.csv", simulated)
 
 
@@ -132,7 +126,12 @@ def show() -> None:
     """Print the README's tables from results.csv and simulated.csv."""
     columns = {"hr_10": "HR@10", "hr_100": "HR@100", "mrr": "MRR"}
     rows = [
-        [row["own_interactions"], row["targets"], f"`{row['history']}`", *_cells(row, "own", list(columns))]
+        [
+            row["own_interactions"],
+            row["targets"],
+            f"`{row['history']}`",
+            *_cells(row, list(columns), row["history"] == "own"),
+        ]
         for row in read_csv(HERE / "results.csv")
     ]
     against = [f"{name} against `own`, %" for name in columns.values()]
@@ -140,26 +139,28 @@ def show() -> None:
     against = [f"{name} against HSTU on `all`, %" for name in columns.values()]
     simulated = read_csv(HERE / "simulated.csv")
     for effect in dict.fromkeys(row["cross_domain_effect"] for row in simulated):
-        trials = {row["history"]: row for row in simulated if row["cross_domain_effect"] == effect}
+        trials = {row["trial"]: row for row in simulated if row["cross_domain_effect"] == effect}
         rows = [
-            [NAMES[name], *_cells(trials[name], f"{RECIPE}-all", list(columns))] for name in NAMES if name in trials
+            [NAMES[name], *_cells(trials[name], list(columns), name == f"{RECIPE}-all")]
+            for name in NAMES
+            if name in trials
         ]
         print_table([f"{100 * float(effect):.0f} % follow another domain", "HR@100", *against], rows)
 
 
-def _cells(row: Mapping[str, str], against: str, metrics: Sequence[str]) -> list[str]:
+def _cells(row: Mapping[str, str], metrics: Iterable[str], compared_with: bool) -> list[str]:
     """Return HR@100, and the changes of some metrics, which are empty for what the others are compared with."""
-    changes = ["" if row["history"] == against else short_interval(row, metric) for metric in metrics]
+    changes = ["" if compared_with else short_interval(row, metric) for metric in metrics]
     return [short_figure(row["hr_100"]), *changes]
 
 
 def _rows(
-    values: Mapping[str, Mapping[str, npt.NDArray[np.float64]]], against: str, group: dict[str, Any]
+    values: Mapping[str, Mapping[str, npt.NDArray[np.float64]]], column: str, against: str, group: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return a row a trial: its means, and the change against one of them. Each user has one target."""
+    """Return a row for each of `values`, named in `column`: means, and changes against one of them, a target a user."""
     targets = values[against]["mrr"].shape[1]
     return [
-        {**group, "targets": targets, "history": name, **summary_row(found)}
+        {**group, "targets": targets, column: name, **summary_row(found)}
         | change_row(found, values[against], np.arange(targets))
         for name, found in values.items()
     ]

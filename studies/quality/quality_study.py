@@ -21,7 +21,6 @@ from tapestry.core.yaml_file import read_yaml
 from tapestry.evaluation.ranks import ranks_table, read_ranks, write_ranks
 from tapestry.evaluation.settings import EvaluateSettings
 from tapestry.ingest.settings import IngestSettings
-from tapestry.model.settings import ModelSettings
 from tapestry.sequences.reader import read_sequences
 from tapestry.sessionize.settings import SessionizeSettings
 from tapestry.studies.data import make_sequences
@@ -38,8 +37,7 @@ from tapestry.studies.results import (
     summary_row,
     users_of,
 )
-from tapestry.studies.trials import changed_section, run_trial
-from tapestry.training.settings import TrainSettings
+from tapestry.studies.trials import changed_section, run_recipe
 
 HERE = Path(__file__).resolve().parent
 PARAMS = HERE / "params.yaml"
@@ -47,7 +45,7 @@ DEFAULT = "hybrid_state"  # the recipe of the checkout's params.yaml
 VERSUS = ("hstu", "hstu_items")  # what each recipe is compared with
 NAMES = {  # of recipes and baselines, in the order of the tables
     "hybrid_state": "default recipe: within domains below, TAPE, DDSR; full in the last layer; target's state",
-    "hybrid_items": "the same without the target's state",
+    "hybrid_items": "default recipe without the target's state",
     "paper_items": "the paper's model with the same levers",
     "hstu_items": "HSTU + ALiBi with the same levers",
     "paper": "the paper's model",
@@ -58,9 +56,18 @@ NAMES = {  # of recipes and baselines, in the order of the tables
 }
 SPLITS = {"leave_one_out": "Leave-one-out", "temporal": "Temporal split"}
 _SHOWN_GROUPS = (  # of breakdown.csv, in the README
-    *("same domain", "other domain", "untied", "tied"),
-    *("history 1 to 5", "history 6 to 10", "history 11 to 20", "history 21 to inf"),
-    *("popularity decile 1", "popularity decile 5", "popularity decile 10", "item without training"),
+    "same domain",
+    "other domain",
+    "untied",
+    "tied",
+    "history 1 to 5",
+    "history 6 to 10",
+    "history 11 to 20",
+    "history 21 to inf",
+    "popularity decile 1",
+    "popularity decile 5",
+    "popularity decile 10",
+    "item without training",
 )
 _HISTORY = (0, 5, 10, 20, np.inf)  # bounds of the groups by number of interactions before the target
 _DECILES = 10
@@ -87,13 +94,9 @@ def baselines(split: str) -> None:
 
 def train(split: str, recipe: str, seed: str) -> None:
     """Train a recipe, and rank the test targets."""
-    changes = read_yaml(PARAMS)["recipes"][recipe]
-    run_trial(
-        read_sequences(HERE / "data" / split / "sequences"),
-        changed_section(ModelSettings, "model", changes["model"], PARAMS),
-        changed_section(TrainSettings, "train", changes["train"] | {"seed": int(seed)}, PARAMS),
-        load_section(EvaluateSettings, "evaluate", PARAMS),
-        HERE / "runs" / split / recipe / seed,
+    sequences = read_sequences(HERE / "data" / split / "sequences")
+    run_recipe(
+        sequences, read_yaml(PARAMS)["recipes"][recipe], int(seed), PARAMS, HERE / "runs" / split / recipe / seed
     )
 
 

@@ -58,20 +58,23 @@ def test_every_recipe_has_its_stages() -> None:
     )
 
 
-def test_the_simulated_trials_are_recipes_with_a_history_and_have_their_settings_of_the_study_of_quality() -> None:
+def test_the_simulated_trials_are_recipes_of_one_of_the_studies_with_a_history() -> None:
     stages = read_yaml(CEILING / "dvc.yaml")["stages"]
     trials = {trial for stage in stages.values() for trial in stage.get("matrix", {}).get("trial", [])}
-    assert {trial.partition("-")[0] for trial in trials} == set(SIMULATED["recipes"])
+    used = {trial.partition("-")[0] for trial in trials}
+    assert used == set(SIMULATED["recipes"]) | {"hstu_items", "paper_items", "hybrid_items", "hybrid_state"}
+    assert used <= set(SIMULATED["recipes"]) | set(PARAMS["recipes"])
     assert {trial.partition("-")[2] for trial in trials} == {"own", "exchanged", "all"}
-    for shared in SIMULATED["recipes"].keys() & PARAMS["recipes"].keys():
-        assert SIMULATED["recipes"][shared] == PARAMS["recipes"][shared]
+    assert not SIMULATED["recipes"].keys() & PARAMS["recipes"].keys()
     changed_section(SyntheticSettings, "synthetic", {}, CEILING / "params.yaml")
 
 
 def test_an_ablation_leaves_out_one_part() -> None:
-    model = SIMULATED["recipes"]["paper_items"]["model"]
+    paper, own = PARAMS["recipes"]["paper_items"], SIMULATED["recipes"]
     for part in ("tape", "ddsr"):
-        assert SIMULATED["recipes"][f"paper_no_{part}"]["model"] == model | {part: False}
+        assert own[f"paper_no_{part}"] == {"model": paper["model"] | {part: False}, "train": paper["train"]}
+    hstu = PARAMS["recipes"]["hstu_items"]
+    assert own["hstu_state"] == {"model": hstu["model"] | {"target_state": True}, "train": hstu["train"]}
 
 
 @pytest.mark.parametrize(("study", "count"), [("quality", 7), ("ceiling", 3)])

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from ui_server import UI, free_port
 
 from tapestry.cli import app
-from tapestry.tracking.store import open_store
+from tapestry.tracking.journal import Journal
+from tapestry.tracking.store import open_store, shown_uri
 
 
 @pytest.fixture
@@ -37,6 +38,17 @@ def sub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     client.create_experiment("other")
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def pending(sub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The journal of a stage that has left its run to be sent later."""
+    monkeypatch.chdir(sub_folder.parent)
+    journal = Journal(shown_uri())
+    journal.close()
+    assert journal.folder is not None
+    monkeypatch.chdir(sub_folder)
+    return journal.folder
 
 
 @contextmanager
@@ -62,11 +74,12 @@ def status(port: int, host: str) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_the_server_ends_with_its_command(sub_folder: Path, number: signal.Signals) -> None:
+def test_the_server_ends_with_its_command(sub_folder: Path, number: signal.Signals, pending: Path) -> None:
     port = free_port()
     with served(sub_folder, port) as (process, output):
         address = f"http://127.0.0.1:{port}/#/experiments/1?workflowType=machine_learning"
         assert output.readline().strip() == address
+        assert not pending.exists()  # sent before the server starts
         started = psutil.Process(process.pid).children(recursive=True)
         assert len(started) >= 2
         assert not any("huey" in " ".join(each.cmdline()) for each in started)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tapestry.core.atomic import atomic_folder, write_json
-from tapestry.core.settings import parse
+from tapestry.core.settings import load_section, parse
 from tapestry.core.splits import TEST, VALIDATION
 from tapestry.core.yaml_file import read_yaml
 from tapestry.evaluation.metrics import ranking_metrics
@@ -31,6 +31,21 @@ def changed_section(section: type[T], name: str, changes: Mapping[str, Any], par
         TapestryError: a key is unknown or missing, or a value is wrong.
     """
     return parse(section, read_yaml(params)[name] | dict(changes), name)
+
+
+def run_recipe(sequences: Sequences, recipe: Mapping[str, Any], seed: int, params: Path, folder: Path) -> None:
+    """Run a trial with a recipe: what it changes in the sections `model` and `train` of a params.yaml.
+
+    Raises:
+        TapestryError: a key is unknown or missing, or a value is wrong.
+    """
+    run_trial(
+        sequences,
+        changed_section(ModelSettings, "model", recipe["model"], params),
+        changed_section(TrainSettings, "train", recipe["train"] | {"seed": seed}, params),
+        load_section(EvaluateSettings, "evaluate", params),
+        folder,
+    )
 
 
 def run_trial(

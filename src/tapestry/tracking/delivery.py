@@ -37,8 +37,8 @@ _MIN_RETRY_WAIT, _MAX_RETRY_WAIT = 1.0, 60.0  # seconds between retries after an
 LIVE_SECONDS = 15.0  # a stage that runs longer is sent while it runs
 _FINISH_SECONDS = 60  # how long a stage waits at its end until all is sent, while the store accepts data
 _FAILING_FINISH_SECONDS = 2  # and how long if the last attempt failed
-_STAGES_WAIT = 0.2  # seconds between two looks at them
 _STAGES_SECONDS = 20  # how long `record` waits until the journals of the other stages are sent
+_STAGES_WAIT = 0.2  # seconds between two looks whether they are
 
 
 class Delivery:
