@@ -20,7 +20,7 @@ from dvc.scm import SCMError
 from tapestry.core.atomic import json_text
 from tapestry.core.errors import TapestryError, one_line
 from tapestry.planning.overrides import FILE, with_overrides
-from tapestry.planning.planner import Planner
+from tapestry.planning.planner import Planner, pipeline_stages
 from tapestry.planning.stage_plan import StagePlan
 from tapestry.source.source import fingerprints
 
@@ -45,7 +45,7 @@ def plan(root: Path, overrides: Sequence[str] = ()) -> list[StagePlan]:
         if overrides:
             with Repo(str(root)) as repo:
                 names = {plan.stage for plan in plans}
-                plans += [StagePlan(s.addressing, "gone") for s in repo.index.stages if s.addressing not in names]
+                plans += [StagePlan(s.addressing, "gone") for s in pipeline_stages(repo) if s.addressing not in names]
     except SCMError as error:
         raise TapestryError(
             f"{root} is in no git repository, which DVC needs: `git init && git add --all && git commit -m start`"

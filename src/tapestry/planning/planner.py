@@ -31,6 +31,13 @@ class _Output:
     on_disk: bool = False
 
 
+def pipeline_stages(repo: Any) -> list[Any]:
+    """Return the stages of the dvc.yaml at the root: studies have their own, which `dvc repro` doesn't run."""
+    from dvc.dvcfile import PROJECT_FILE
+
+    return list(repo.stage.collect(PROJECT_FILE))
+
+
 class Planner:
     """Plans the stages in order, and remembers the outputs of those it has planned.
 
@@ -43,10 +50,11 @@ class Planner:
         self._outputs: dict[str, _Output] = {}
 
     def plan(self, repo: Any) -> list[StagePlan]:
-        """Plan all stages of a DVC repository (`dvc.repo.Repo`), in the order in which DVC would run them."""
+        """Plan the stages that `dvc repro` would look at in a DVC repository (`dvc.repo.Repo`), in its order."""
         from dvc.repo.reproduce import get_active_graph, plan_repro
 
-        return [self._plan_stage(stage) for stage in plan_repro(get_active_graph(repo.index.graph))]
+        stages = plan_repro(get_active_graph(repo.index.graph), pipeline_stages(repo))
+        return [self._plan_stage(stage) for stage in stages]
 
     def _plan_stage(self, stage: Any) -> StagePlan:
         name = stage.addressing
