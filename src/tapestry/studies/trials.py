@@ -1,4 +1,4 @@
-"""A trial of a study: one training, by settings of the study's own params.yaml, and the ranks of its test targets."""
+"""A trial of a study: one training, by settings of the study's own params.yaml, and the ranks of its targets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def changed_section(section: type[T], name: str, changes: Mapping[str, Any], par
     return parse(section, read_yaml(params)[name] | dict(changes), name)
 
 
-def run_recipe(sequences: Sequences, recipe: Mapping[str, Any], seed: int, params: Path, folder: Path) -> None:
+def run_recipe(
+    sequences: Sequences, recipe: Mapping[str, Any], seed: int, params: Path, folder: Path, split: int = TEST
+) -> None:
     """Run a trial with a recipe: what it changes in the sections `model` and `train` of a params.yaml.
 
     Raises:
@@ -45,16 +47,25 @@ def run_recipe(sequences: Sequences, recipe: Mapping[str, Any], seed: int, param
         changed_section(TrainSettings, "train", recipe["train"] | {"seed": seed}, params),
         load_section(EvaluateSettings, "evaluate", params),
         folder,
+        split,
     )
 
 
 def run_trial(
-    sequences: Sequences, model: ModelSettings, settings: TrainSettings, evaluate: EvaluateSettings, folder: Path
+    sequences: Sequences,
+    model: ModelSettings,
+    settings: TrainSettings,
+    evaluate: EvaluateSettings,
+    folder: Path,
+    split: int = TEST,
 ) -> None:
-    """Train, and write training.json and ranks.parquet (of the test targets) to `folder`, atomically."""
+    """Train, and write training.json and ranks.parquet (of the targets of a split) to `folder`, atomically.
 
-    def ranked(trained: Recommender, split: int) -> Ranks:
-        targets = sequences.targets(split)
+    A trial that serves to choose ranks the validation targets, so that nothing is chosen by the test.
+    """
+
+    def ranked(trained: Recommender, of_split: int) -> Ranks:
+        targets = sequences.targets(of_split)
         return rank_by_model(trained, sequences, targets, evaluate.exclude_seen, evaluate.batch_users)
 
     def validate(trained: Recommender) -> dict[str, float]:
@@ -66,5 +77,5 @@ def run_trial(
     training = train(sequences, model, settings, validate, show)
     with atomic_folder(folder) as temporary:
         write_json(temporary / "training.json", training.record())
-        table = ranks_table(sequences, sequences.targets(TEST), ranked(training.model, TEST))
+        table = ranks_table(sequences, sequences.targets(split), ranked(training.model, split))
         write_ranks(table, temporary / "ranks.parquet")
