@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from tapestry.studies.results import METRICS, change_row, metric_values, read_tr
 from tapestry.studies.trials import changed_section, run_trial
 from tapestry.training.settings import TrainSettings
 
-QUALITY, CEILING = ROOT / "studies/quality", ROOT / "studies/ceiling"
+QUALITY, CEILING, TUNING = (ROOT / "studies" / name for name in ("quality", "ceiling", "tuning"))
 PARAMS = read_yaml(QUALITY / "params.yaml")
 SIMULATED = read_yaml(CEILING / "params.yaml")
 
@@ -75,6 +77,23 @@ def test_an_ablation_leaves_out_one_part() -> None:
         assert own[f"paper_no_{part}"] == {"model": paper["model"] | {part: False}, "train": paper["train"]}
     hstu = PARAMS["recipes"]["hstu_items"]
     assert own["hstu_state"] == {"model": hstu["model"] | {"target_state": True}, "train": hstu["train"]}
+
+
+def test_tuning_draws_valid_settings_in_which_the_values_of_a_key_are_equally_frequent() -> None:
+    params = read_yaml(TUNING / "params.yaml")
+    drawn = run_path(str(TUNING / "tuning_study.py"))["drawn_settings"]
+    trials = [drawn(trial, params["space"], params["drawn_trials"], params["seed"]) for trial in range(12)]
+    assert trials[0] == {"model": {}, "train": {}}
+    for trial in trials:
+        changed_section(ModelSettings, "model", trial["model"], QUALITY / "params.yaml")
+        changed_section(TrainSettings, "train", trial["train"], QUALITY / "params.yaml")
+    for section, keys in params["space"].items():
+        for key, values in keys.items():
+            times = Counter(trial[section][key] for trial in trials[1:])
+            assert set(times) == set(values)
+            assert max(times.values()) - min(times.values()) <= 1
+    stages = read_yaml(TUNING / "dvc.yaml")["stages"]
+    assert stages["short"]["matrix"]["trial"] == list(range(len(trials)))
 
 
 @pytest.mark.parametrize(("study", "count"), [("quality", 7), ("ceiling", 3)])

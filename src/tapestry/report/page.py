@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tapestry.core.atomic import atomic_file
 from tapestry.core.errors import TapestryError
 from tapestry.core.yaml_file import read_yaml
+from tapestry.report.figure_style import DARK, LIGHT, css
 from tapestry.report.origin import SLOT
 from tapestry.report.plots import Metrics, cutoff_curve, group_dots, metric_label, training_curve
 
@@ -150,6 +151,8 @@ def render(inputs: ReportInputs) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html.j2").render(
+        light=css(LIGHT),
+        dark=css(DARK),
         whole=whole,
         domains=[_spaced(name) for name in domains],
         targets=test["all"]["n"],

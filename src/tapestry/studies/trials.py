@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +34,13 @@ def changed_section(section: type[T], name: str, changes: Mapping[str, Any], par
 
 
 def run_recipe(
-    sequences: Sequences, recipe: Mapping[str, Any], seed: int, params: Path, folder: Path, split: int = TEST
+    sequences: Sequences,
+    recipe: Mapping[str, Any],
+    seed: int,
+    params: Path,
+    folder: Path,
+    split: int = TEST,
+    also: Callable[[Recommender, Path], None] | None = None,
 ) -> None:
     """Run a trial with a recipe: what it changes in the sections `model` and `train` of a params.yaml.
 
@@ -48,6 +54,7 @@ def run_recipe(
         load_section(EvaluateSettings, "evaluate", params),
         folder,
         split,
+        also,
     )
 
 
@@ -58,10 +65,14 @@ def run_trial(
     evaluate: EvaluateSettings,
     folder: Path,
     split: int = TEST,
+    also: Callable[[Recommender, Path], None] | None = None,
 ) -> None:
     """Train, and write training.json and ranks.parquet (of the targets of a split) to `folder`, atomically.
 
-    A trial that serves to choose ranks the validation targets, so that nothing is chosen by the test.
+    Args:
+        split: of the targets. A trial that serves to choose ranks those of validation, so that nothing is chosen by
+            the test.
+        also: writes more files, from the trained model.
     """
 
     def ranked(trained: Recommender, of_split: int) -> Ranks:
@@ -79,3 +90,5 @@ def run_trial(
         write_json(temporary / "training.json", training.record())
         table = ranks_table(sequences, sequences.targets(split), ranked(training.model, split))
         write_ranks(table, temporary / "ranks.parquet")
+        if also is not None:
+            also(training.model, temporary)

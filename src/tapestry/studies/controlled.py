@@ -1,0 +1,92 @@
+"""A controlled study: recipes trained on data sets that differ in one factor.
+
+The current folder is the study's. Its params.yaml has:
+
+    data:                     # data sets by name: the simulator with other settings, or the six real domains
+      name: {domains: 5, synthetic: {key: value}}
+      six_domains: {}
+    recipes:                  # what differs from the sections `model` and `train`
+      name: {model: {}, train: {}}
+    against: name             # of the recipe with which the others are compared
+    picture: {...}            # see `tapestry.studies.pictures`
+
+All other settings are in ../controlled.yaml, those of the six domains' data in ../quality. Commands:
+
+    python -m tapestry.studies.controlled simulate DATA | train DATA RECIPE SEED
+    python -m tapestry.studies.controlled_results results | show
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tapestry.core.atomic import atomic_folder, write_json
+from tapestry.core.failures import reported_errors
+from tapestry.core.settings import load_section
+from tapestry.core.splits import TEST, VALIDATION
+from tapestry.core.yaml_file import read_yaml
+from tapestry.evaluation.scoring import rank_by_model
+from tapestry.ingest.settings import IngestSettings
+from tapestry.model.network import Recommender
+from tapestry.sequences.batches import trained_users
+from tapestry.sequences.reader import read_sequences
+from tapestry.sessionize.settings import SessionizeSettings
+from tapestry.source.settings import SyntheticSettings
+from tapestry.source.synthetic import write_domain
+from tapestry.studies.data import make_sequences
+from tapestry.studies.popularity import popularity_figures, recommended_items
+from tapestry.studies.trials import changed_section, run_recipe
+
+PARAMS, SHARED = Path("params.yaml"), Path("../controlled.yaml")
+REAL = "six_domains"  # the name of the real data set
+_REAL_DATA = Path("../quality/data/leave_one_out")
+
+
+def simulate(name: str) -> None:
+    """Simulate a data set, and make its sequences."""
+    level = read_yaml(PARAMS)["data"][name]
+    simulator = changed_section(SyntheticSettings, "synthetic", level["synthetic"], SHARED)
+    domains = tuple(f"domain_{number:02}" for number in range(level["domains"]))
+    with atomic_folder(Path("data") / name) as folder:
+        files = {domain: folder / f"raw/{domain}.json.gz" for domain in domains}
+        for domain, file in files.items():
+            file.parent.mkdir(exist_ok=True)
+            write_domain(simulator, domains, domain, file)
+        rules = load_section(SessionizeSettings, "sessionize", SHARED)
+        make_sequences(files, load_section(IngestSettings, "ingest", SHARED), rules, folder)
+
+
+def train(data: str, recipe: str, seed: str) -> None:
+    """Train a recipe on a data set, and rank the test targets. figures.json gets what else the study tells of it."""
+    sequences = read_sequences(data_folder(data) / "sequences")
+    batch_users = read_yaml(SHARED)["evaluate"]["batch_users"]
+
+    def write_figures(model: Recommender, folder: Path) -> None:
+        targets = sequences.targets(TEST)
+        figures: dict[str, Any] = {"parameters": sum(weight.numel() for weight in model.parameters())}
+        # Overfitting: how much better targets rank that the model was trained on, the last of each user.
+        trained = trained_users(sequences)
+        last = sequences.offsets[trained] + sequences.train_length[trained] - 1
+        for split, indices in (("train", last), ("validation", sequences.targets(VALIDATION))):
+            rank = rank_by_model(model, sequences, indices, True, batch_users).rank
+            figures[f"{split}_mrr"] = float((1 / rank).mean())
+        figures["overfitting"] = figures["train_mrr"] / figures["validation_mrr"] - 1
+        recommended_NK = recommended_items(model, sequences, targets, batch_users)
+        write_json(folder / "figures.json", figures | popularity_figures(sequences, targets, recommended_NK))
+
+    folder = Path("runs") / data / recipe / seed
+    run_recipe(sequences, read_yaml(PARAMS)["recipes"][recipe], int(seed), SHARED, folder, also=write_figures)
+
+
+def data_folder(name: str) -> Path:
+    """Return the folder of a data set."""
+    return _REAL_DATA if name == REAL else Path("data") / name
+
+
+if __name__ == "__main__":
+    commands: dict[str, Callable[..., None]] = {function.__name__: function for function in (simulate, train)}
+    with reported_errors(" ".join(sys.argv[1:])):
+        commands[sys.argv[1]](*sys.argv[2:])

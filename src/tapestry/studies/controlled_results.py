@@ -1,0 +1,99 @@
+"""The tables and the picture of a controlled study, see `tapestry.studies.controlled`. Commands: results | show."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tapestry.core.atomic import write_csv
+from tapestry.core.failures import reported_errors
+from tapestry.core.yaml_file import read_yaml
+from tapestry.studies.controlled import PARAMS, data_folder
+from tapestry.studies.pictures import draw
+from tapestry.studies.results import (
+    change_row,
+    metric_values,
+    print_table,
+    read_csv,
+    read_trials,
+    short,
+    short_figure,
+    short_interval,
+    summary_row,
+    users_of,
+)
+
+_COLUMNS = {"hr_1": "HR@1", "hr_100": "HR@100", "ndcg_100": "NDCG@100", "mrr": "MRR"}
+
+
+def results() -> None:
+    """Write results.csv, a row for each data set and recipe, and picture.svg."""
+    params = read_yaml(PARAMS)
+    changed = dict.fromkeys(key for recipe in params["recipes"].values() for key in recipe["model"])
+    rows: list[dict[str, Any]] = []
+    for data in params["data"]:
+        tables = {recipe: read_trials(Path("runs") / data / recipe) for recipe in params["recipes"]}
+        values = {recipe: metric_values(of_seeds) for recipe, of_seeds in tables.items()}
+        for recipe, found in values.items():
+            row = {"data": data, **_properties(data_folder(data)), "recipe": recipe}
+            row |= {key: params["recipes"][recipe]["model"].get(key, "") for key in changed} | summary_row(found)
+            row |= change_row(found, values[params["against"]], users_of(tables[recipe][0]))
+            rows.append(row | _mean_figures(Path("runs") / data / recipe))
+    write_csv(Path("results.csv"), rows)
+    draw(params["picture"], read_csv(Path("results.csv")), params["against"], Path("picture.svg"))
+
+
+def _properties(data: Path) -> dict[str, Any]:
+    """Return what characterises a data set. transition_entropy is normalised: 1 if the next domain is any of all D."""
+    statistics = _read_json(data / "statistics.json")
+    every, domains = statistics["all"], statistics["domain"].values()
+    return {
+        "domains": len(domains),
+        "interactions": every["interactions"],
+        "delta": short(every["delta"]),
+        "largest_share": short(max(domain["interactions"] for domain in domains) / every["interactions"]),
+        "transition_entropy": short(every["transition_entropy"] / math.log(len(domains))),
+    }
+
+
+def _mean_figures(folder: Path) -> dict[str, float]:
+    """Return the means over seeds of figures.json."""
+    of_seeds = [_read_json(path / "figures.json") for path in sorted(folder.iterdir())]
+    return {name: short(np.mean([figures[name] for figures in of_seeds])) for name in of_seeds[0]}
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def show() -> None:
+    """Print the README's tables from results.csv: means, and changes against one recipe."""
+    params = read_yaml(PARAMS)
+    names = {recipe: changes.get("name", recipe) for recipe, changes in params["recipes"].items()}
+    rows = read_csv(Path("results.csv"))
+    print_table(
+        ["data", "recipe", "seeds", *_COLUMNS.values()],
+        [
+            [row["data"], names[row["recipe"]], row["seeds"], *(short_figure(row[metric]) for metric in _COLUMNS)]
+            for row in rows
+        ],
+    )
+    print_table(
+        [f"change against {names[params['against']]}, %", "recipe", *_COLUMNS.values()],
+        [
+            [row["data"], names[row["recipe"]], *(short_interval(row, metric) for metric in _COLUMNS)]
+            for row in rows
+            if row["recipe"] != params["against"]
+        ],
+    )
+
+
+if __name__ == "__main__":
+    commands = {function.__name__: function for function in (results, show)}
+    with reported_errors(" ".join(sys.argv[1:])):
+        commands[sys.argv[1]](*sys.argv[2:])

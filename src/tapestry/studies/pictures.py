@@ -1,0 +1,102 @@
+"""The picture of a study: figures of recipes against a property of the data or of the recipe, as an SVG file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tapestry.core.atomic import atomic_file
+from tapestry.report.figure_style import (
+    DASHES,
+    INK,
+    MARKERS,
+    MUTED,
+    SERIES,
+    WIDTH,
+    figure_style,
+    figure_svg,
+    panels,
+    standalone_svg,
+)
+
+_HEIGHT = 3.6  # inches
+Rows = Sequence[Mapping[str, str]]
+
+
+def draw(picture: Mapping[str, Any], rows: Rows, against: str, path: Path) -> None:
+    """Draw rows of results.csv as `picture` says, and write the SVG file.
+
+    `picture` has: description. x: a column of the rows, or `recipe`, for a row of points a recipe. x_label. x_scale:
+    linear (default) or log. lines: a column; its values are lines, by default the recipes. panels: a list of {y, label,
+    kind}. kind is `mean`, or `change`: in %, against the study's recipe, with its interval. recipes: those drawn, by
+    default all.
+    """
+    with figure_style():
+        figure = Figure(figsize=(WIDTH, picture.get("height", _HEIGHT)), layout="constrained")
+        for axes, panel in zip(panels(figure, len(picture["panels"])), picture["panels"], strict=True):
+            shown = [row for row in rows if row["recipe"] in picture.get("recipes", [row["recipe"]])]
+            if panel["kind"] == "change":
+                shown = [row for row in shown if row["recipe"] != against]
+                (axes.axvline if picture["x"] == "recipe" else axes.axhline)(0, color=MUTED, linewidth=1)
+            (_dots if picture["x"] == "recipe" else _lines)(axes, picture, panel, shown)
+            axes.set_title(panel["label"])
+        svg = figure_svg(figure, "study", picture["description"])
+    with atomic_file(path) as temporary:
+        temporary.write_text(standalone_svg(svg), encoding="utf-8")
+
+
+def _lines(axes: Axes, picture: Mapping[str, Any], panel: Mapping[str, Any], rows: Rows) -> None:
+    """Draw a line a recipe (or a value of the column `lines`) over the column x."""
+    column = picture.get("lines", "recipe")
+    names = list(dict.fromkeys(row[column] for row in rows))
+    for index, name in enumerate(names):
+        of_name = sorted((row for row in rows if row[column] == name), key=lambda row: float(row[picture["x"]]))
+        x = [float(row[picture["x"]]) for row in of_name]
+        y, low, high = zip(*(_values(row, panel) for row in of_name), strict=True)
+        style: dict[str, Any] = {
+            "color": SERIES[index % 5],
+            "marker": MARKERS[index % 5],
+            "linestyle": DASHES[index % 5],
+        }
+        axes.plot(x, y, label=picture.get("names", {}).get(name, name), **style)
+        axes.fill_between(x, low, high, color=SERIES[index % 5], alpha=0.15, linewidth=0)
+    axes.set_xscale(picture.get("x_scale", "linear"))
+    if picture.get("x_scale") == "log":
+        ticks = sorted({float(row[picture["x"]]) for row in rows})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+    axes.set_xlabel(picture["x_label"])
+    if len(names) > 1:
+        axes.legend(labelcolor=INK)
+
+
+def _dots(axes: Axes, picture: Mapping[str, Any], panel: Mapping[str, Any], rows: Rows) -> None:
+    """Draw a point with its interval for each data set and recipe, one below the other."""
+    data = list(dict.fromkeys(row["data"] for row in rows))
+    recipes = list(dict.fromkeys(row["recipe"] for row in rows))
+    for index, name in enumerate(data):
+        for row in (row for row in rows if row["data"] == name):
+            y = recipes.index(row["recipe"]) + 0.25 * (index - (len(data) - 1) / 2)
+            value, low, high = _values(row, panel)
+            axes.plot([low, high], [y, y], color=SERIES[index % 5], linewidth=1.6)
+            first = row["recipe"] == recipes[0]
+            label = picture.get("names", {}).get(name, name) if first else None
+            axes.plot([value], [y], color=SERIES[index % 5], marker=MARKERS[index % 5], linestyle="", label=label)
+    axes.set_yticks(range(len(recipes)), [picture.get("names", {}).get(recipe, recipe) for recipe in recipes])
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.set_ylim(len(recipes) - 0.5, -0.5)
+    if len(data) > 1:
+        axes.legend(labelcolor=INK)
+
+
+def _values(row: Mapping[str, str], panel: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Return a figure with the ends of its interval; of a mean, one standard deviation of the seeds to both sides."""
+    if panel["kind"] == "change":
+        value, low, high = (100 * float(row[f"{panel['y']}_{part}"]) for part in ("change", "low", "high"))
+        return value, low, high
+    value, deviation = float(row[panel["y"]]), float(row.get(f"{panel['y']}_sd") or 0)
+    return value, value - deviation, value + deviation

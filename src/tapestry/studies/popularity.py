@@ -1,0 +1,94 @@
+"""Popularity bias: which items are recommended, against which are consumed.
+
+Suffixes: N targets, P recommendations (all targets' first K items), I items of a domain.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tapestry.core.top_k import best_of_each_row
+from tapestry.evaluation.ranking import seen_items
+from tapestry.evaluation.scoring import item_scores, last_queries
+from tapestry.model.network import Recommender
+from tapestry.sequences.batches import target_batches
+from tapestry.sequences.reader import Sequences
+
+Integers = npt.NDArray[np.int64]
+FIRST = 10  # K: as many items of each ranking count as recommended
+
+
+@torch.inference_mode()
+def recommended_items(model: Recommender, sequences: Sequences, targets: Integers, batch_users: int) -> Integers:
+    """Return the first `FIRST` items for each target, of its domain, without those of the user's history: (N, K).
+
+    Of equal scores the lower item comes first. -1 where a domain has fewer items that the user hasn't seen.
+    """
+    model.eval()
+    found = np.full((len(targets), FIRST), -1)
+    for chunk, batch in target_batches(sequences, targets, model.settings.window, batch_users):
+        query_BK = last_queries(model, batch)
+        domain_of = sequences.domain[targets[chunk]]
+        for number in np.unique(domain_of):
+            rows = np.flatnonzero(domain_of == number)
+            domain = sequences.domains[number]
+            scores = item_scores(model, query_BK[rows], slice(domain.start, domain.end)).double().numpy()
+            scores[seen_items(sequences, targets[chunk[rows]], domain)] = -np.inf
+            # Of each row, all items at least as good as its K-th, so that ties are ours to break.
+            least = np.partition(scores, -FIRST, axis=1)[:, -FIRST] if scores.shape[1] > FIRST else scores.min(1)
+            row, item = np.nonzero((scores >= least[:, None]) & (scores > -np.inf))
+            row, item, _ = best_of_each_row(row, item, scores[row, item], FIRST)
+            found[chunk[rows[row]], np.arange(len(row)) - np.searchsorted(row, row)] = item + domain.start
+    return found
+
+
+def popularity_figures(sequences: Sequences, targets: Integers, recommended_NK: Integers) -> dict[str, float]:
+    """Compute how far recommendations lean towards popular items, as means over the domains with targets.
+
+    coverage: share of the domain's trained items that are recommended to anyone. gini: of how often each trained item
+    is recommended; 0 if all equally often, near 1 if all recommendations are of one item. recommended_popularity and
+    consumed_popularity: mean percentile, by training interactions among the domain's trained items, of what is
+    recommended and of the targets: 0 the rarest, 1 the most popular. `popularity_lift` is their difference.
+    """
+    rows = []
+    for number, domain in enumerate(sequences.domains):
+        inside = sequences.domain[targets] == number
+        trained_I = sequences.trained_items[number]
+        if not inside.any() or len(trained_I) < 2:
+            continue
+        percentile = np.zeros(domain.end - domain.start)
+        percentile[trained_I - domain.start] = _percentiles(sequences.train_count[trained_I])
+        items_P = recommended_NK[inside].ravel()
+        items_P = items_P[items_P >= 0]
+        times_I = np.bincount(items_P, minlength=sequences.items)[trained_I]
+        consumed = percentile[sequences.item[targets[inside]].astype(np.int64) - domain.start].mean()
+        lean = percentile[items_P - domain.start].mean()
+        rows.append(
+            {
+                "coverage": float((times_I > 0).mean()),
+                "gini": gini(times_I),
+                "recommended_popularity": float(lean),
+                "consumed_popularity": float(consumed),
+                "popularity_lift": float(lean - consumed),
+            }
+        )
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def gini(count_I: Integers) -> float:
+    """Compute the Gini coefficient of counts: Σ_i (2i − I − 1) x_i / (I Σ x), x ascending, i from 1; 0 if all are 0."""
+    ascending, total = np.sort(count_I), int(count_I.sum())
+    if total == 0:
+        return 0.0
+    rank = np.arange(1, len(ascending) + 1)
+    return float(((2 * rank - len(ascending) - 1) * ascending).sum() / (len(ascending) * total))
+
+
+def _percentiles(count_I: Integers) -> npt.NDArray[np.float64]:
+    """Return of each item the share of other items with fewer interactions, those with as many counted half."""
+    ascending = np.sort(count_I)
+    fewer = np.searchsorted(ascending, count_I, side="left")
+    as_many = np.searchsorted(ascending, count_I, side="right") - fewer - 1
+    return (fewer + as_many / 2) / (len(count_I) - 1)
