@@ -79,7 +79,7 @@ def report(name: str, rows: list[dict[str, Any]]) -> None:
     write_json(
         RESULTS / f"{name}.meta.json",
         {
-            "machine": _machine(),
+            "machine": machine(),
             "versions": {"python": platform.python_version()} | {p: version(p) for p in ("torch", "numpy")},
             "command": " ".join(["python", *sys.argv]),
             "date": datetime.date.today().isoformat(),
@@ -88,7 +88,8 @@ def report(name: str, rows: list[dict[str, Any]]) -> None:
     )
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Describe the processor, its threads and vector width, and the GPU if there is one."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

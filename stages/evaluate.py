@@ -1,7 +1,8 @@
-"""Rank every test target among all items of its domain."""
+"""Rank every test target among all items of its domain, and recommend for a few of them."""
 
 from pathlib import Path
 
+from tapestry.core.atomic import write_json
 from tapestry.core.cpu import describe_cpu
 from tapestry.core.settings import load_section
 from tapestry.core.splits import TEST
@@ -11,6 +12,7 @@ from tapestry.evaluation.settings import EvaluateSettings
 from tapestry.model.device import choose_device, make_deterministic
 from tapestry.model.storage import load_model
 from tapestry.provenance.hashes import content_hash
+from tapestry.recommending.examples import example_recommendations
 from tapestry.sequences.reader import read_sequences
 from tapestry.tracking.runs import stage_run
 
@@ -28,3 +30,5 @@ def main() -> None:
         targets = sequences.targets(TEST)
         ranks = rank_by_model(model.to(device), sequences, targets, settings.exclude_seen, settings.batch_users)
         write_ranks(ranks_table(sequences, targets, ranks), Path("metrics/ranks.parquet"))
+        examples = example_recommendations(model, sequences, targets, ranks, settings.exclude_seen)
+        write_json(Path("data/examples.json"), examples)

@@ -8,4 +8,5 @@ from tapestry.report.page import read_inputs, write_report
 
 def main() -> None:
     require_root()
-    write_report(read_inputs(Path("metrics"), Path("models"), Path("params.yaml")), Path("reports/index.html"))
+    inputs = read_inputs(Path("metrics"), Path("models"), Path("params.yaml"), Path("data/examples.json"))
+    write_report(inputs, Path("reports/index.html"))

@@ -28,7 +28,7 @@ def main() -> None:
         metrics = sessionize(inputs, settings, folder)
         write_json(Path("data/statistics.json"), metrics)
         run.tag(data_hash=content_hash(folder))
-        run.log_metrics(metrics, "data")
+        run.log_metrics({name: metrics[name] for name in ("all", "domain")}, "data")
         if line := contested_interactions(metrics):
             print(line)
         whole = metrics["all"]

@@ -88,6 +88,24 @@ class Page:
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self._ask("Page.captureScreenshot")["data"]))
 
+    def logged(self) -> list[str]:
+        """Return what the browser has logged of the page: errors, and requests that failed."""
+        return asyncio.run(self._logged())
+
+    async def _logged(self) -> list[str]:
+        async with aiohttp.ClientSession() as session, session.ws_connect(self._address) as socket:
+            # Enabling the log sends all entries so far; the answer to the second request comes after them.
+            for number, method in enumerate(("Log.enable", "Log.disable")):
+                await socket.send_json({"id": number, "method": method})
+            entries: list[str] = []
+            async for message in socket:
+                answer = json.loads(message.data)
+                if answer.get("method") == "Log.entryAdded":
+                    entries.append(answer["params"]["entry"]["text"])
+                if answer.get("id") == 1:
+                    return entries
+        raise AssertionError("the browser closed the connection")
+
     def _ask(self, method: str, **params: Any) -> Any:
         return asyncio.run(self._asked(method, params))
 

@@ -18,6 +18,7 @@ from tapestry.report.origin import SLOT, with_origin
 from tapestry.report.page import SHOWN_PARAMETERS, ReportInputs, read_inputs, render, write_report
 
 KS = (1, 5, 10, 20, 50, 100)
+DOMAINS = ("Books", "Toys_and_Games")
 ODD = '<b>"A" & $x_1$ #000001</b>'
 
 
@@ -52,7 +53,7 @@ def domain(rows: int) -> dict[str, Any]:
 
 
 def inputs(
-    names: tuple[str, ...] = ("Books", "Toys_and_Games"),
+    names: tuple[str, ...] = DOMAINS,
     ks: tuple[int, ...] = KS,
     knn: float = 4.0,
     tied: int = 40,
@@ -67,7 +68,14 @@ def inputs(
     curve = [{"epoch": e, "loss": 4.0 - e, "tape_norm": 0.5, **metrics(e, ks=(1, 10, 100))} for e in (1, 3, 2)]
     curve = [row | {"epoch": float(index)} for index, row in enumerate(curve, start=1)]
     return ReportInputs(
-        data={"all": whole, "domain": domains},
+        data={
+            "all": whole,
+            "domain": domains,
+            "transitions": {
+                row: {column: 10 * y + x + 1 for x, column in enumerate(names)} for y, row in enumerate(names)
+            },
+            "lengths": [{"from": 5, "to": 7, "users": 1200}, {"from": 8, "to": 8, "users": 30}],
+        },
         train={"best": curve[1], "final": curve[2], "epochs": 3, "tokens": 12345},
         test={
             "all": metrics(5.0, ks=ks),
@@ -90,7 +98,21 @@ def inputs(
             "sessionize.seed": 2,
             "synthetic.seed": 3,
         },
+        examples=[example(names[0], rank=2), example(names[-1], rank=71)],
     )
+
+
+def example(domain: str, rank: int) -> dict[str, Any]:
+    items = [{"item_id": f"{domain}-{number}", "domain": domain} for number in range(8)]
+    return {
+        "history": items[:3],
+        "earlier": 1234,
+        "domain": domain,
+        "target": items[4],
+        "rank": rank,
+        "candidates": 5678,
+        "recommended": items[3:6] if rank <= 3 else items[5:8],
+    }
 
 
 class Page(HTMLParser):
@@ -169,6 +191,43 @@ def test_rows_and_reasons_are_those_of_the_inputs(default: str) -> None:
         *("100", "50", "940"),
         *("0.125", "0.750", "25.00%", "30.00%"),
     ]
+
+
+def test_the_map_of_transitions_has_the_shares_of_each_row() -> None:
+    data: dict[str, Any] = dict(inputs().data)
+    data["transitions"] = {
+        "Books": {"Books": 3, "Toys_and_Games": 1},
+        "Toys_and_Games": dict.fromkeys(DOMAINS, 0),
+    }
+    drawn = figure_texts(render(dataclasses.replace(inputs(), data=data)))[
+        "How often an interaction in one domain is followed by one in another"
+    ]
+    assert [text for text in drawn if text.isdigit()] == ["1", "2", "75", "25", "0", "0"]
+    assert {"Books  1", "Toys and Games  2"} <= set(drawn)
+
+
+def test_the_classes_of_lengths_are_labelled(default: str) -> None:
+    drawn = figure_texts(default)["Number of users by the length of their sequence"]
+    assert {"5–7", "8"} <= set(drawn)
+
+
+def test_examples_show_history_recommendations_and_the_rank_of_what_was_chosen(default: str) -> None:
+    text = re.sub(r"\s+", " ", " ".join(Page(default).text))
+    first, second = text.partition("Asked for: Books")[2].split("Asked for: Toys and Games")
+    assert "after 1,234 earlier Books-0 Books Books-1 Books Books-2 Books" in first
+    assert "Books-3 Books-4 chosen Books-5" in first
+    assert "rank 2 of 5,678" in first
+    assert "chosen" not in second.partition("Chosen:")[0]
+    assert "rank 71 of 5,678" in second
+
+
+def figure_texts(page: str) -> dict[str, list[str]]:
+    """The texts of each figure, by its description."""
+    figures = re.findall(r'<svg role="img" aria-label="([^"]*)".*?>(.*?)</svg>', page, re.DOTALL)
+    return {
+        name: [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", drawn)]
+        for name, drawn in figures
+    }
 
 
 def test_training_shows_the_best_and_the_last_epoch_and_every_parameter(default: str) -> None:
@@ -278,7 +337,7 @@ def test_ids_are_unique_and_every_reference_has_its_target(default: str) -> None
 
 def test_figures_take_their_colours_from_the_page(default: str) -> None:
     drawn = "".join(re.findall(r"<svg.*?</svg>", default, re.DOTALL))
-    assert drawn.count("<svg") == 3
+    assert drawn.count("<svg") == 5
     assert "var(--ink)" in drawn
     assert re.findall(r"#[0-9a-f]{6}\b", drawn) == []
 
@@ -349,6 +408,41 @@ def test_a_phone_shows_the_headline_table_whole(browser: str, tmp_path: Path) ->
     assert seen == [[0, 0, True]] * 3
 
 
+OVERLAPS = """
+[...document.querySelectorAll('iframe')].flatMap(frame =>
+    [...frame.contentDocument.querySelectorAll('svg')].flatMap(figure => {
+        const texts = [...figure.querySelectorAll('text')].map(
+            text => [text.textContent, text.getBoundingClientRect()]);
+        return texts.flatMap(([one, a], index) => texts.slice(index + 1).filter(([, b]) =>
+            Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+            Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2).map(([other]) => one + ' | ' + other));
+    }))
+"""
+"""JavaScript: the pairs of texts of a figure that overlap."""
+HEIGHTS = """
+[...document.querySelectorAll('iframe')].map(frame =>
+    [...frame.contentDocument.querySelectorAll('svg')].filter(svg => svg.getBoundingClientRect().height > 100).length)
+"""
+"""JavaScript: by frame, how many figures are drawn."""
+
+
+def test_every_figure_is_drawn_without_overlapping_texts_and_nothing_is_logged(browser: str, tmp_path: Path) -> None:
+    page = render(inputs(names=tuple(f"Domain_with_a_long_name_{number}" for number in range(8))))
+    frames = [
+        f'<iframe style="border: 0; height: 900px; width: {width}px" srcdoc="{html.escape(page)}"></iframe>'
+        for width in (400, 1400)
+    ]
+    (tmp_path / "frames.html").write_text(f'<!doctype html><meta charset="utf-8">{"".join(frames)}', encoding="utf-8")
+    with opened_page(browser, tmp_path / "profile") as tab:
+        tab.open((tmp_path / "frames.html").as_uri())
+        tab.wait_for("document.readyState === 'complete' && document.querySelectorAll('iframe').length === 2")
+        assert json.loads(tab.wait_for(f"JSON.stringify({HEIGHTS})")) == [5, 5]
+        assert json.loads(tab.wait_for(f"JSON.stringify({OVERLAPS})")) == []
+        assert tab.logged() == []
+        tab.evaluate("console.error('seen'), fetch('nowhere:').catch(() => 0)")
+        assert tab.logged() != []
+
+
 def test_rows_that_do_not_add_up_are_an_error() -> None:
     broken = inputs()
     broken.data["domain"]["Books"]["rows_kept"] += 1
@@ -372,6 +466,7 @@ def files(tmp_path: Path) -> Path:
         write_json(tmp_path / "metrics" / f"{name}.json", getattr(given, name))
     write_csv(tmp_path / "metrics" / "curve.csv", given.curve)
     write_json(tmp_path / "models" / "config.json", given.config)
+    write_json(tmp_path / "data" / "examples.json", given.examples)
     write_parameters(tmp_path, given.parameters)
     return tmp_path
 
@@ -386,7 +481,7 @@ def write_parameters(folder: Path, parameters: Mapping[str, Any]) -> None:
 
 
 def read(files: Path) -> ReportInputs:
-    return read_inputs(files / "metrics", files / "models", files / "params.yaml")
+    return read_inputs(files / "metrics", files / "models", files / "params.yaml", files / "data/examples.json")
 
 
 def test_inputs_are_read_as_the_stages_write_them(files: Path) -> None:
@@ -401,7 +496,11 @@ def test_a_missing_parameter_is_named(files: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["metrics/data.json", "metrics/train.json", "metrics/test.json", "metrics/curve.csv", "models/config.json"]
+    "name",
+    [
+        *("metrics/data.json", "metrics/train.json", "metrics/test.json", "metrics/curve.csv"),
+        *("models/config.json", "data/examples.json"),
+    ],
 )
 def test_a_missing_file_is_named_with_what_to_do(files: Path, name: str) -> None:
     (files / name).unlink()

@@ -67,6 +67,20 @@ def test_statistics_equal_a_calculation_by_hand() -> None:
     }
     assert found["all"] == pytest.approx(expected["all"])
     assert found["domain"] == {domain: pytest.approx(expected[domain]) for domain in ("d0", "d1")}
+    assert found["transitions"] == {"d0": {"d0": 2, "d1": 2}, "d1": {"d0": 1, "d1": 0}}
+    assert found["lengths"] == [{"from": 3, "to": 4, "users": 2}]
+
+
+def test_classes_of_lengths_hold_every_user_once_and_the_last_one_ends_at_the_longest() -> None:
+    lengths = [1, 1, 2, 4, 5, 7, 2000]
+    users = [[(0, 0, time) for time in range(length)] for length in lengths]
+    assert statistics(users, domains=1)["lengths"] == [
+        {"from": 1, "to": 1, "users": 2},
+        {"from": 2, "to": 2, "users": 1},
+        {"from": 3, "to": 4, "users": 1},
+        {"from": 5, "to": 7, "users": 2},
+        {"from": 1024, "to": 2000, "users": 1},
+    ]
 
 
 def test_delta_is_smallest_for_users_who_spread_evenly_and_1_for_users_of_one_domain() -> None:

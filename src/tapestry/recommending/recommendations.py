@@ -95,3 +95,19 @@ def user_indices(sequences: Sequences, user_ids: Sequence[str]) -> list[int]:
                 "interactions are filtered out. Choose another user, or give the history with --history"
             )
     return [index[user_id] for user_id in user_ids]
+
+
+def request_of_target(sequences: Sequences, target: int) -> Request:
+    """Return the request that a test target answers: the history before it, its domain and its time.
+
+    Args:
+        target: index of an interaction.
+    """
+    user = sequences.user[target]
+    return Request(
+        user_id=str(sequences.user_id[user]),
+        history=sequences.item[sequences.offsets[user] : target].astype(np.int64),
+        unknown=0,
+        domain=int(sequences.domain[target]),
+        time=int(sequences.timestamp[target]),
+    )

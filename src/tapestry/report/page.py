@@ -16,7 +16,15 @@ from tapestry.core.errors import TapestryError
 from tapestry.core.yaml_file import read_yaml
 from tapestry.report.figure_style import DARK, LIGHT, css
 from tapestry.report.origin import SLOT
-from tapestry.report.plots import Metrics, cutoff_curve, group_dots, metric_label, training_curve
+from tapestry.report.plots import (
+    Metrics,
+    cutoff_curve,
+    group_dots,
+    length_bars,
+    metric_label,
+    training_curve,
+    transition_map,
+)
 
 MODEL = "Tapestry"
 NOTHING = "–"
@@ -47,7 +55,7 @@ class ReportInputs:
     """The inputs of the report, one field a file.
 
     `config` is models/config.json; `curve` has one mapping an epoch; `parameters` has those of `SHOWN_PARAMETERS`, by
-    dotted name.
+    dotted name; `examples` is data/examples.json, see `tapestry.recommending.examples`.
     """
 
     data: Mapping[str, Any]
@@ -56,6 +64,7 @@ class ReportInputs:
     curve: Sequence[Metrics]
     config: Mapping[str, Any]
     parameters: Mapping[str, Any]
+    examples: Sequence[Mapping[str, Any]]
 
 
 class Cell(NamedTuple):
@@ -80,8 +89,8 @@ class Table(NamedTuple):
     sections: list[Section]
 
 
-def read_inputs(metrics: Path, model: Path, parameters: Path) -> ReportInputs:
-    """Read data.json, train.json, test.json and curve.csv of `metrics`, config.json of `model`, and params.yaml.
+def read_inputs(metrics: Path, model: Path, parameters: Path, examples: Path) -> ReportInputs:
+    """Read data.json, train.json, test.json and curve.csv of `metrics`, config.json of `model`, and two other files.
 
     Raises:
         TapestryError: a file is missing or damaged, or a parameter is missing.
@@ -95,11 +104,19 @@ def read_inputs(metrics: Path, model: Path, parameters: Path) -> ReportInputs:
         with (metrics / "curve.csv").open(encoding="utf-8", newline="") as file:
             curve = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
         figures = {name: read(metrics / f"{name}.json") for name in ("data", "train", "test")}
-        return ReportInputs(curve=curve, config=read(model / "config.json"), parameters=chosen, **figures)
+        return ReportInputs(
+            curve=curve,
+            config=read(model / "config.json"),
+            parameters=chosen,
+            examples=read(examples),
+            **figures,
+        )
     except FileNotFoundError as error:
         raise TapestryError(f"{error.filename}: not there; run `dvc repro`") from error
     except (ValueError, TypeError, RecursionError) as error:
-        raise TapestryError(f"a file of {metrics} or {model} is damaged ({error}); run `dvc repro`") from error
+        raise TapestryError(
+            f"a file of {metrics} or {model}, or {examples}, is damaged ({error}); run `dvc repro`"
+        ) from error
 
 
 def _parameters_shown(path: Path) -> dict[str, Any]:
@@ -162,6 +179,9 @@ def render(inputs: ReportInputs) -> str:
         rows=_rows(whole, domains),
         reasons=_reasons(domains),
         sequences=_sequences(whole, domains),
+        transition_map=transition_map(_spaced_map(inputs.data["transitions"])),
+        length_bars=length_bars(inputs.data["lengths"]),
+        examples=[_example(example) for example in inputs.examples],
         epochs=_epochs(inputs.train),
         made=_made(inputs.parameters),
         origin=SLOT,
@@ -237,6 +257,25 @@ def _sequences(whole: Mapping[str, Any], domains: Mapping[str, Any]) -> Table:
 def _by_domain(label: str, head: list[str], whole: Any, domains: Mapping[str, Any], cells: Any) -> Table:
     rows = [(_spaced(name), cells(row)) for name, row in domains.items()]
     return Table(label, ["Domain", *head], [Section("", rows), Section("", [("All", cells(whole))])])
+
+
+def _spaced_map(transitions: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    return {
+        _spaced(name): {_spaced(following): pairs for following, pairs in row.items()}
+        for name, row in transitions.items()
+    }
+
+
+def _example(example: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the page shows of an example: items with the name of their domain, and the target marked."""
+    target = example["target"]["item_id"]
+    return {
+        **example,
+        "domain": _spaced(example["domain"]),
+        "history": [(item["item_id"], _spaced(item["domain"])) for item in example["history"]],
+        "target": target,
+        "recommended": [(item["item_id"], item["item_id"] == target) for item in example["recommended"]],
+    }
 
 
 def _reasons(domains: Mapping[str, Any]) -> Table:

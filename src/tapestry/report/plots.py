@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from tapestry.report.figure_style import DASHES, INK, MARKERS, MUTED, SERIES, WIDTH, figure_style, figure_svg, panels
@@ -16,11 +17,57 @@ Metrics = Mapping[str, float]
 """Metrics by name as in metrics/test.json: fractions of 1, and the number of targets "n"; without targets only "n"."""
 
 LONGEST_LABEL = 40  # characters
+_NUMBERED = 12  # domains up to which the map of transitions has numbers
 
 
 def metric_label(key: str) -> str:
     """`hr_10` → `HR@10`, `mrr` → `MRR`."""
     return key.upper().replace("_", "@")
+
+
+def transition_map(transitions: Mapping[str, Mapping[str, int]]) -> str:
+    """Plot how often each domain follows each: a row a domain, its pairs by domain of the next interaction, in %."""
+    names = list(transitions)
+    size = len(names)
+    numbers = size <= _NUMBERED
+    with figure_style():
+        figure = Figure(figsize=(WIDTH, 1.6 + (0.42 if numbers else 0.26) * size), layout="constrained")
+        (axes,) = panels(figure, 1)
+        for y, row in enumerate(transitions.values()):
+            total = sum(row.values())
+            for x, pairs in enumerate(row.values()):
+                share = pairs / total if total else 0.0
+                cell = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=SERIES[0], alpha=0.75 * share, linewidth=0)
+                axes.add_patch(cell)
+                if numbers:
+                    axes.text(x, y, f"{100 * share:.0f}", ha="center", va="center", color=INK)
+        axes.set_xlim(-0.5, size - 0.5)
+        axes.set_ylim(size - 0.5, -0.5)
+        axes.grid(visible=False)
+        axes.xaxis.tick_top()
+        axes.xaxis.set_label_position("top")
+        # Names are too long for columns, so columns have the rows' numbers.
+        axes.set_xticks(range(size), [str(number) for number in range(1, size + 1)])
+        axes.set_yticks(range(size), [f"{_short(name)}  {number}" for number, name in enumerate(names, start=1)])
+        axes.tick_params(length=0, labelcolor=INK)
+        axes.set_xlabel("Domain of the next interaction, % of the row")
+        return figure_svg(figure, "transitions", "How often an interaction in one domain is followed by one in another")
+
+
+def length_bars(lengths: Sequence[Mapping[str, int]]) -> str:
+    """Plot the number of users by the length of their sequence."""
+    with figure_style():
+        figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
+        (axes,) = panels(figure, 1)
+        labels = [f"{row['from']}–{row['to']}" if row["to"] > row["from"] else str(row["from"]) for row in lengths]
+        axes.bar(range(len(lengths)), [row["users"] for row in lengths], color=SERIES[0], width=0.7)
+        axes.set_xticks(range(len(lengths)), labels)
+        axes.tick_params(axis="x", length=0)
+        axes.grid(visible=False, axis="x")
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.set_xlabel("Interactions of a user")
+        axes.set_title("Users by length of their sequence")
+        return figure_svg(figure, "lengths", "Number of users by the length of their sequence")
 
 
 def training_curve(curve: Sequence[Metrics], metrics: Sequence[str], best_epoch: int) -> str:

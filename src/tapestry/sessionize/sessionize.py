@@ -202,7 +202,7 @@ def _with_row_counts(
         key: sum(account[key] for account in accounts.values())
         for key in ("rows_in", "rows_kept", "rows_quarantined", "rows_filtered")
     }
-    return {
+    return statistics | {
         "all": total | statistics["all"],
         "domain": {domain: accounts[domain] | statistics["domain"][domain] for domain in inputs},
     }

@@ -7,17 +7,22 @@ later interaction, unless the text says otherwise.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import duckdb
 
 from tapestry.tables.database import scalar
 
+_LENGTHS = (1, 2, 3, 5, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)  # first length of each class
+
 
 def sequence_statistics(connection: duckdb.DuckDBPyConnection, domains: list[str]) -> dict[str, Any]:
-    """Return the statistics of all domains and of each: {"all": {...}, "domain": {name: {...}}}.
+    """Return the statistics: {"all": {...}, "domain": {name: {...}}, "transitions": {...}, "lengths": [...]}.
 
-    Reads the tables `sequences` (rows sorted by user and position), `users` and `items`. The statistics:
+    Reads the tables `sequences` (rows sorted by user and position), `users` and `items`. `transitions` counts pairs:
+    {domain: {domain of the next interaction: pairs}}. `lengths` counts users by length of their sequence, in classes:
+    [{"from", "to", "users"}]. The statistics under `all`, and under `domain` those of each:
 
     users, items, interactions: counts.
     delta: δ = Σ_d n_d² / S², averaged over users. A user has S interactions, n_d of them in domain d. δ is 1 if all
@@ -56,7 +61,28 @@ def sequence_statistics(connection: duckdb.DuckDBPyConnection, domains: list[str
             "tied_pairs": _tied_share(pairs_into),
             "tied_switches": _tied_share(switches),
         }
-    return {"all": result[None], "domain": {name: result[index] for index, name in enumerate(domains)}}
+    count = {(previous, following): pairs_of for previous, following, pairs_of, _ in pairs}
+    return {
+        "all": result[None],
+        "domain": {name: result[index] for index, name in enumerate(domains)},
+        "transitions": {
+            name: {following: count.get((row, column), 0) for column, following in enumerate(domains)}
+            for row, name in enumerate(domains)
+        },
+        "lengths": _length_classes(connection),
+    }
+
+
+def _length_classes(connection: duckdb.DuckDBPyConnection) -> list[dict[str, int]]:
+    """Count users by the length of their sequence; a class ends before the next number of `_LENGTHS`."""
+    lengths = connection.execute("SELECT length, count(*) FROM users GROUP BY length ORDER BY length").fetchall()
+    classes: list[dict[str, int]] = []
+    for first, following in pairwise([*_LENGTHS, math.inf]):
+        inside = [(length, users) for length, users in lengths if first <= length < following]
+        if inside:
+            last = max(length for length, _ in inside) if following == math.inf else int(following) - 1
+            classes.append({"from": int(first), "to": last, "users": sum(users for _, users in inside)})
+    return classes
 
 
 def _conditional_entropy(pairs: list[tuple[int, int, int, int]]) -> float:

@@ -31,14 +31,14 @@ def draw(picture: Mapping[str, Any], rows: Rows, against: str, path: Path) -> No
     """Draw rows of results.csv as `picture` says, and write the SVG file.
 
     `picture` has: description. x: a column of the rows, or `recipe`, for a row of points a recipe. x_label. x_scale:
-    linear (default) or log. lines: a column; its values are lines, by default the recipes. panels: a list of {y, label,
-    kind}. kind is `mean`, or `change`: in %, against the study's recipe, with its interval. recipes: those drawn, by
-    default all.
+    linear (default) or log; y_scale likewise. lines: a column; its values are lines, by default the recipes. panels: a
+    list of {y, label, kind, recipes}. kind is `mean`, or `change`: in %, against the study's recipe, with its interval.
+    recipes: those drawn, by default all. names: of recipes, data sets or lines, where the picture has other ones.
     """
     with figure_style():
         figure = Figure(figsize=(WIDTH, picture.get("height", _HEIGHT)), layout="constrained")
         for axes, panel in zip(panels(figure, len(picture["panels"])), picture["panels"], strict=True):
-            shown = [row for row in rows if row["recipe"] in picture.get("recipes", [row["recipe"]])]
+            shown = [row for row in rows if row["recipe"] in panel.get("recipes", [row["recipe"]])]
             if panel["kind"] == "change":
                 shown = [row for row in shown if row["recipe"] != against]
                 (axes.axvline if picture["x"] == "recipe" else axes.axhline)(0, color=MUTED, linewidth=1)
@@ -69,6 +69,8 @@ def _lines(axes: Axes, picture: Mapping[str, Any], panel: Mapping[str, Any], row
         ticks = sorted({float(row[picture["x"]]) for row in rows})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xticks([], minor=True)
+    axes.set_yscale(picture.get("y_scale", "linear"))
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(picture["x_label"])
     if len(names) > 1:
         axes.legend(labelcolor=INK)

@@ -7,40 +7,27 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from tapestry.core.top_k import best_of_each_row
-from tapestry.evaluation.ranking import seen_items
-from tapestry.evaluation.scoring import item_scores, last_queries
 from tapestry.model.network import Recommender
-from tapestry.sequences.batches import target_batches
+from tapestry.recommending.catalogue import Catalogue
+from tapestry.recommending.recommendations import request_of_target
+from tapestry.recommending.top import top_items
 from tapestry.sequences.reader import Sequences
 
 Integers = npt.NDArray[np.int64]
 FIRST = 10  # K: as many items of each ranking count as recommended
 
 
-@torch.inference_mode()
 def recommended_items(model: Recommender, sequences: Sequences, targets: Integers, batch_users: int) -> Integers:
     """Return the first `FIRST` items for each target, of its domain, without those of the user's history: (N, K).
 
-    Of equal scores the lower item comes first. -1 where a domain has fewer items that the user hasn't seen.
+    -1 where a domain has fewer items that the user hasn't seen.
     """
-    model.eval()
     found = np.full((len(targets), FIRST), -1)
-    for chunk, batch in target_batches(sequences, targets, model.settings.window, batch_users):
-        query_BK = last_queries(model, batch)
-        domain_of = sequences.domain[targets[chunk]]
-        for number in np.unique(domain_of):
-            rows = np.flatnonzero(domain_of == number)
-            domain = sequences.domains[number]
-            scores = item_scores(model, query_BK[rows], slice(domain.start, domain.end)).double().numpy()
-            scores[seen_items(sequences, targets[chunk[rows]], domain)] = -np.inf
-            # Of each row, all items at least as good as its K-th, so that ties are ours to break.
-            least = np.partition(scores, -FIRST, axis=1)[:, -FIRST] if scores.shape[1] > FIRST else scores.min(1)
-            row, item = np.nonzero((scores >= least[:, None]) & (scores > -np.inf))
-            row, item, _ = best_of_each_row(row, item, scores[row, item], FIRST)
-            found[chunk[rows[row]], np.arange(len(row)) - np.searchsorted(row, row)] = item + domain.start
+    catalogue = Catalogue(sequences.item_id, sequences.domains)
+    requests = (request_of_target(sequences, int(target)) for target in targets)
+    for row, (_, top) in enumerate(top_items(model, catalogue, requests, FIRST, True, batch_users)):
+        found[row, : len(top.item)] = top.item
     return found
 
 
