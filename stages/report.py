@@ -8,5 +8,7 @@ from tapestry.report.page import read_inputs, write_report
 
 def main() -> None:
     require_root()
-    inputs = read_inputs(Path("metrics"), Path("models"), Path("params.yaml"), Path("data/examples.json"))
+    inputs = read_inputs(
+        Path("metrics"), Path("models"), Path("params.yaml"), Path("data/examples.json"), Path("studies")
+    )
     write_report(inputs, Path("reports/index.html"))

@@ -99,6 +99,7 @@ def inputs(
             "synthetic.seed": 3,
         },
         examples=[example(names[0], rank=2), example(names[-1], rank=71)],
+        studies=[],
     )
 
 
@@ -481,7 +482,9 @@ def write_parameters(folder: Path, parameters: Mapping[str, Any]) -> None:
 
 
 def read(files: Path) -> ReportInputs:
-    return read_inputs(files / "metrics", files / "models", files / "params.yaml", files / "data/examples.json")
+    return read_inputs(
+        files / "metrics", files / "models", files / "params.yaml", files / "data/examples.json", files / "studies"
+    )
 
 
 def test_inputs_are_read_as_the_stages_write_them(files: Path) -> None:

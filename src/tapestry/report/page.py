@@ -25,6 +25,7 @@ from tapestry.report.plots import (
     training_curve,
     transition_map,
 )
+from tapestry.report.studies import Study, read_studies
 
 MODEL = "Tapestry"
 NOTHING = "–"
@@ -55,7 +56,8 @@ class ReportInputs:
     """The inputs of the report, one field a file.
 
     `config` is models/config.json; `curve` has one mapping an epoch; `parameters` has those of `SHOWN_PARAMETERS`, by
-    dotted name; `examples` is data/examples.json, see `tapestry.recommending.examples`.
+    dotted name; `examples` is data/examples.json, see `tapestry.recommending.examples`; `studies` see
+    `tapestry.report.studies`.
     """
 
     data: Mapping[str, Any]
@@ -65,6 +67,7 @@ class ReportInputs:
     config: Mapping[str, Any]
     parameters: Mapping[str, Any]
     examples: Sequence[Mapping[str, Any]]
+    studies: Sequence[Study]
 
 
 class Cell(NamedTuple):
@@ -89,8 +92,14 @@ class Table(NamedTuple):
     sections: list[Section]
 
 
-def read_inputs(metrics: Path, model: Path, parameters: Path, examples: Path) -> ReportInputs:
-    """Read data.json, train.json, test.json and curve.csv of `metrics`, config.json of `model`, and two other files.
+def read_inputs(metrics: Path, model: Path, parameters: Path, examples: Path, studies: Path) -> ReportInputs:
+    """Read all inputs.
+
+    Args:
+        metrics: folder of data.json, train.json, test.json and curve.csv.
+        model: folder of config.json.
+        parameters, examples: params.yaml, and data/examples.json.
+        studies: the folder of the studies.
 
     Raises:
         TapestryError: a file is missing or damaged, or a parameter is missing.
@@ -109,6 +118,7 @@ def read_inputs(metrics: Path, model: Path, parameters: Path, examples: Path) ->
             config=read(model / "config.json"),
             parameters=chosen,
             examples=read(examples),
+            studies=read_studies(studies),
             **figures,
         )
     except FileNotFoundError as error:
@@ -182,6 +192,7 @@ def render(inputs: ReportInputs) -> str:
         transition_map=transition_map(_spaced_map(inputs.data["transitions"])),
         length_bars=length_bars(inputs.data["lengths"]),
         examples=[_example(example) for example in inputs.examples],
+        studies=inputs.studies,
         epochs=_epochs(inputs.train),
         made=_made(inputs.parameters),
         origin=SLOT,
