@@ -118,6 +118,10 @@ def train(
         raise TapestryError("train: no user has two training interactions; there is nothing to learn from")
     checkpoint = None if checkpoints is None else checkpoints.read_latest()
     progress = Progress() if checkpoint is None else Progress.of_state(checkpoint["progress"])
+    if checkpoint is not None:
+        steps = checkpoint["trainer"]["part"]["steps"]
+        refit = f", {checkpoint['passes']} of the refit" if checkpoint["phase"] == "refit" else ""
+        print(f"continues a checkpoint: {len(progress.epochs)} epochs{refit} and {steps} steps are done", flush=True)
     for epoch in progress.epochs:
         on_epoch(epoch)
 
