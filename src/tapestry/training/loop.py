@@ -120,8 +120,8 @@ def train(
     progress = Progress() if checkpoint is None else Progress.of_state(checkpoint["progress"])
     if checkpoint is not None:
         steps = checkpoint["trainer"]["part"]["steps"]
-        refit = f", {checkpoint['passes']} of the refit" if checkpoint["phase"] == "refit" else ""
-        print(f"continues a checkpoint: {len(progress.epochs)} epochs{refit} and {steps} steps are done", flush=True)
+        passes = f", {checkpoint['passes']} of the refit" if checkpoint["phase"] == "refit" else ""
+        print(f"continues a checkpoint: {len(progress.epochs)} epochs{passes} and {steps} steps are done", flush=True)
     for epoch in progress.epochs:
         on_epoch(epoch)
 
