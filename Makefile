@@ -74,4 +74,4 @@ $(PEERS)/.venv/.installed: $(PEERS)/requirements.txt
 
 clean:  ## Remove what the pipeline made (DVC's cache stays)
 	find data -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
-	rm -rf models metrics/*.parquet reports
+	rm -rf models checkpoints metrics/*.parquet reports

@@ -16,8 +16,8 @@ from tapestry.model.settings import ModelSettings
 from tapestry.parameters import load_parameters
 from tapestry.sequences.batches import Batch
 from tapestry.sequences.reader import Domain, Sequences
-from tapestry.training.loop import Trainer
 from tapestry.training.settings import TrainSettings
+from tapestry.training.trainer import Trainer
 
 TOKENS = 16_384
 PARAMETERS = load_parameters(Path(__file__).parents[1] / "params.yaml")

@@ -1,6 +1,7 @@
 """Train the model, save the weights of the best epoch, and log the validation metrics after each epoch."""
 
 import dataclasses
+from importlib.metadata import version
 from pathlib import Path
 
 from tapestry.core.checkout import checkout_root
@@ -14,10 +15,11 @@ from tapestry.evaluation.settings import EvaluateSettings
 from tapestry.model.network import Recommender
 from tapestry.model.settings import ModelSettings
 from tapestry.model.storage import save_model
-from tapestry.provenance.hashes import content_hash
+from tapestry.provenance.hashes import code_hash, content_hash
 from tapestry.sequences.reader import read_sequences
 from tapestry.tracking.names import curve_metrics
 from tapestry.tracking.runs import stage_run
+from tapestry.training.checkpoints import Checkpoints
 from tapestry.training.loop import DivergedError, Epoch, train
 from tapestry.training.settings import TrainSettings
 
@@ -30,7 +32,18 @@ def main() -> None:
     source, folder = Path("data/sequences"), Path("models")
     params = flatten(model_settings, "model") | flatten(settings, "train")
     with stage_run("train", params | {"evaluate.exclude_seen": exclude_seen}) as run:
-        run.tag(data_hash=run.log_input(source, "training"), **describe_cpu())
+        data_hash = run.log_input(source, "training")
+        run.tag(data_hash=data_hash, **describe_cpu())
+        checkpoints = Checkpoints(
+            checkout_root() / "checkpoints",
+            {
+                "parameters": flatten(model_settings, "model") | flatten(settings, "train") | {"seen": exclude_seen},
+                "data": data_hash,
+                "code": code_hash(),
+                "packages": {name: version(name) for name in ("torch", "numpy", "scipy")},
+                "arithmetic": describe_cpu()["cpu_arithmetic"],
+            },
+        )
         sequences = read_sequences(source)
         targets = sequences.targets(VALIDATION)
 
@@ -44,7 +57,8 @@ def main() -> None:
             print(epoch, flush=True)
 
         try:
-            training = train(sequences, model_settings, settings, validate, show)
+            with checkpoints.stopping_at_sigterm():
+                training = train(sequences, model_settings, settings, validate, show, checkpoints)
         except DivergedError as error:
             if error.model is None:
                 raise
@@ -53,5 +67,6 @@ def main() -> None:
             save_model(last_good, error.model, sequences.domains, dataclasses.asdict(settings))
             raise TapestryError(f"{error}; the best epoch's weights are in {last_good}") from error
         save_model(folder, training.model, sequences.domains, dataclasses.asdict(settings), training.record())
+        checkpoints.remove()
         run.log_metrics({"tokens_per_second": training.tokens_per_second()}, "stage")
         run.tag(model_hash=content_hash(folder))

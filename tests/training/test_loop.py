@@ -23,7 +23,7 @@ from tapestry.model.network import Recommender
 from tapestry.model.segments import Kernel
 from tapestry.parameters import Parameters
 from tapestry.sequences.reader import Sequences
-from tapestry.training import loop
+from tapestry.training import trainer
 from tapestry.training.loop import DivergedError, Epoch, Training, train
 from tapestry.training.settings import TrainSettings
 
@@ -97,9 +97,9 @@ def test_two_trainings_give_the_same_bytes_and_another_seed_gives_other_weights(
     assert not torch.equal(first.model.item.weight, other.model.item.weight)
 
 
-def trainer_of(sequences: Sequences, settings: TrainSettings) -> loop.Trainer:
+def trainer_of(sequences: Sequences, settings: TrainSettings) -> trainer.Trainer:
     torch.manual_seed(0)
-    return loop.Trainer(Recommender(MODEL, sequences.items, len(sequences.domains)), sequences, settings)
+    return trainer.Trainer(Recommender(MODEL, sequences.items, len(sequences.domains)), sequences, settings)
 
 
 @pytest.mark.parametrize("kind", ["domains", "items"])
@@ -196,16 +196,16 @@ def test_a_nan_in_the_refit_is_an_error_that_says_so(settings: TrainSettings) ->
     settings = dataclasses.replace(settings, epochs=1, refit="validation")
     sequences = random_sequences(2, users=20)
     started: list[str] = []
-    run = loop.Trainer.run
+    run = trainer.Trainer.run
 
-    def broken(self: loop.Trainer, name: str) -> Any:
+    def broken(self: trainer.Trainer, name: str, after_step: Any) -> Any:
         started.append(name)
         if name.startswith("refit"):
             self.model.item.weight.data[0, 0] = math.nan
-        return run(self, name)
+        return run(self, name, after_step)
 
     with (
-        patch.object(loop.Trainer, "run", broken),
+        patch.object(trainer.Trainer, "run", broken),
         pytest.raises(DivergedError, match=r"epoch 1 of the refit, .*(the loss is nan|weights are NaN)") as failure,
     ):
         trained(sequences, settings)
@@ -254,7 +254,7 @@ def test_a_nan_loss_in_a_later_epoch_leaves_the_best_epochs_weights(settings: Tr
 
     best = train(sequences, MODEL, dataclasses.replace(settings, epochs=1), validate, lambda epoch: None).model
     with (
-        patch.object(loop, "domain_softmax_loss", loss),
+        patch.object(trainer, "domain_softmax_loss", loss),
         pytest.raises(DivergedError, match="epoch 3, step 1: the loss is nan") as failure,
     ):
         train(sequences, MODEL, settings, validate, lambda epoch: spoiled.append(True) if epoch.epoch == 2 else None)
@@ -283,9 +283,9 @@ def test_a_weight_broken_by_an_epochs_last_step_leaves_the_epoch_before(
     settings = dataclasses.replace(settings, epochs=epochs, negatives=1)
     broken: list[bool] = []
     saved: list[torch.Tensor] = []
-    step = loop.Trainer.step
+    step = trainer.Trainer.step
 
-    def breaking(self: loop.Trainer, ready: Any) -> float:
+    def breaking(self: trainer.Trainer, ready: Any) -> float:
         loss = step(self, ready)
         if broken:
             self.model.item.weight.data[2, 3] = value
@@ -296,7 +296,7 @@ def test_a_weight_broken_by_an_epochs_last_step_leaves_the_epoch_before(
         return {"ndcg_10": float(len(saved)), "hr_10": 0.0, "hr_100": 0.0, "mrr": 0.0}
 
     with (
-        patch.object(loop.Trainer, "step", breaking),
+        patch.object(trainer.Trainer, "step", breaking),
         pytest.raises(
             DivergedError, match=rf"epoch {epochs}, after step 3: .* infinite: item.weight \(1 of 48\); "
         ) as failure,

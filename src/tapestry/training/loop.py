@@ -3,48 +3,23 @@
 from __future__ import annotations
 
 import copy
-import math
-import time
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from tapestry.core.errors import TapestryError
 from tapestry.model.device import choose_device, make_deterministic
-from tapestry.model.loss import domain_softmax_loss
 from tapestry.model.network import EMBEDDING_STD, Recommender
-from tapestry.model.request_time import PERIODS, period_of
 from tapestry.model.settings import ModelSettings
-from tapestry.model.tensors import not_finite, pinned, to_device
-from tapestry.sequences.batches import trained_users, training_batches
+from tapestry.sequences.batches import trained_users
 from tapestry.sequences.reader import Sequences
-from tapestry.training.auxiliary import AuxiliaryTargets
-from tapestry.training.optimizer import Optimizer
-from tapestry.training.schedule import constant, half_cosine
+from tapestry.training.checkpoints import Checkpoints
 from tapestry.training.settings import STOPPING_METRIC, TrainSettings
-from tapestry.training.steps import Step, prefetched, prepare_step
-
-_USERS_NAMED = 10
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One pass over the training tokens.
-
-    loss: mean a token, with auxiliary targets. tape_norm: mean |r_i| of TAPE a token, 0 without TAPE. computed:
-    positions that attention computed for the tokens, padding included.
-    """
-
-    loss: float
-    tape_norm: float
-    tokens: int
-    computed: int
-    seconds: float
+from tapestry.training.trainer import NotFiniteError, Pass, Trainer
 
 
 @dataclass(frozen=True)
@@ -122,6 +97,7 @@ def train(
     settings: TrainSettings,
     validate: Callable[[Recommender], dict[str, float]],
     on_epoch: Callable[[Epoch], None],
+    checkpoints: Checkpoints | None = None,
 ) -> Training:
     """Train for `epochs` epochs, or until `patience` epochs in a row brought no better validation NDCG@10.
 
@@ -130,54 +106,91 @@ def train(
 
     Args:
         validate: returns a model's metrics on the validation targets, among them "ndcg_10".
-        on_epoch: called after each epoch, to print or log it.
+        on_epoch: called after each epoch, to print or log it; first with the epochs of the checkpoint.
+        checkpoints: where a training that was killed goes on, and ends with the same bytes.
 
     Raises:
         TapestryError: the device is missing, the attention kernel can't run on it, or there is nothing to train on.
         DivergedError: the loss, or a weight at the end of an epoch, is NaN or infinite.
+        StoppedError: `checkpoints` was asked to stop; a checkpoint is written.
     """
     if len(trained_users(sequences)) == 0:
         raise TapestryError("train: no user has two training interactions; there is nothing to learn from")
-    trainer = _start(sequences, model_settings, settings)
-    model = trainer.model
-    progress = Progress()
+    checkpoint = None if checkpoints is None else checkpoints.read_latest()
+    progress = Progress() if checkpoint is None else Progress.of_state(checkpoint["progress"])
+    if checkpoint is not None:
+        steps = checkpoint["trainer"]["part"]["steps"]
+        passes = f", {checkpoint['passes']} of the refit" if checkpoint["phase"] == "refit" else ""
+        print(f"continues a checkpoint: {len(progress.epochs)} epochs{passes} and {steps} steps are done", flush=True)
+    for epoch in progress.epochs:
+        on_epoch(epoch)
+
+    def part_of(trainer: Trainer, phase: str, first: int) -> Callable[[], None]:
+        """Return what writes a checkpoint of this trainer, in its pass number `first`, if one is due."""
+
+        def save() -> None:
+            if checkpoints is not None and checkpoints.due():
+                state = {"phase": phase, "passes": first, "progress": progress.state(), "trainer": trainer.state()}
+                checkpoints.write(state)
+
+        return save
+
+    refitting = checkpoint is not None and checkpoint["phase"] == "refit"
     try:
-        for number in range(1, settings.epochs + 1):
-            name = f"epoch {number}"
-            epoch = Epoch(number, trainer.run(f"{name}/{settings.epochs}"), validate(model))
-            on_epoch(epoch)
-            progress.add(epoch, model)
-            if progress.epochs_since_best() >= settings.patience:
-                break
+        if not refitting:
+            trainer = _start(sequences, model_settings, settings, checkpoint)
+            while len(progress.epochs) < settings.epochs and progress.epochs_since_best() < settings.patience:
+                number = len(progress.epochs) + 1
+                name = f"epoch {number}"
+                save = part_of(trainer, "fit", len(progress.epochs))
+                epoch = Epoch(number, trainer.run(f"{name}/{settings.epochs}", save), validate(trainer.model))
+                on_epoch(epoch)
+                progress.add(epoch, trainer.model)
+                part_of(trainer, "fit", len(progress.epochs))()
+            model = progress.restore_best(trainer.model)
         best = progress.best
         assert best is not None
-        progress.restore_best(model)
         if settings.refit == "validation":
-            refit = _start(sequences.with_validation_trained(), model_settings, settings)
-            for number in range(1, best.epoch + 1):
+            whole = sequences.with_validation_trained()
+            refit = _start(whole, model_settings, settings, checkpoint if refitting else None)
+            done = checkpoint["passes"] if refitting and checkpoint is not None else 0
+            for number in range(done + 1, best.epoch + 1):
                 name = f"epoch {number} of the refit"
-                refit.run(f"refit {number}/{best.epoch}")
+                refit.run(f"refit {number}/{best.epoch}", part_of(refit, "refit", number - 1))
+                part_of(refit, "refit", number)()
             model = refit.model.cpu().eval()
-    except _NotFiniteError as error:
+    except NotFiniteError as error:
         raise DivergedError(
             f"train: {name}, {error}; lower train.learning_rate or raise train.temperature",
-            None if progress.best is None else progress.restore_best(model),
+            None if progress.best is None else progress.restore_best(_new_model(sequences, model_settings)),
         ) from None
     return Training(model, best, tuple(progress.epochs))
 
 
-def _start(sequences: Sequences, model_settings: ModelSettings, settings: TrainSettings) -> Trainer:
-    """Return a trainer with a new model, at the start of its training."""
+def _start(
+    sequences: Sequences,
+    model_settings: ModelSettings,
+    settings: TrainSettings,
+    checkpoint: Mapping[str, Any] | None,
+) -> Trainer:
+    """Return a trainer with a new model, at the start of its training, or where the checkpoint was written."""
     device = choose_device(settings.device)
     make_deterministic(settings.seed, settings.threads)
-    model = Recommender(model_settings, sequences.items, len(sequences.domains)).to(device)
-    if settings.init == "cooccurrence":
+    model = _new_model(sequences, model_settings).to(device)
+    if settings.init == "cooccurrence" and checkpoint is None:
         from tapestry.training.initialization import cooccurrence_embedding  # SciPy, which not every machine has
 
         embedding_IK = cooccurrence_embedding(sequences, model_settings.width, EMBEDDING_STD, settings.seed)
         with torch.no_grad():
             model.item.weight.copy_(embedding_IK)
-    return Trainer(model, sequences, settings)
+    trainer = Trainer(model, sequences, settings)
+    if checkpoint is not None:
+        trainer.load_state(checkpoint["trainer"])
+    return trainer
+
+
+def _new_model(sequences: Sequences, settings: ModelSettings) -> Recommender:
+    return Recommender(settings, sequences.items, len(sequences.domains))
 
 
 @dataclass(eq=False)
@@ -194,6 +207,21 @@ class Progress:
         if self.best is None or epoch.validation[STOPPING_METRIC] > self.best.validation[STOPPING_METRIC]:
             self.best, self.best_weights = epoch, copy.deepcopy(model.state_dict())
 
+    def state(self) -> dict[str, Any]:
+        """Return what `of_state` makes the same object of: dictionaries of tensors, not copied, and values for JSON."""
+        return {
+            "epochs": [dataclasses.asdict(epoch) for epoch in self.epochs],
+            "best": None if self.best is None else self.best.epoch,
+            "best_weights": self.best_weights,
+        }
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> Progress:
+        """Return the object whose `state` this is."""
+        epochs = [Epoch(epoch["epoch"], Pass(**epoch["training"]), epoch["validation"]) for epoch in state["epochs"]]
+        best = None if state["best"] is None else epochs[state["best"] - 1]
+        return cls(epochs, best, state["best_weights"])
+
     def epochs_since_best(self) -> int:
         """Return the number of epochs after the best one."""
         return 0 if self.best is None else self.epochs[-1].epoch - self.best.epoch
@@ -202,100 +230,3 @@ class Progress:
         """Load the best weights into the model and return it, on the CPU and in evaluation mode."""
         model.load_state_dict(self.best_weights)
         return model.cpu().eval()
-
-
-class Trainer:
-    """Trains a model in place, one pass over the training tokens at a time.
-
-    Between two passes, the state of a training is that of this object's model, optimizer, auxiliary targets (a number
-    of steps), trained periods and two generators (`_shuffle` orders the users, `_draws` draws negatives and auxiliary
-    targets), of torch's default generator (dropout), and the `Progress`.
-    """
-
-    def __init__(self, model: Recommender, sequences: Sequences, settings: TrainSettings) -> None:
-        self.model, self._sequences, self._settings = model, sequences, settings
-        self._device = model.item.weight.device
-        dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-        self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=settings.precision == "bf16")
-        self._kernel = model.kernel(self._device, dtype, train=True)
-        self._steps_a_pass = -(-len(trained_users(sequences)) // settings.batch_users)
-        steps = settings.epochs * self._steps_a_pass
-        schedules = {"constant": constant, "half_cosine": half_cosine(steps)}
-        self._optimizer = Optimizer(model, settings, schedules[settings.schedule])
-        self._shuffle = np.random.default_rng(settings.seed)
-        self._draws = np.random.default_rng([settings.seed, 1])
-        self._auxiliary = AuxiliaryTargets(sequences, model.settings.window, settings, steps)
-        self._trained_P = torch.zeros(PERIODS, dtype=torch.bool)  # periods of a target
-
-    def run(self, name: str) -> Pass:
-        """Train on all training tokens once. `name` labels the progress bar.
-
-        Raises:
-            _NotFiniteError: the loss, or a weight after the pass, is NaN or infinite.
-        """
-        loss_sum = tape_sum = 0.0
-        tokens = computed = 0
-        self.model.train()
-        started = time.perf_counter()
-        steps = prefetched(self.steps())
-        with tqdm(steps, total=self._steps_a_pass, desc=name, unit="step", leave=False, disable=None) as bar:
-            for number, ready in enumerate(bar, start=1):
-                step = to_device(ready, self._device)
-                loss = self.step(step)
-                if not math.isfinite(loss):
-                    raise _NotFiniteError(f"step {number}: the loss is {loss}; {self._describe(step)}")
-                count = len(step.batch.item_N)
-                loss_sum += loss * count
-                tape_sum += float(self.model.tape_norm(step.batch).sum())
-                tokens += count
-                computed += step.segments.computed
-                bar.set_postfix(loss=f"{loss_sum / tokens:.4f}")
-        self._optimizer.catch_up_all()
-        if self.model.request_time is not None:
-            self.model.request_time.fill(self._trained_P.to(self._device))
-        # A loss shows only weights from before its step, and only weights that the step reads.
-        broken = not_finite(self.model.state_dict())
-        if broken:
-            raise _NotFiniteError(f"after step {number}: weights are NaN or infinite: {broken}")
-        return Pass(loss_sum / tokens, tape_sum / tokens, tokens, computed, time.perf_counter() - started)
-
-    def step(self, step: Step) -> float:
-        """Do one training step: forward pass, backward pass and update of all weights. Return its loss.
-
-        If the loss is NaN or infinite, the weights are not updated.
-        """
-        table_UK = self._optimizer.read(step.touched_U)
-        with self._autocast:
-            query_RK = self.model(step.batch, step.segments, table_UK, step.requests)
-        loss = domain_softmax_loss(
-            query_RK, table_UK, step.targets, self._settings.temperature, step.weight_R, len(step.batch.item_N)
-        )
-        value = loss.item()
-        if math.isfinite(value):
-            loss.backward()
-            self._optimizer.step()
-        return value
-
-    def steps(self) -> Iterator[Step]:
-        """Yield the steps of one pass; their tensors are on the CPU."""
-        settings, sequences, window = self._settings, self._sequences, self.model.settings.window
-        for users, batch in training_batches(sequences, window, settings.batch_users, self._shuffle):
-            auxiliary = self._auxiliary.of_next_step(users, batch, self._draws)
-            step = prepare_step(
-                self.model, self._kernel, sequences, users, batch, settings.negatives, self._draws, auxiliary
-            )
-            self._trained_P[period_of(step.requests.time_R)] = True
-            yield pinned(step) if self._device.type == "cuda" else step
-
-    def _describe(self, step: Step) -> str:
-        """Return the step's users, and the largest norms, for the message about a loss that isn't finite."""
-        users = [str(self._sequences.user_id[user]) for user in step.users[:_USERS_NAMED]]
-        more = f" and {len(step.users) - len(users)} more" if len(step.users) > len(users) else ""
-        norms = {name: float(parameter.detach().norm()) for name, parameter in self.model.named_parameters()}
-        largest = ", ".join(f"{name} {norms[name]:.3g}" for name in sorted(norms, key=norms.__getitem__)[-3:])
-        tape = float(self.model.tape_norm(step.batch).max())
-        return f"users {', '.join(users)}{more}; TAPE's |r| is at most {tape:.3g}; largest norms: {largest}"
-
-
-class _NotFiniteError(Exception):
-    """A loss or weights aren't finite; the message describes them."""

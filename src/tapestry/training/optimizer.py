@@ -15,7 +15,9 @@ Suffixes: I items, K width, U touched items.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +76,19 @@ class Optimizer:
         self._network.step()
         self._network.zero_grad()
         self._rows.step()
+
+    def state(self) -> dict[str, Any]:
+        """Return the moments and step numbers of both optimizers: dictionaries of tensors, not copied, and numbers."""
+        adamw = self._network.state_dict()["state"]
+        return {"network": {str(number): moments for number, moments in adamw.items()}, "rows": vars(self._rows.state)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Set the state that `state` has returned."""
+        moments = {int(number): of_parameter for number, of_parameter in state["network"].items()}
+        self._network.load_state_dict({**self._network.state_dict(), "state": moments})
+        device = self._item.weight.device
+        rows: dict[str, Any] = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in state["rows"].items()}
+        self._rows.state = RowState(**rows)
 
     def catch_up_all(self) -> None:
         """Bring the whole item embedding up to date. Call it before the embedding is read without `read`."""
