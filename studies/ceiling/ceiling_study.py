@@ -23,8 +23,7 @@ from tapestry.ingest.settings import IngestSettings
 from tapestry.sequences.reader import Sequences, read_sequences
 from tapestry.sessionize.settings import SessionizeSettings
 from tapestry.source.settings import SyntheticSettings
-from tapestry.source.synthetic import write_domain
-from tapestry.studies.data import make_sequences
+from tapestry.studies.data import simulate_sequences
 from tapestry.studies.histories import exchanged, own_domain
 from tapestry.studies.results import (
     change_row,
@@ -74,13 +73,10 @@ def simulate(effect: str) -> None:
     """Simulate interactions with one effect of other domains, and make their sequences."""
     simulator = changed_section(SyntheticSettings, "synthetic", {"cross_domain_effect": float(effect)}, PARAMS)
     domains = load_section(tuple[str, ...], "domains", PARAMS)
+    ingesting = load_section(IngestSettings, "ingest", SHARED)
+    rules = load_section(SessionizeSettings, "sessionize", SHARED)
     with atomic_folder(HERE / "data" / effect) as folder:
-        files = {domain: folder / f"raw/{domain}.json.gz" for domain in domains}
-        for domain, file in files.items():
-            file.parent.mkdir(exist_ok=True)
-            write_domain(simulator, domains, domain, file)
-        rules = load_section(SessionizeSettings, "sessionize", SHARED)
-        make_sequences(files, load_section(IngestSettings, "ingest", SHARED), rules, folder)
+        simulate_sequences(simulator, domains, ingesting, rules, folder)
 
 
 def train_simulated(effect: str, trial: str, seed: str) -> None:

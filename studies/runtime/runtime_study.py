@@ -10,22 +10,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from attention import HEADS, WIDTH, contender, dtype_on
 from harness import interleaved, machine
 from workloads import TOKENS, model_settings, random_batch, random_sequences, shares, train_settings, trainer_of
 
 from tapestry.core.atomic import write_csv
 from tapestry.core.failures import reported_errors
 from tapestry.core.yaml_file import read_yaml
-from tapestry.model.attention import alibi_slopes, attend, choose_kernel
+from tapestry.model.attention import choose_kernel
 from tapestry.model.device import choose_device, make_deterministic
-from tapestry.model.segments import arrange
-from tapestry.model.tensors import to_device
 from tapestry.studies.pictures import draw
 from tapestry.studies.results import print_table, read_csv
 
 HERE = Path(__file__).resolve().parent
 PARAMS = HERE / "params.yaml"
-HEADS, WIDTH, ITEMS = 4, 32, 50_000  # WIDTH of a head
+ITEMS = 50_000
 
 
 def measure() -> None:
@@ -56,22 +55,15 @@ def measure() -> None:
 
 def _attention(length: int, share: np.ndarray, intra: bool, device: torch.device) -> Callable[[], object]:
     """Return a forward and backward pass of attention, within domains or over whole histories."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    batch = random_batch(length, share)
-    kernel = choose_kernel("auto", device, dtype, HEADS, WIDTH, True)
-    segments = to_device(arrange(batch, kernel, HEADS, len(share), intra, False), device)
-    tokens = len(batch.domain_N)
-    qkv = torch.randn(tokens, 3, HEADS, WIDTH, device=device, dtype=dtype, requires_grad=True)
-    gradient = torch.randn(tokens, HEADS, WIDTH, device=device, dtype=dtype)
-    slopes = alibi_slopes(HEADS).to(device)
-    return lambda: torch.autograd.grad(attend(qkv, slopes, segments), qkv, gradient)
+    kernel = choose_kernel("auto", device, dtype_on(device), HEADS, WIDTH, True)
+    return contender(random_batch(length, share), kernel, intra, device, len(share))
 
 
 def _step(length: int, share: np.ndarray, whole: bool, threads: int) -> Callable[[], object]:
     """Return a training step of the paper's model or of HSTU + ALiBi, of about `TOKENS` tokens."""
     users = TOKENS // length
     sequences = random_sequences(length, users, share, ITEMS)
-    width = HEADS * WIDTH
+    width = HEADS * WIDTH  # WIDTH is that of a head
     model = model_settings(whole, window=length, width=width, state_dim=width, heads=HEADS)
     trainer = trainer_of(sequences, model, train_settings(batch_users=users, negatives=512, threads=threads))
     return lambda: trainer.run("step")

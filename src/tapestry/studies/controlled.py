@@ -35,8 +35,7 @@ from tapestry.sequences.batches import trained_users
 from tapestry.sequences.reader import read_sequences
 from tapestry.sessionize.settings import SessionizeSettings
 from tapestry.source.settings import SyntheticSettings
-from tapestry.source.synthetic import write_domain
-from tapestry.studies.data import make_sequences
+from tapestry.studies.data import simulate_sequences
 from tapestry.studies.popularity import popularity_figures, recommended_items
 from tapestry.studies.trials import changed_section, run_recipe
 
@@ -50,13 +49,10 @@ def simulate(name: str) -> None:
     level = read_yaml(PARAMS)["data"][name]
     simulator = changed_section(SyntheticSettings, "synthetic", level["synthetic"], SHARED)
     domains = tuple(f"domain_{number:02}" for number in range(level["domains"]))
+    ingesting = load_section(IngestSettings, "ingest", SHARED)
+    rules = load_section(SessionizeSettings, "sessionize", SHARED)
     with atomic_folder(Path("data") / name) as folder:
-        files = {domain: folder / f"raw/{domain}.json.gz" for domain in domains}
-        for domain, file in files.items():
-            file.parent.mkdir(exist_ok=True)
-            write_domain(simulator, domains, domain, file)
-        rules = load_section(SessionizeSettings, "sessionize", SHARED)
-        make_sequences(files, load_section(IngestSettings, "ingest", SHARED), rules, folder)
+        simulate_sequences(simulator, domains, ingesting, rules, folder)
 
 
 def train(data: str, recipe: str, seed: str) -> None:
