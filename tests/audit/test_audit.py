@@ -372,7 +372,7 @@ def test_a_rerun_passes_or_names_the_first_number_that_differs(
         assert reproduce(clone, "", len(evidence.lock)) is None
         (found,) = compare(evidence, clone, lambda path: here(evidence, path))
         assert found.status is Status.PASS
-        assert "21 outputs of 12 stages" in found.text
+        assert "22 outputs of 12 stages" in found.text
         flip(checkout / "models/model.safetensors", -1)
         table = pq.read_table(checkout / "metrics/ranks.parquet")
         pq.write_table(table.slice(1), checkout / "metrics/ranks.parquet")

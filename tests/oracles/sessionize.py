@@ -258,7 +258,28 @@ def expected_metrics(
     return {
         "all": total | figures(timelines, None),
         "domain": {DOMAINS[d]: account | figures(timelines, d) for d, account in enumerate(accounts)},
+        "transitions": {
+            row: {
+                column: sum(
+                    (DOMAINS[a.domain], DOMAINS[b.domain]) == (row, column)
+                    for timeline in timelines
+                    for a, b in itertools.pairwise(timeline)
+                )
+                for column in DOMAINS[:domains]
+            }
+            for row in DOMAINS[:domains]
+        },
+        "lengths": length_classes([len(timeline) for timeline in timelines]),
     }
+
+
+def length_classes(lengths: list[int]) -> list[dict[str, int]]:
+    """How many users have a length of each class; for sequences of fewer than 128 interactions."""
+    assert max(lengths) < 128
+    classes = [(1, 1), (2, 2), (3, 4), (5, 7), (8, 11), (12, 15), (16, 23), (24, 31), (32, 47)]
+    classes += [(48, 63), (64, 95), (96, 127)]
+    counted = [(first, last, sum(first <= length <= last for length in lengths)) for first, last in classes]
+    return [{"from": first, "to": last, "users": users} for first, last, users in counted if users]
 
 
 def figures(timelines: list[list[Interaction]], domain: int | None) -> dict[str, Any]:

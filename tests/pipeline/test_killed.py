@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from checkouts import environment, set_parameters
-from tiny_checkout import run
+from tiny_checkout import read_yaml, run
 
 KILLS, LONGEST = 6, 9.0  # seconds until a kill
 
@@ -29,7 +29,7 @@ def undone(checkout: Path) -> None:
 def test_a_pipeline_that_is_killed_at_random_moments_ends_in_the_same_bytes(reproduced: Path, tmp_path: Path) -> None:
     """SIGKILL reaches DVC and its stage at once, as when a machine's power is cut."""
     checkout = shutil.copytree(reproduced, tmp_path / "checkout", symlinks=True)
-    lock = (checkout / "dvc.lock").read_bytes()
+    lock = read_yaml(checkout / "dvc.lock")
     undone(checkout)
     moments = random.Random(7)
     killed = 0
@@ -45,7 +45,7 @@ def test_a_pipeline_that_is_killed_at_random_moments_ends_in_the_same_bytes(repr
         run(["tapestry", "doctor", "--fix"], checkout)
     assert killed > 1
     run(["dvc", "repro"], checkout)
-    assert (checkout / "dvc.lock").read_bytes() == lock
+    assert read_yaml(checkout / "dvc.lock") == lock
 
 
 def test_a_training_that_is_ended_by_sigterm_goes_on_from_its_checkpoint(reproduced: Path, tmp_path: Path) -> None:

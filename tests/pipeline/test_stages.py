@@ -228,7 +228,9 @@ def test_the_best_epoch_of_a_diverged_training_survives_its_temporary_checkout(
     monkeypatch.syspath_prepend(ROOT / "stages")
     training = stage("train")
     sequences = random_sequences(0)
-    monkeypatch.setattr(training, "stage_run", lambda *_: nullcontext(MagicMock()))
+    tracked = MagicMock()
+    tracked.log_input.return_value = "hash of the data"
+    monkeypatch.setattr(training, "stage_run", lambda *_: nullcontext(tracked))
     monkeypatch.setattr(training, "read_sequences", lambda _: sequences)
     for value in (1.0, 2.0):
         model = Recommender(WHOLE_MODEL, sequences.items, 3)

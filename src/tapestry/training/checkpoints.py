@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -127,8 +127,12 @@ class Checkpoints:
         return sorted(path for path in self.folder.glob("*") if path.name.isdecimal())
 
     def _remove_other_trainings(self) -> None:
-        others = [path for path in self._all.iterdir() if path.is_dir() and path != self.folder]
-        for old in sorted(others, key=lambda path: path.stat().st_mtime)[: -(_TRAININGS - 1)]:
+        changed = {}
+        for other in self._all.iterdir():
+            with suppress(FileNotFoundError):  # its training has just ended
+                if other.is_dir() and other != self.folder:
+                    changed[other] = other.stat().st_mtime
+        for old in sorted(changed, key=changed.__getitem__)[: -(_TRAININGS - 1)]:
             shutil.rmtree(old, ignore_errors=True)
 
 
