@@ -30,18 +30,18 @@ def main() -> None:
     model_settings, settings = load_section(ModelSettings, "model"), load_section(TrainSettings, "train")
     exclude_seen = load_section(EvaluateSettings, "evaluate").exclude_seen
     source, folder = Path("data/sequences"), Path("models")
-    params = flatten(model_settings, "model") | flatten(settings, "train")
-    with stage_run("train", params | {"evaluate.exclude_seen": exclude_seen}) as run:
-        data_hash = run.log_input(source, "training")
-        run.tag(data_hash=data_hash, **describe_cpu())
+    params = flatten(model_settings, "model") | flatten(settings, "train") | {"evaluate.exclude_seen": exclude_seen}
+    with stage_run("train", params) as run:
+        data_hash, cpu = run.log_input(source, "training"), describe_cpu()
+        run.tag(data_hash=data_hash, **cpu)
         checkpoints = Checkpoints(
             checkout_root() / "checkpoints",
             {
-                "parameters": flatten(model_settings, "model") | flatten(settings, "train") | {"seen": exclude_seen},
+                "parameters": params,
                 "data": data_hash,
                 "code": code_hash(),
                 "packages": {name: version(name) for name in ("torch", "numpy", "scipy")},
-                "arithmetic": describe_cpu()["cpu_arithmetic"],
+                "arithmetic": cpu["cpu_arithmetic"],
             },
         )
         sequences = read_sequences(source)

@@ -44,9 +44,8 @@ def draw(picture: Mapping[str, Any], rows: Rows, against: str, path: Path) -> No
                 (axes.axvline if picture["x"] == "recipe" else axes.axhline)(0, color=MUTED, linewidth=1)
             (_dots if picture["x"] == "recipe" else _lines)(axes, picture, panel, shown)
             axes.set_title(panel["label"])
-        svg = figure_svg(
-            figure, path.resolve().parent.name, picture["description"]
-        )  # ids are unique in a page of all studies
+        study = path.resolve().parent.name  # a prefix of ids, which are then unique in a page of all studies
+        svg = figure_svg(figure, study, picture["description"])
     with atomic_file(path) as temporary:
         temporary.write_text(standalone_svg(svg), encoding="utf-8")
 

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -125,15 +126,11 @@ def train(
     for epoch in progress.epochs:
         on_epoch(epoch)
 
-    def part_of(trainer: Trainer, phase: str, first: int) -> Callable[[], None]:
-        """Return what writes a checkpoint of this trainer, in its pass number `first`, if one is due."""
-
-        def save() -> None:
-            if checkpoints is not None and checkpoints.due():
-                state = {"phase": phase, "passes": first, "progress": progress.state(), "trainer": trainer.state()}
-                checkpoints.write(state)
-
-        return save
+    def save(trainer: Trainer, phase: str, passes: int) -> None:
+        """Write a checkpoint if one is due. The trainer has finished so many passes of this phase."""
+        if checkpoints is not None and checkpoints.due():
+            state = {"phase": phase, "passes": passes, "progress": progress.state(), "trainer": trainer.state()}
+            checkpoints.write(state)
 
     refitting = checkpoint is not None and checkpoint["phase"] == "refit"
     try:
@@ -142,11 +139,11 @@ def train(
             while len(progress.epochs) < settings.epochs and progress.epochs_since_best() < settings.patience:
                 number = len(progress.epochs) + 1
                 name = f"epoch {number}"
-                save = part_of(trainer, "fit", len(progress.epochs))
-                epoch = Epoch(number, trainer.run(f"{name}/{settings.epochs}", save), validate(trainer.model))
+                trained = trainer.run(f"{name}/{settings.epochs}", partial(save, trainer, "fit", number - 1))
+                epoch = Epoch(number, trained, validate(trainer.model))
                 on_epoch(epoch)
                 progress.add(epoch, trainer.model)
-                part_of(trainer, "fit", len(progress.epochs))()
+                save(trainer, "fit", number)
             model = progress.restore_best(trainer.model)
         best = progress.best
         assert best is not None
@@ -156,8 +153,8 @@ def train(
             done = checkpoint["passes"] if refitting and checkpoint is not None else 0
             for number in range(done + 1, best.epoch + 1):
                 name = f"epoch {number} of the refit"
-                refit.run(f"refit {number}/{best.epoch}", part_of(refit, "refit", number - 1))
-                part_of(refit, "refit", number)()
+                refit.run(f"refit {number}/{best.epoch}", partial(save, refit, "refit", number - 1))
+                save(refit, "refit", number)
             model = refit.model.cpu().eval()
     except NotFiniteError as error:
         raise DivergedError(
