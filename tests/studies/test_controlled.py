@@ -50,20 +50,30 @@ def test_the_shared_settings_are_valid() -> None:
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_has_valid_settings_and_a_stage_for_each_data_set_and_recipe(study: str) -> None:
     params, stages = (read_yaml(ROOT / "studies" / study / f"{name}.yaml") for name in ("params", "dvc"))
-    for data in params["data"].values():
-        if data:
-            assert data.keys() == {"domains", "synthetic"}
-            changed_section(SyntheticSettings, "synthetic", data["synthetic"], SHARED)
-    for recipe in params["recipes"].values():
+    matrices = {name: stage["matrix"] for name, stage in stages["stages"].items() if "matrix" in stage}
+    own = {name: data for name, data in params["data"].items() if "folder" not in data}
+    for data in own.values():
+        assert data.keys() == {"domains", "synthetic", "sessionize"}
+        changed_section(SyntheticSettings, "synthetic", data["synthetic"], SHARED)
+        changed_section(SessionizeSettings, "sessionize", data["sessionize"], SHARED)
+    assert matrices.get("simulate", {"data": []})["data"] == list(own)
+    trained = {name: recipe for name, recipe in params["recipes"].items() if "study" not in recipe}
+    for recipe in trained.values():
         assert recipe.keys() == {"name", "model", "train"}
         changed_section(ModelSettings, "model", recipe["model"], SHARED)
         changed_section(TrainSettings, "train", recipe["train"], SHARED)
-    assert params["against"] in params["recipes"]
-    matrices = {name: stage["matrix"] for name, stage in stages["stages"].items() if "matrix" in stage}
-    assert matrices["simulate"]["data"] == [name for name, data in params["data"].items() if data]
     trainings = [matrix for name, matrix in matrices.items() if name.startswith("train")]
-    assert [data for matrix in trainings for data in matrix["data"]] == list(params["data"])
-    assert all(sorted(matrix["recipe"]) == sorted(params["recipes"]) for matrix in trainings)
+    if trained:
+        assert [data for matrix in trainings for data in matrix["data"]] == list(params["data"])
+    assert all(sorted(matrix["recipe"]) == sorted(trained) for matrix in trainings)
+    inputs = stages["stages"]["results"]["deps"]
+    for name, recipe in params["recipes"].items():
+        if name not in trained:
+            other = read_yaml(ROOT / "studies" / study / recipe["study"] / "params.yaml")
+            assert name in other["recipes"] and params["data"].keys() <= other["data"].keys()
+            assert {f"{recipe['study']}/params.yaml", f"{recipe['study']}/runs"} <= set(inputs)
+    assert {data["folder"] for data in params["data"].values() if "folder" in data} <= set(inputs)
+    assert params["against"] in params["recipes"]
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=20))

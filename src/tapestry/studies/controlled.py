@@ -2,15 +2,16 @@
 
 The current folder is the study's. Its params.yaml has:
 
-    data:                     # data sets by name: the simulator with other settings, or the six real domains
-      name: {domains: 5, synthetic: {key: value}}
-      six_domains: {}
-    recipes:                  # what differs from the sections `model` and `train`
-      name: {model: {}, train: {}}
+    data:                     # data sets by name: the simulator with other settings, or a folder of another study
+      name: {domains: 5, synthetic: {key: value}, sessionize: {key: value}}
+      six_domains: {folder: ../quality/data/leave_one_out}
+    recipes:                  # what differs from the sections `model` and `train`, or a study that has trained it
+      name: {name: in tables, model: {key: value}, train: {key: value}}
+      full: {study: ../ablation}
     against: name             # of the recipe with which the others are compared
     picture: {...}            # see `tapestry.studies.pictures`
 
-All other settings are in ../controlled.yaml, those of the six domains' data in ../quality. Commands:
+All other settings are in ../controlled.yaml. Commands:
 
     python -m tapestry.studies.controlled simulate DATA | train DATA RECIPE SEED
     python -m tapestry.studies.controlled_results results | show
@@ -40,8 +41,6 @@ from tapestry.studies.popularity import popularity_figures, recommended_items
 from tapestry.studies.trials import changed_section, run_recipe
 
 PARAMS, SHARED = Path("params.yaml"), Path("../controlled.yaml")
-REAL = "six_domains"  # the name of the real data set
-_REAL_DATA = Path("../quality/data/leave_one_out")
 
 
 def simulate(name: str) -> None:
@@ -50,7 +49,7 @@ def simulate(name: str) -> None:
     simulator = changed_section(SyntheticSettings, "synthetic", level["synthetic"], SHARED)
     domains = tuple(f"domain_{number:02}" for number in range(level["domains"]))
     ingesting = load_section(IngestSettings, "ingest", SHARED)
-    rules = load_section(SessionizeSettings, "sessionize", SHARED)
+    rules = changed_section(SessionizeSettings, "sessionize", level["sessionize"], SHARED)
     with atomic_folder(Path("data") / name) as folder:
         simulate_sequences(simulator, domains, ingesting, rules, folder)
 
@@ -78,8 +77,8 @@ def train(data: str, recipe: str, seed: str) -> None:
 
 
 def data_folder(name: str) -> Path:
-    """Return the folder of a data set."""
-    return _REAL_DATA if name == REAL else Path("data") / name
+    """Return the folder of a data set: this study's, or another one's."""
+    return Path(read_yaml(PARAMS)["data"][name].get("folder", Path("data") / name))
 
 
 if __name__ == "__main__":

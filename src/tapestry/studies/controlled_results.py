@@ -34,18 +34,29 @@ _COLUMNS = {"hr_1": "HR@1", "hr_100": "HR@100", "ndcg_100": "NDCG@100", "mrr": "
 def results() -> None:
     """Write results.csv, a row for each data set and recipe, and picture.svg."""
     params = read_yaml(PARAMS)
-    changed = dict.fromkeys(key for recipe in params["recipes"].values() for key in recipe["model"])
+    recipes = _recipes()
+    changed = dict.fromkeys(key for recipe in recipes.values() for key in recipe["model"])
     rows: list[dict[str, Any]] = []
     for data in params["data"]:
-        tables = {recipe: read_trials(Path("runs") / data / recipe) for recipe in params["recipes"]}
+        runs = {name: Path(recipe.get("study", "."), "runs", data, name) for name, recipe in params["recipes"].items()}
+        tables = {recipe: read_trials(folder) for recipe, folder in runs.items()}
         values = {recipe: metric_values(of_seeds) for recipe, of_seeds in tables.items()}
         for recipe, found in values.items():
             row = {"data": data, **_properties(data_folder(data)), "recipe": recipe}
-            row |= {key: params["recipes"][recipe]["model"].get(key, "") for key in changed} | summary_row(found)
+            row |= {key: recipes[recipe]["model"].get(key, "") for key in changed} | summary_row(found)
             row |= change_row(found, values[params["against"]], users_of(tables[recipe][0]))
-            rows.append(row | _mean_figures(Path("runs") / data / recipe))
+            rows.append(row | _mean_figures(runs[recipe]))
     write_csv(Path("results.csv"), rows)
     draw(params["picture"], read_csv(Path("results.csv")), params["against"], Path("picture.svg"))
+
+
+def _recipes() -> dict[str, dict[str, Any]]:
+    """Return the recipes by name, those of other studies as these define them."""
+    recipes = read_yaml(PARAMS)["recipes"]
+    return {
+        name: read_yaml(Path(recipe["study"]) / PARAMS)["recipes"][name] if "study" in recipe else recipe
+        for name, recipe in recipes.items()
+    }
 
 
 def _properties(data: Path) -> dict[str, Any]:
@@ -74,7 +85,7 @@ def _read_json(path: Path) -> Any:
 def show() -> None:
     """Print the README's tables from results.csv: means, and changes against one recipe."""
     params = read_yaml(PARAMS)
-    names = {recipe: changes.get("name", recipe) for recipe, changes in params["recipes"].items()}
+    names = {recipe: changes["name"] for recipe, changes in _recipes().items()}
     rows = read_csv(Path("results.csv"))
     print_table(
         ["data", "recipe", "seeds", *_COLUMNS.values()],
