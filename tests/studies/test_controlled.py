@@ -70,7 +70,8 @@ def test_a_study_has_valid_settings_and_a_stage_for_each_data_set_and_recipe(stu
     for name, recipe in params["recipes"].items():
         if name not in trained:
             other = read_yaml(ROOT / "studies" / study / recipe["study"] / "params.yaml")
-            assert name in other["recipes"] and params["data"].keys() <= other["data"].keys()
+            assert name in other["recipes"]
+            assert params["data"].keys() <= other["data"].keys()
             assert {f"{recipe['study']}/params.yaml", f"{recipe['study']}/runs"} <= set(inputs)
     assert {data["folder"] for data in params["data"].values() if "folder" in data} <= set(inputs)
     assert params["against"] in params["recipes"]
