@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attention import HEADS, WIDTH, dtype_on
+from attention import WIDTH
 from attention import contender as attention_contender
 from harness import exponent, interleaved, report
 from workloads import TOKENS, model_settings, random_batch, random_sequences, shares, train_settings, trainer_of
@@ -31,7 +31,7 @@ def rows_of(what: str, sizes: tuple[int, ...], seconds: dict[str, float]) -> lis
 def main() -> None:
     device = choose_device("auto")
     make_deterministic(7, train_settings().threads)
-    kernel = choose_kernel("auto", device, dtype_on(device), HEADS, WIDTH, True)
+    kernel = choose_kernel("auto", device, WIDTH)
     rows: list[dict[str, Any]] = []
     for intra, name in ((True, "attention within 5 domains"), (False, "dense attention")):
         contenders = {

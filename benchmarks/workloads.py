@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from tapestry.core.splits import TRAIN
-from tapestry.model.device import make_deterministic
+from tapestry.model.device import choose_device, make_deterministic
 from tapestry.model.network import Recommender
 from tapestry.model.settings import ModelSettings
 from tapestry.parameters import load_parameters
@@ -19,7 +20,8 @@ from tapestry.sequences.reader import Domain, Sequences
 from tapestry.training.settings import TrainSettings
 from tapestry.training.trainer import Trainer
 
-TOKENS = 16_384
+TOKENS = 131_072 if torch.cuda.is_available() else 16_384  # a GPU needs more work at a time
+PRECISION: Literal["fp32", "bf16"] = "bf16" if torch.cuda.is_available() else "fp32"
 PARAMETERS = load_parameters(Path(__file__).parents[1] / "params.yaml")
 
 
@@ -73,12 +75,14 @@ def model_settings(whole: bool, **changes: object) -> ModelSettings:
 
 
 def train_settings(**changes: object) -> TrainSettings:
-    """Return the settings of a training without the levers of `train`, until early stopping."""
+    """Return the settings of a training without the levers of `train`, until early stopping; in bf16 on a GPU."""
     plain: dict[str, object] = {"epochs": 30, "patience": 5, "init": "random", "schedule": "constant"}
-    return dataclasses.replace(PARAMETERS.train, **(plain | {"auxiliary": "none"} | changes))  # type: ignore[arg-type]
+    plain |= {"auxiliary": "none", "precision": PRECISION}
+    return dataclasses.replace(PARAMETERS.train, **(plain | changes))  # type: ignore[arg-type]
 
 
 def trainer_of(sequences: Sequences, model: ModelSettings, train: TrainSettings) -> Trainer:
-    """Make a trainer of a new model, on the CPU."""
+    """Make a trainer of a new model, on the device that `train` selects."""
     make_deterministic(train.seed, train.threads)
-    return Trainer(Recommender(model, sequences.items, len(sequences.domains)), sequences, train)
+    recommender = Recommender(model, sequences.items, len(sequences.domains))
+    return Trainer(recommender.to(choose_device(train.device)), sequences, train)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from attention import HEADS, WIDTH, contender, dtype_on
+from attention import HEADS, WIDTH, contender
 from harness import interleaved, machine
 from workloads import TOKENS, model_settings, random_batch, random_sequences, shares, train_settings, trainer_of
 
@@ -55,7 +55,7 @@ def measure() -> None:
 
 def _attention(length: int, share: np.ndarray, intra: bool, device: torch.device) -> Callable[[], object]:
     """Return a forward and backward pass of attention, within domains or over whole histories."""
-    kernel = choose_kernel("auto", device, dtype_on(device), HEADS, WIDTH, True)
+    kernel = choose_kernel("auto", device, WIDTH)
     return contender(random_batch(length, share), kernel, intra, device, len(share))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from unittest.mock import patch
 
@@ -14,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapestry.core.errors import TapestryError
+from tapestry.model import attention
 from tapestry.model.attention import alibi_slopes, attend, choose_kernel
 from tapestry.model.kernels import tiles
 from tapestry.model.kernels.tiled import attend_tiled, attend_tiled_reference
@@ -71,17 +71,15 @@ def naive_attention(qkv: torch.Tensor, batch: Batch, intra: bool) -> Iterator[to
     seed=st.integers(0, 10_000),
     heads=st.sampled_from([1, 3, 4]),
     intra=st.booleans(),
-    kernel=st.sampled_from(["reference", "tiled", "flex"]),
+    kernel=st.sampled_from(["reference", "tiled"]),
 )
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_every_kernel_equals_plain_loops(
     lengths: list[int], domains: int, seed: int, heads: int, intra: bool, kernel: Kernel
 ) -> None:
     batch = random_batch(lengths, domains, seed)
     qkv = torch.randn(sum(lengths), 3, heads, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     segments = arrange(batch, kernel, heads, domains, intra, False)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with torch.no_grad():
         slopes = torch.tensor([2 ** (-8 * (head + 1) / heads) for head in range(heads)], dtype=torch.float64)
         actual = attend(qkv[segments.order_N], slopes, segments)[segments.inverse_N]
     expected = torch.stack(list(naive_attention(qkv, batch, intra)))
@@ -165,13 +163,13 @@ def test_segments_are_contiguous_and_in_time_order_inside() -> None:
     segments = arrange(batch, "tiled", 2, 3, True, False)
     assert sorted(segments.order_N.tolist()) == list(range(21))
     assert segments.order_N[segments.inverse_N].tolist() == list(range(21))
-    segment = segments.segment_of_token()
     history_of = torch.repeat_interleave(torch.arange(4), batch.offsets_B1.diff())
     seen: set[tuple[int, int]] = set()
     start = 0
-    for index, length in enumerate(segments.lengths_G.tolist()):
+    for length in segments.lengths_G.tolist():
         tokens = segments.order_N[start : start + length]
-        assert segment[start : start + length].eq(index).all()
+        assert segments.start_N[start : start + length].eq(start).all()
+        assert segments.end_N[start : start + length].eq(start + length).all()
         keys = {(int(history_of[i]), int(batch.domain_N[i])) for i in tokens}
         assert len(keys) == 1
         assert not keys & seen
@@ -205,43 +203,47 @@ def test_training_works_after_inference_mode_allocated_the_scratch_memory() -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "device", "dtype", "heads", "width", "train", "message"),
+    ("name", "device", "width", "message"),
     [
-        ("flex", CPU, torch.float32, 4, 32, True, r"flex can't run here \(FlexAttention has no backward on the CPU\)"),
-        ("varlen", CPU, torch.bfloat16, 4, 32, True, "needs a CUDA device.*: auto, reference, tiled$"),
-        ("varlen", CUDA, torch.float32, 4, 32, True, "precision: bf16.*: auto, reference, flex$"),
-        ("varlen", CUDA, torch.bfloat16, 4, 30, True, "multiple of 8"),
-        ("varlen", CUDA, torch.bfloat16, 6, 32, True, "1, 2, 4 or 8 heads"),
-        ("tiled", CUDA, torch.float32, 4, 32, True, "it runs on the CPU only"),
+        ("triton", CPU, 32, r"triton can't run here \(it needs a CUDA device\); these can: auto, reference, tiled$"),
+        ("triton", CUDA, 136, "heads of a width up to 128, not 136.*: auto, reference$"),
+        ("tiled", CUDA, 32, "it runs on the CPU only.*: auto, reference, triton$"),
     ],
 )
 def test_the_error_for_a_kernel_that_cannot_run_names_the_kernels_that_can(
-    name: Kernel, device: torch.device, dtype: torch.dtype, heads: int, width: int, train: bool, message: str
+    name: Kernel, device: torch.device, width: int, message: str
 ) -> None:
-    with pytest.raises(TapestryError, match=message):
-        choose_kernel(name, device, dtype, heads, width, train)
+    with patch.object(attention, "find_spec", return_value=object()), pytest.raises(TapestryError, match=message):
+        choose_kernel(name, device, width)
 
 
 def test_auto_selects_a_kernel_that_can_run() -> None:
-    assert choose_kernel("auto", CPU, torch.float32, 3, 7, True) == "tiled"
-    assert choose_kernel("auto", CUDA, torch.float32, 3, 7, True) == "flex"
-    assert choose_kernel("auto", CUDA, torch.bfloat16, 4, 32, True) == "varlen"
-    assert choose_kernel("flex", CPU, torch.float32, 4, 8, False) == "flex"
+    with patch.object(attention, "find_spec", return_value=object()):
+        assert choose_kernel("auto", CPU, 7) == "tiled"
+        assert choose_kernel("auto", CUDA, 7) == "triton"
+        assert choose_kernel("auto", CUDA, 256) == "reference"
+    with patch.object(attention, "find_spec", return_value=None):
+        assert choose_kernel("auto", CUDA, 32) == "reference"
+        with pytest.raises(TapestryError, match="it needs the package triton"):
+            choose_kernel("triton", CUDA, 32)
 
 
 @needs_cuda
 @pytest.mark.parametrize("intra", [True, False])
-@pytest.mark.parametrize(
-    ("kernel", "dtype", "tolerance"), [("flex", torch.float32, 1e-3), ("varlen", torch.bfloat16, 0.05)]
-)
-def test_the_cuda_kernels_equal_the_reference(
-    kernel: Kernel, dtype: torch.dtype, tolerance: float, intra: bool
+@pytest.mark.parametrize("lengths", [[300, 1, 77, 1024], [3] * 500, [1], [129, 64]])
+@pytest.mark.parametrize(("heads", "width"), [(4, 16), (3, 32), (2, 20), (1, 128)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05)])
+def test_triton_equals_the_reference(
+    dtype: torch.dtype, tolerance: float, heads: int, width: int, lengths: list[int], intra: bool
 ) -> None:
-    batch = random_batch([300, 1, 77, 1024], 4, 5)
-    qkv = torch.randn(1402, 3, 4, 32).to(dtype)
-    weight = torch.randn(1402, 4, 32).to(dtype)
-    out, grad = attended(arrange(batch, kernel, 4, 4, intra, False), qkv, weight, CUDA)
-    segments = arrange(batch, "reference", 4, 4, intra, False)
+    batch, tokens = random_batch(lengths, 4, 5), sum(lengths)
+    qkv = torch.randn(tokens, 3, heads, width).to(dtype)
+    weight = torch.randn(tokens, heads, width).to(dtype)
+    out, grad = attended(arrange(batch, "triton", heads, 4, intra, False), qkv, weight, CUDA)
+    segments = arrange(batch, "reference", heads, 4, intra, False)
     wanted, wanted_grad = attended(segments, qkv.double(), weight.double())
     torch.testing.assert_close(out, wanted, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(grad, wanted_grad, rtol=tolerance, atol=tolerance)
+    again = attended(arrange(batch, "triton", heads, 4, intra, False), qkv, weight, CUDA)
+    assert torch.equal(again[0], out)
+    assert torch.equal(again[1], grad)

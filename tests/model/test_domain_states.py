@@ -14,8 +14,9 @@ from torch import Tensor
 
 from tapestry.model.ddsr import DomainStateAttention
 from tapestry.model.kernels import domain_states
-from tapestry.model.kernels.domain_states import States, attend_states, attend_states_reference
+from tapestry.model.kernels.domain_states import Reads, States, attend_states, attend_states_reference
 from tapestry.model.segments import Segments, arrange
+from tapestry.model.tensors import to_device
 from tapestry.sequences.batches import Batch, pack
 
 SEEDS = st.integers(0, 10_000)
@@ -33,7 +34,7 @@ def random_batch(seed: int, domains: int, users: int = 5, longest: int = 9) -> B
 
 def arranged(batch: Batch, heads: int, domains: int, intra: bool) -> tuple[Segments, States]:
     segments = arrange(batch, "tiled", heads, domains, intra, True)
-    assert segments.states is not None
+    assert isinstance(segments.states, States)
     return segments, segments.states
 
 
@@ -201,3 +202,44 @@ def test_with_one_domain_each_token_attends_only_to_itself() -> None:
     hidden_NK = torch.randn(len(batch.item_N), 5, dtype=torch.float64)
     value_NC = attention.project(hidden_NK).chunk(3, -1)[2]
     torch.testing.assert_close(attention(hidden_NK, states), attention.output(value_NC), rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS, domains=st.integers(1, 4), intra=st.booleans())
+def test_the_reads_for_triton_are_those_that_plain_loops_find(seed: int, domains: int, intra: bool) -> None:
+    batch = random_batch(seed, domains)
+    segments = arrange(batch, "triton", 2, domains, intra, True)
+    reads, order = segments.states, segments.order_N.tolist()
+    assert isinstance(reads, Reads)
+    states = naive_states(batch)
+    expected = [
+        [order.index(states[token][d]) if d in states[token] else -1 for d in range(domains)] for token in order
+    ]
+    assert reads.last_ND.tolist() == expected
+    offsets = reads.offsets_N1.tolist()
+    for token in range(len(order)):
+        readers = [reader for reader, row in enumerate(expected) for state in row if state == token]
+        assert reads.reader_R[offsets[token] : offsets[token + 1]].tolist() == readers
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize(("domains", "heads", "width"), [(5, 4, 16), (1, 1, 3), (20, 2, 128)])
+def test_triton_equals_the_reference(
+    domains: int, heads: int, width: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    batch = random_batch(3, domains, users=50, longest=40)
+    device, tokens = torch.device("cuda"), len(batch.item_N)
+    qkv = torch.randn(tokens, 3, heads, width).to(dtype)
+    weight = torch.randn(tokens, heads, width).to(dtype)
+    results = []
+    for kernel in ("triton", "triton", "reference"):
+        states = to_device(arrange(batch, kernel, heads, domains, True, True), device).states
+        leaf = qkv.to(device, torch.float64 if kernel == "reference" else dtype).requires_grad_()
+        function = attend_states_reference if isinstance(states, States) else attend_states
+        assert states is not None
+        out = function(leaf, states)  # type: ignore[arg-type]
+        results.append((out.detach(), *torch.autograd.grad(out, leaf, weight.to(out))))
+    for first, again, wanted in zip(*results, strict=True):
+        assert torch.equal(first, again)
+        torch.testing.assert_close(first.double(), wanted, rtol=tolerance, atol=tolerance)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from small import WHOLE_MODEL, random_sequences
 from torch import Tensor
 
 from tapestry.model.network import Recommender
-from tapestry.model.tensors import to_device
+from tapestry.model.tensors import pinned, to_device
 from tapestry.sequences.batches import pack
 from tapestry.training.steps import Step, prepare_step
 
@@ -99,3 +100,20 @@ def test_all_tensors_of_a_training_step_move() -> None:
     assert moved.users is step.users
     assert moved.segments.lengths_G is step.segments.lengths_G
     assert moved.segments.kernel == "tiled"
+
+
+def test_tensors_that_share_memory_share_it_afterwards() -> None:
+    memory = torch.arange(10)
+    first, second = to_device((memory[2:5], memory[4:].view(2, 3)), META)
+    assert first.untyped_storage()._cdata == second.untyped_storage()._cdata
+    assert (first.shape, second.shape, first.storage_offset(), second.stride()) == ((3,), (2, 3), 2, (3, 1))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_pinned_tensors_arrive_on_the_device_with_their_values() -> None:
+    value = outer()
+    moved = to_device(pinned(value), torch.device("cuda"))
+    assert torch.equal(moved.inner.row.cpu(), value.inner.row)
+    assert torch.equal(moved.inners[0].row.cpu(), value.inners[0].row)
+    assert torch.equal(moved.pair[0].cpu(), value.pair[0])
+    assert moved.inner.row.untyped_storage().data_ptr() == moved.pair[0].untyped_storage().data_ptr()

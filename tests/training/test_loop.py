@@ -336,8 +336,8 @@ def test_the_reference_kernel_gives_the_same_losses(settings: TrainSettings) -> 
 
 
 def test_a_kernel_that_cannot_train_here_is_an_error_before_training(settings: TrainSettings) -> None:
-    model = dataclasses.replace(MODEL, kernel="flex")
-    with pytest.raises(TapestryError, match=r"model\.kernel: flex can't run here .* these can: auto, reference, tiled"):
+    model = dataclasses.replace(MODEL, kernel="triton")
+    with pytest.raises(TapestryError, match=r"model\.kernel: triton can't run here .*: auto, reference, tiled"):
         train(random_sequences(3), model, settings, lambda model: {}, lambda epoch: None)
 
 

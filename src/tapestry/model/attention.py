@@ -1,6 +1,6 @@
 """Causal self-attention with ALiBi over packed histories, within each domain or over all domains.
 
-`attend` is one interface to four kernels that give equal results, and `choose_kernel` says which of them can run on a
+`attend` is one interface to three kernels that give equal results, and `choose_kernel` says which of them can run on a
 device. Tokens are sorted by segment (`segments.py`), and a token attends only to its own segment. A segment is a
 history's tokens of one domain, or the whole history, so the same kernels compute both forms of attention.
 
@@ -9,6 +9,7 @@ Suffixes: N tokens of a batch, B histories, S longest history, H heads, E width 
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -16,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tapestry.core.errors import TapestryError
-from tapestry.model.kernels.cuda import attend_flex, attend_varlen
 from tapestry.model.kernels.tiled import attend_tiled
 from tapestry.model.segments import Kernel, Segments
 
-_BY_SPEED: tuple[Kernel, ...] = ("tiled", "varlen", "flex")
+_BY_SPEED: tuple[Kernel, ...] = ("tiled", "triton", "reference")
+_WIDEST = 128  # channels of a head for the kernel `triton`
 
 
 def attend(qkv_N3HE: Tensor, slopes_H: Tensor, segments: Segments) -> Tensor:
@@ -39,10 +40,10 @@ def attend(qkv_N3HE: Tensor, slopes_H: Tensor, segments: Segments) -> Tensor:
     match segments.kernel:
         case "tiled":
             return attend_tiled(qkv_N3HE, slopes_H, segments)
-        case "flex":
-            return attend_flex(qkv_N3HE, slopes_H, segments)
-        case "varlen":
-            return attend_varlen(qkv_N3HE, slopes_H, segments)
+        case "triton":
+            from tapestry.model.kernels.triton_attention import attend_triton  # Triton comes with torch for CUDA only
+
+            return attend_triton(qkv_N3HE, slopes_H, segments)
         case _:
             return attend_reference(qkv_N3HE, slopes_H, segments)
 
@@ -54,9 +55,7 @@ def attend_reference(qkv_N3HE: Tensor, slopes_H: Tensor, segments: Segments) -> 
     """
     batch, longest = int(segments.history_N.max()) + 1, int(segments.position_N.max()) + 1
     slot_N = segments.history_N * longest + segments.position_N
-    segment_BS = (
-        slot_N.new_full((batch * longest,), -1).index_copy(0, slot_N, segments.segment_of_token()).view(batch, longest)
-    )
+    segment_BS = slot_N.new_full((batch * longest,), -1).index_copy(0, slot_N, segments.start_N).view(batch, longest)
     qkv_BS3HE = qkv_N3HE.new_zeros(batch * longest, *qkv_N3HE.shape[1:]).index_copy(0, slot_N, qkv_N3HE)
     q, k, v = qkv_BS3HE.unflatten(0, (batch, longest)).permute(2, 0, 3, 1, 4)
     position_S = torch.arange(longest, device=slot_N.device)
@@ -74,16 +73,13 @@ def alibi_slopes(heads: int) -> Tensor:
     return torch.tensor([2 ** (-8 * (head + 1) / heads) for head in range(heads)])
 
 
-def choose_kernel(
-    name: Literal["auto"] | Kernel, device: torch.device, dtype: torch.dtype, heads: int, head_width: int, train: bool
-) -> Kernel:
-    """The kernel that `model.kernel` selects. `auto` is tiled on the CPU; on CUDA it is varlen if possible, else flex.
+def choose_kernel(name: Literal["auto"] | Kernel, device: torch.device, head_width: int) -> Kernel:
+    """The kernel that `model.kernel` selects. `auto` is tiled on the CPU, and on CUDA triton or else reference.
 
     Args:
         name: `model.kernel`.
-        device, dtype: where attention runs, and the type of its queries, keys and values.
-        heads, head_width: H and E.
-        train: whether a backward pass follows.
+        device: where attention runs.
+        head_width: E.
 
     Raises:
         TapestryError: the kernel can't run there; the message says why, and names the kernels that can.
@@ -92,8 +88,7 @@ def choose_kernel(
     refusals: dict[Kernel, str | None] = {
         "reference": None,
         "tiled": "it runs on the CPU only" if cuda else None,
-        "flex": None if cuda or not train else "FlexAttention has no backward on the CPU",
-        "varlen": _varlen_refusal(cuda, dtype, heads, head_width),
+        "triton": _triton_refusal(cuda, head_width),
     }
     able = [kernel for kernel, refusal in refusals.items() if refusal is None]
     if name == "auto":
@@ -105,13 +100,11 @@ def choose_kernel(
     return name
 
 
-def _varlen_refusal(cuda: bool, dtype: torch.dtype, heads: int, head_width: int) -> str | None:
+def _triton_refusal(cuda: bool, head_width: int) -> str | None:
     if not cuda:
         return "it needs a CUDA device"
-    if dtype not in (torch.bfloat16, torch.float16):
-        return "it needs train.precision: bf16"
-    if head_width % 8 != 0 or head_width > 248:
-        return f"it needs heads whose width is a multiple of 8 up to 248, not {head_width}"
-    if heads not in (1, 2, 4, 8):
-        return f"it needs 1, 2, 4 or 8 heads, whose ALiBi slopes are exact in bf16, not {heads}"
+    if find_spec("triton") is None:
+        return "it needs the package triton, which torch brings along for CUDA on Linux"
+    if head_width > _WIDEST:
+        return f"it needs heads of a width up to {_WIDEST}, not {head_width}"
     return None

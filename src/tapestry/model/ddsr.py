@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from tapestry.model.kernels.domain_states import States, attend_states
+from tapestry.model.kernels.domain_states import Reads, States, attend_states
 
 
 class DomainStateAttention(nn.Module):
@@ -33,7 +33,7 @@ class DomainStateAttention(nn.Module):
         self.project = nn.Linear(width, 3 * state_dim)
         self.output = nn.Linear(state_dim, width)
 
-    def forward(self, normed_NK: Tensor, states: States) -> Tensor:
+    def forward(self, normed_NK: Tensor, states: States | Reads) -> Tensor:
         """Return c_i of each token, (N, K)."""
         qkv_N3HE = self.project(normed_NK).unflatten(-1, (3, self.heads, -1))
         cross_NK: Tensor = self.output(attend_states(qkv_N3HE, states).flatten(1))

@@ -94,7 +94,7 @@ class Recommender(nn.Module):
             if embedding is not None:
                 nn.init.normal_(embedding.weight, std=EMBEDDING_STD)
 
-    def kernel(self, device: torch.device, dtype: torch.dtype = torch.float32, train: bool = False) -> Kernel:
+    def kernel(self, device: torch.device, train: bool = False) -> Kernel:
         """The kernel of attention: in training the one that `model.kernel` selects, else the device's fastest.
 
         Raises:
@@ -102,7 +102,7 @@ class Recommender(nn.Module):
         """
         settings = self.settings
         wanted = settings.kernel if train else "auto"
-        return choose_kernel(wanted, device, dtype, settings.heads, settings.width // settings.heads, train)
+        return choose_kernel(wanted, device, settings.width // settings.heads)
 
     def arrange(self, batch: Batch, kernel: Kernel) -> Segments:
         """The order in which this network computes `batch`, which must be on the CPU."""

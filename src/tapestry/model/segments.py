@@ -23,11 +23,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tapestry.model.kernels.domain_states import States, find_states, last_of_domains
+from tapestry.model.kernels.domain_states import Reads, States, find_reads, find_states, last_of_domains
 from tapestry.model.kernels.tiles import Tile, plan_tiles
 from tapestry.sequences.batches import Batch
 
-Kernel = Literal["reference", "tiled", "flex", "varlen"]
+Kernel = Literal["reference", "tiled", "triton"]
 Integers = npt.NDArray[np.int64]
 
 
@@ -41,6 +41,7 @@ class Segments:
     kernel: the kernel that computes attention.
     order_N: index in the batch of each token. inverse_N: the inverse permutation, index here of the batch's tokens.
     history_N, position_N: of each token, in this order: its history, and its position in the whole history.
+    start_N, end_N: of each token, the first token of its segment and the token after the last one.
     lengths_G: tokens of each segment, ascending.
     states: DDSR's states; None without DDSR.
     last_ND: the last token of each domain at or before each token of the same history; -1 where there is none. None
@@ -54,8 +55,10 @@ class Segments:
     inverse_N: Tensor
     history_N: Tensor
     position_N: Tensor
+    start_N: Tensor
+    end_N: Tensor
     lengths_G: Integers
-    states: States | None
+    states: States | Reads | None
     last_ND: Tensor | None
     tiles: tuple[Tile, ...]
     below: Segments | None = None
@@ -70,11 +73,6 @@ class Segments:
                 return (int(self.history_N.max()) + 1) * (int(self.position_N.max()) + 1)
             case _:
                 return len(self.order_N)
-
-    def segment_of_token(self) -> Tensor:
-        """The segment of each token, as an index into `lengths_G`. (N,)"""
-        lengths = torch.from_numpy(self.lengths_G).to(self.order_N.device)
-        return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
 
 
 def arrange(
@@ -98,16 +96,22 @@ def arrange(
     inverse_N = np.empty_like(order_N)
     inverse_N[order_N] = np.arange(len(order_N))
     lengths_G = np.sort(count[count > 0])
+    end_G = lengths_G.cumsum()
     sorted_position_N = position_N[order_N]
     last_ND = last_of_domains(domain_N, position_N, order_N, inverse_N, domains) if ddsr or target_state else None
+    states: States | Reads | None = None
+    if ddsr and last_ND is not None:
+        states = find_reads(last_ND) if kernel == "triton" else find_states(last_ND, heads)
     return Segments(
         kernel=kernel,
         order_N=torch.from_numpy(order_N),
         inverse_N=torch.from_numpy(inverse_N),
         history_N=torch.from_numpy(history_N[order_N]),
         position_N=torch.from_numpy(sorted_position_N),
+        start_N=torch.from_numpy(np.repeat(end_G - lengths_G, lengths_G)),
+        end_N=torch.from_numpy(np.repeat(end_G, lengths_G)),
         lengths_G=lengths_G,
-        states=find_states(last_ND, heads) if ddsr and last_ND is not None else None,
+        states=states,
         last_ND=torch.from_numpy(last_ND) if target_state and last_ND is not None else None,
         tiles=plan_tiles(lengths_G, sorted_position_N, heads) if kernel == "tiled" else (),
     )

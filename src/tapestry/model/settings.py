@@ -26,7 +26,7 @@ class ModelSettings:
     attention: Literal["intra", "full", "intra_full"]
     """`intra`: a position attends to earlier ones of its own domain. `full`: to all earlier ones. `intra_full`: full in
     the last layer, which then has no DDSR, and intra in the layers below."""
-    kernel: Literal["auto", "reference", "tiled", "flex", "varlen"]
+    kernel: Literal["auto", "reference", "tiled", "triton"]
     """The kernel of self-attention in training (`tapestry.model.attention.choose_kernel`). Results are equal."""
     tape: bool
     """Whether inputs have TAPE, the transition-aware positional encoding (section 3 of the paper)."""

@@ -11,18 +11,45 @@ from torch import Tensor
 
 T = TypeVar("T")
 
+_ALIGNED = 256  # bytes: where each tensor of a block starts
+
 
 def to_device(value: T, device: torch.device) -> T:
     """Copy a tensor, or all tensors of a tuple or dataclass, to `device`. From pinned memory it doesn't wait.
 
-    Values that are no tensors stay as they are. Tuples and dataclasses may be nested.
+    Values that are no tensors stay as they are. Tuples and dataclasses may be nested. Tensors that share memory, as
+    those that `pinned` returns, are copied at once and share memory afterwards.
     """
-    return _map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
+    copies: dict[int, Tensor] = {}
+
+    def copy(tensor: Tensor) -> Tensor:
+        memory = tensor.untyped_storage()
+        if memory.data_ptr() not in copies:
+            whole = torch.empty(0, dtype=torch.uint8).set_(memory)
+            copies[memory.data_ptr()] = whole.to(device, non_blocking=True)
+        there = copies[memory.data_ptr()].untyped_storage()
+        there_too = torch.empty(0, dtype=tensor.dtype, device=device)
+        return there_too.set_(there, tensor.storage_offset(), tensor.shape, tensor.stride())
+
+    return value if device.type == "cpu" else _map_tensors(copy, value)
 
 
 def pinned(value: T) -> T:
-    """Copy all tensors to page-locked memory, from which a CUDA device reads without the CPU."""
-    return _map_tensors(Tensor.pin_memory, value)
+    """Copy all tensors into one block of page-locked memory, from which a CUDA device reads without the CPU."""
+    tensors: list[Tensor] = []
+
+    def find(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    _map_tensors(find, value)
+    sizes = [-(-tensor.nbytes // _ALIGNED) * _ALIGNED for tensor in tensors]
+    block = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True)
+    copies = (
+        part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        for part, tensor in zip(block.split(sizes), tensors, strict=True)
+    )
+    return _map_tensors(lambda _: next(copies), value)
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tapestry.model.device import no_row_written_twice
 from tapestry.model.network import Recommender
 from tapestry.training.schedule import Schedule, constant
 from tapestry.training.settings import TrainSettings
@@ -186,9 +187,10 @@ class RowAdam:
 
     def _write(self, touched_U: Tensor, value_UK: Tensor, mean_UK: Tensor, square_UK: Tensor) -> None:
         """Write rows back; they are then up to date."""
-        self._table.index_copy_(0, touched_U, value_UK)
-        self.state.mean_IK.index_copy_(0, touched_U, mean_UK)
-        self.state.square_IK.index_copy_(0, touched_U, square_UK)
+        with no_row_written_twice():
+            self._table.index_copy_(0, touched_U, value_UK)
+            self.state.mean_IK.index_copy_(0, touched_U, mean_UK)
+            self.state.square_IK.index_copy_(0, touched_U, square_UK)
         self.state.last_step_I.index_fill_(0, touched_U, self.state.step)
 
     def _future_updates(self, step_U: Tensor) -> Tensor:

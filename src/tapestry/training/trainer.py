@@ -68,9 +68,8 @@ class Trainer:
     def __init__(self, model: Recommender, sequences: Sequences, settings: TrainSettings) -> None:
         self.model, self._sequences, self._settings = model, sequences, settings
         self._device = model.item.weight.device
-        dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
         self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=settings.precision == "bf16")
-        self._kernel = model.kernel(self._device, dtype, train=True)
+        self._kernel = model.kernel(self._device, train=True)
         self._steps_a_pass = -(-len(trained_users(sequences)) // settings.batch_users)
         steps = settings.epochs * self._steps_a_pass
         schedules = {"constant": constant, "half_cosine": half_cosine(steps)}

@@ -67,8 +67,25 @@ class States:
     reader_query_row_P: Tensor
 
 
-def attend_states(qkv_N3HE: Tensor, states: States) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Reads:
+    """The same for the kernels in Triton (`triton_states.py`).
+
+    last_ND: the token that is the state of each domain at each token; -1 where there is none. reader_R: the tokens that
+    read, grouped by what they read. offsets_N1: the readers of token s are offsets_N1[s] to offsets_N1[s + 1] - 1.
+    """
+
+    last_ND: Tensor
+    reader_R: Tensor
+    offsets_N1: Tensor
+
+
+def attend_states(qkv_N3HE: Tensor, states: States | Reads) -> Tensor:
     """Attention of each token over the states of the domains: O of this module's equations. (N, H, E)"""
+    if isinstance(states, Reads):
+        from tapestry.model.kernels.triton_states import attend_reads  # Triton comes with torch for CUDA only
+
+        return attend_reads(qkv_N3HE, states)
     out_NHE: Tensor = _StateAttention.apply(qkv_N3HE, states)  # type: ignore[no-untyped-call]
     return out_NHE
 
@@ -128,7 +145,7 @@ def _sum_over_domains(weight_NDH: Tensor, qkv_N3HE: Tensor, part: int, states: S
     query_row_MD = states.query_row_NHD.flatten(0, 1)
     weight_MD = weight_NDH.transpose(1, 2).reshape(query_row_MD.shape)
     rows = qkv_N3HE.view(-1, width)[part * heads :]  # so that a query's row number finds the row of that part
-    return F.embedding_bag(query_row_MD, rows, per_sample_weights=weight_MD, mode="sum")
+    return F.embedding_bag(query_row_MD, rows, per_sample_weights=weight_MD.to(rows.dtype), mode="sum")
 
 
 def _sum_over_readers(weight_NDH: Tensor, rows: Tensor, row_P: Tensor, states: States) -> Tensor:
@@ -138,7 +155,7 @@ def _sum_over_readers(weight_NDH: Tensor, rows: Tensor, row_P: Tensor, states: S
         rows: (rows, E).
         row_P: the reader's row of each read.
     """
-    weight_P = weight_NDH.view(-1).index_select(0, states.read_P)
+    weight_P = weight_NDH.view(-1).index_select(0, states.read_P).to(rows.dtype)
     return F.embedding_bag(
         row_P, rows, states.read_offsets_M1, per_sample_weights=weight_P, mode="sum", include_last_offset=True
     )
@@ -192,3 +209,13 @@ def find_states(last_or_none_ND: Integers, heads: int) -> States:
         reader_query_row_P,
     )
     return States(*(torch.from_numpy(array) for array in arrays))
+
+
+def find_reads(last_or_none_ND: Integers) -> Reads:
+    """The states of packed histories for the kernels in Triton, from `last_of_domains`."""
+    domains = last_or_none_ND.shape[1]
+    state = last_or_none_ND.ravel()
+    read_R = np.argsort(state, kind="stable")[np.count_nonzero(state < 0) :]
+    offsets_N1 = np.searchsorted(state[read_R], np.arange(len(last_or_none_ND) + 1))
+    arrays = (last_or_none_ND, read_R // domains, offsets_N1)
+    return Reads(*(torch.from_numpy(array.astype(np.int32)) for array in arrays))

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tapestry.model.device import no_row_written_twice
 from tapestry.model.kernels.aten import embedding_backward
 
 # Scores a block: 4 MiB in float32 stay in a CPU's cache; a GPU needs more work at a time.
@@ -96,6 +97,15 @@ def softmax_loss_reference(
     return total
 
 
+def _first_hits(domain: DomainTargets, size: int) -> list[int]:
+    """The index of the first accidental hit in each block of `size` queries, and their number at the end."""
+    if len(domain.query_T) <= size:  # with one block, don't wait for the device
+        return [0, len(domain.hit_query_M)]
+    starts = torch.arange(0, len(domain.query_T) + size, size, device=domain.query_T.device)
+    first: list[int] = torch.searchsorted(domain.hit_query_M, starts).tolist()
+    return first
+
+
 class _SoftmaxLoss(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -114,8 +124,7 @@ class _SoftmaxLoss(torch.autograd.Function):
             candidates_CK = unit_UK.index_select(0, domain.candidates_C)
             dcandidates_CK = torch.zeros_like(candidates_CK)
             size = max(1, _SCORES[query_RK.device.type] // (len(candidates_CK) + 1))
-            starts = torch.arange(0, len(domain.query_T) + size, size, device=query_RK.device)
-            hits = torch.searchsorted(domain.hit_query_M, starts).tolist()
+            hits = _first_hits(domain, size)
             for block, (index_T, target_T) in enumerate(
                 zip(domain.query_T.split(size), domain.target_T.split(size), strict=True)
             ):
@@ -124,7 +133,8 @@ class _SoftmaxLoss(torch.autograd.Function):
                 target_TK = unit_UK.index_select(0, target_T)
                 scores_TC1 = query_RK.new_empty(len(index_T), len(candidates_CK) + 1)  # the target's is the last
                 torch.mm(query_TK, candidates_CK.T, out=scores_TC1[:, :-1])
-                scores_TC1[domain.hit_query_M[hit] - block * size, domain.hit_candidate_M[hit]] = float("-inf")
+                hit_M = (domain.hit_query_M[hit] - block * size) * scores_TC1.shape[1] + domain.hit_candidate_M[hit]
+                scores_TC1.view(-1).index_fill_(0, hit_M, float("-inf"))
                 positive_T = torch.sum(query_TK * target_TK, -1)
                 scores_TC1[:, -1] = positive_T
                 highest_T = scores_TC1.amax(1)
@@ -140,10 +150,12 @@ class _SoftmaxLoss(torch.autograd.Function):
                     excess_T1 = p_TC1[:, -1:] - weight_T[:, None]
                 total += loss_T.sum()
                 dquery_TK = torch.mm(p_TC1[:, :-1], candidates_CK).addcmul_(excess_T1, target_TK)
-                dquery_RK[index_T] = dquery_TK.div_(temperature)
+                with no_row_written_twice():
+                    dquery_RK.index_copy_(0, index_T, dquery_TK.div_(temperature))
                 dcandidates_CK.addmm_(p_TC1[:, :-1].T, query_TK)
                 dtarget_TK.append(excess_T1 * query_TK)
-            dunit_UK.index_copy_(0, domain.candidates_C, dcandidates_CK)
+            with no_row_written_twice():
+                dunit_UK.index_copy_(0, domain.candidates_C, dcandidates_CK)
         dunit_UK += embedding_backward(torch.cat(dtarget_TK), target_R, len(unit_UK))
         ctx.save_for_backward(dquery_RK, dunit_UK)
         return total
