@@ -18,7 +18,7 @@ from workloads import PARAMETERS, PRECISION, model_settings, random_sequences, s
 from tapestry.sequences.batches import trained_users
 from tapestry.sequences.reader import Sequences, read_sequences
 
-ITEMS, USERS, LENGTH, DOMAINS = 1_000_000, 50_000, 20, 5
+ITEMS, USERS, LENGTH, DOMAINS = 1_000_000, 25_000, 20, 5
 ROUNDS = 3
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from tapestry.model.ddsr import DomainStateAttention
 from tapestry.model.kernels import domain_states
 from tapestry.model.kernels.domain_states import Reads, States, attend_states, attend_states_reference
-from tapestry.model.segments import Segments, arrange
+from tapestry.model.segments import Kernel, Segments, arrange
 from tapestry.model.tensors import to_device
 from tapestry.sequences.batches import Batch, pack
 
@@ -216,10 +216,10 @@ def test_the_reads_for_triton_are_those_that_plain_loops_find(seed: int, domains
         [order.index(states[token][d]) if d in states[token] else -1 for d in range(domains)] for token in order
     ]
     assert reads.last_ND.tolist() == expected
-    offsets = reads.offsets_N1.tolist()
     for token in range(len(order)):
         readers = [reader for reader, row in enumerate(expected) for state in row if state == token]
-        assert reads.reader_R[offsets[token] : offsets[token + 1]].tolist() == readers
+        read_by = reads.inverse_N[reads.order_N[token] : reads.until_N[token]].tolist()
+        assert sorted(read_by) == readers
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -233,12 +233,12 @@ def test_triton_equals_the_reference(
     qkv = torch.randn(tokens, 3, heads, width).to(dtype)
     weight = torch.randn(tokens, heads, width).to(dtype)
     results = []
-    for kernel in ("triton", "triton", "reference"):
+    kernels: tuple[Kernel, ...] = ("triton", "triton", "reference")
+    for kernel in kernels:
         states = to_device(arrange(batch, kernel, heads, domains, True, True), device).states
         leaf = qkv.to(device, torch.float64 if kernel == "reference" else dtype).requires_grad_()
-        function = attend_states_reference if isinstance(states, States) else attend_states
         assert states is not None
-        out = function(leaf, states)  # type: ignore[arg-type]
+        out = (attend_states_reference if kernel == "reference" else attend_states)(leaf, states)
         results.append((out.detach(), *torch.autograd.grad(out, leaf, weight.to(out))))
     for first, again, wanted in zip(*results, strict=True):
         assert torch.equal(first, again)

@@ -101,7 +101,10 @@ def arrange(
     last_ND = last_of_domains(domain_N, position_N, order_N, inverse_N, domains) if ddsr or target_state else None
     states: States | Reads | None = None
     if ddsr and last_ND is not None:
-        states = find_reads(last_ND) if kernel == "triton" else find_states(last_ND, heads)
+        if kernel == "triton":
+            states = find_reads(last_ND, domain_N, position_N, batch.offsets_B1.numpy(), order_N, inverse_N)
+        else:
+            states = find_states(last_ND, heads)
     return Segments(
         kernel=kernel,
         order_N=torch.from_numpy(order_N),

@@ -69,15 +69,25 @@ class States:
 
 @dataclass(frozen=True, eq=False)
 class Reads:
-    """The same for the kernels in Triton (`triton_states.py`).
+    """The same for the kernels in Triton (`triton_states.py`), without a list of all reads.
 
-    last_ND: the token that is the state of each domain at each token; -1 where there is none. reader_R: the tokens that
-    read, grouped by what they read. offsets_N1: the readers of token s are offsets_N1[s] to offsets_N1[s + 1] - 1.
+    A token is read from its own time until the next token of its domain, or the end of its history: by a range of the
+    batch.
+
+    last_ND: the token that is the state of each domain at each token; -1 where there is none. order_N: index in the
+    batch of each token; the first one that reads it. until_N: index in the batch after the last one that reads it.
+    inverse_N: the token at each index in the batch.
     """
 
     last_ND: Tensor
-    reader_R: Tensor
-    offsets_N1: Tensor
+    order_N: Tensor
+    until_N: Tensor
+    inverse_N: Tensor
+
+    @property
+    def unseen_ND(self) -> Tensor:  # noqa: N802 (shape suffix)
+        """True where there is no state."""
+        return self.last_ND < 0
 
 
 def attend_states(qkv_N3HE: Tensor, states: States | Reads) -> Tensor:
@@ -90,10 +100,10 @@ def attend_states(qkv_N3HE: Tensor, states: States | Reads) -> Tensor:
     return out_NHE
 
 
-def attend_states_reference(qkv_N3HE: Tensor, states: States) -> Tensor:
+def attend_states_reference(qkv_N3HE: Tensor, states: States | Reads) -> Tensor:
     """`attend_states` in plain torch: keys and values gathered to (N, D, H, E), and gradients by autograd."""
     q_NHE, k_NHE, v_NHE = qkv_N3HE.unbind(1)
-    last_ND = states.last_DN.T
+    last_ND = states.last_ND.clamp(min=0) if isinstance(states, Reads) else states.last_DN.T
     k_NDHE, v_NDHE = (x_NHE.index_select(0, last_ND.flatten()).unflatten(0, last_ND.shape) for x_NHE in (k_NHE, v_NHE))
     s_NDH = (q_NHE[:, None] * k_NDHE).sum(-1) * q_NHE.shape[-1] ** -0.5
     p_NDH = torch.softmax(s_NDH.masked_fill(states.unseen_ND[:, :, None], float("-inf")), 1)
@@ -211,11 +221,23 @@ def find_states(last_or_none_ND: Integers, heads: int) -> States:
     return States(*(torch.from_numpy(array) for array in arrays))
 
 
-def find_reads(last_or_none_ND: Integers) -> Reads:
-    """The states of packed histories for the kernels in Triton, from `last_of_domains`."""
-    domains = last_or_none_ND.shape[1]
-    state = last_or_none_ND.ravel()
-    read_R = np.argsort(state, kind="stable")[np.count_nonzero(state < 0) :]
-    offsets_N1 = np.searchsorted(state[read_R], np.arange(len(last_or_none_ND) + 1))
-    arrays = (last_or_none_ND, read_R // domains, offsets_N1)
+def find_reads(
+    last_or_none_ND: Integers,
+    domain_N: Integers,
+    position_N: Integers,
+    offsets_B1: Integers,
+    order_N: Integers,
+    inverse_N: Integers,
+) -> Reads:
+    """The states of packed histories for the kernels in Triton. The arguments are those of `last_of_domains`.
+
+    Args:
+        last_or_none_ND: by `last_of_domains`.
+        offsets_B1: where histories start and end in the batch.
+    """
+    until_N = np.repeat(offsets_B1[1:], np.diff(offsets_B1))[order_N]
+    index = np.flatnonzero(position_N > 0)  # in the batch
+    previous = last_or_none_ND[inverse_N[index - 1], domain_N[index]]  # the last token of the same domain before it
+    until_N[previous[previous >= 0]] = index[previous >= 0]
+    arrays = (last_or_none_ND, order_N, until_N, inverse_N)
     return Reads(*(torch.from_numpy(array.astype(np.int32)) for array in arrays))

@@ -60,7 +60,8 @@ class _StateAttention(torch.autograd.Function):
             heads, width, WIDTH=padded, ROWS=_ROWS,
         )  # fmt: skip
         _backward_states[(tokens, heads)](
-            qkv_N3HE, dout_NHE, dqkv_N3HE, total_NH, delta_NH, reads.reader_R, reads.offsets_N1, width**-0.5, heads,
+            qkv_N3HE, dout_NHE, dqkv_N3HE, total_NH, delta_NH, reads.order_N, reads.until_N, reads.inverse_N,
+            width**-0.5, heads,
             width, WIDTH=padded, READERS=_READERS, num_warps=1,
         )  # fmt: skip
         return dqkv_N3HE, None
@@ -132,7 +133,7 @@ def _backward_queries(
 
 @triton.jit
 def _backward_states(
-    qkv, dout, dqkv, log_total, delta, reader, offsets, scale, heads, width,
+    qkv, dout, dqkv, log_total, delta, order, until, inverse, scale, heads, width,
     WIDTH: tl.constexpr, READERS: tl.constexpr,
 ):  # fmt: skip
     """dk and dv of one token, from all tokens that read it."""
@@ -145,11 +146,11 @@ def _backward_states(
     v = tl.load(qkv + k_pointer + heads * width, mask=real, other=0.0).to(tl.float32)
     dk = tl.zeros([WIDTH], tl.float32)
     dv = tl.zeros([WIDTH], tl.float32)
-    end = tl.load(offsets + token + 1)
-    for first in range(tl.load(offsets + token), end, READERS):
+    end = tl.load(until + token)
+    for first in range(tl.load(order + token), end, READERS):
         read = first + tl.arange(0, READERS)
         valid = read < end
-        i = tl.load(reader + read, mask=valid, other=0)
+        i = tl.load(inverse + read, mask=valid, other=0)
         q = load_vectors(qkv + head * width, i, valid, stride, width, WIDTH).to(tl.float32)
         dout_IE = load_vectors(dout + head * width, i, valid, heads * width, width, WIDTH).to(tl.float32)
         log_total_I = tl.load(log_total + i * heads + head, mask=valid, other=0.0)
