@@ -2,7 +2,7 @@
 
 All contenders compute the same tokens: `tapestry.model.attention.attend` within domains; the same kernel over whole
 histories (dense causal; on the CPU, long histories use torch's fused kernel); and the paper's form, a mask over
-interleaved domains.
+interleaved domains. HEAD_WIDTH is the width of a head, 32 by default; the default model's is 16.
 
 On the CPU: float32, 16,384 tokens, and the mask by `attend_reference`. On CUDA: bf16, 131,072 tokens, the mask by
 FlexAttention, and one more contender: torch's flash attention, dense causal, which has no ALiBi. FlexAttention's blocks
@@ -12,6 +12,7 @@ pass overlap with the one before it in training.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -28,7 +29,7 @@ from tapestry.model.segments import Kernel, arrange
 from tapestry.model.tensors import to_device
 from tapestry.sequences.batches import Batch
 
-HEADS, WIDTH, DOMAINS = 4, 32, 5
+HEADS, WIDTH, DOMAINS = 4, int(os.environ.get("HEAD_WIDTH", "32")), 5
 LENGTHS = (64, 200, 512, 1024, 2048, 4096)
 CUDA_LENGTHS = (64, 256, 1024, 4096, 8192, 16_384)
 ROUNDS = 7
@@ -121,7 +122,7 @@ def main() -> None:
             for other in list(contenders)[1:]:
                 case = f"S={length} D={DOMAINS} {name} {PRECISION}"
                 rows.append(against(case, other, seconds["ours"], seconds[other], ideal_over_dense=ideal))
-    report("attention_cuda" if cuda else "attention", rows)
+    report("attention" if WIDTH == 32 else f"attention_{WIDTH}", rows)
     print(f"\n{TOKENS} tokens, {HEADS} heads of {WIDTH}, forward and backward; medians of {ROUNDS} rounds")
 
 

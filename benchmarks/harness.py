@@ -68,7 +68,8 @@ def against(case: str, other: str, ours: float, others: float, **more: Any) -> d
 
 
 def report(name: str, rows: list[dict[str, Any]]) -> None:
-    """Print the rows as a Markdown table and write results/<name>.json with its .meta.json."""
+    """Print the rows as a Markdown table and write results/<name>.json with its .meta.json; <name>_cuda with a GPU."""
+    name = f"{name}_cuda" if torch.cuda.is_available() else name
     columns = list(dict.fromkeys(column for row in rows for column in row))
     print(f"\n{name}\n" + "\n".join(_line(cells) for cells in [columns, ["---"] * len(columns)]))
     for row in rows:

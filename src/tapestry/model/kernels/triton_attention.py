@@ -20,6 +20,7 @@ rounded up to a power of two.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,10 +47,10 @@ class _Attention(torch.autograd.Function):
         qkv_N3HE = qkv_N3HE.contiguous()
         out_NHE = qkv_N3HE.new_empty(tokens, heads, width)
         total_HN = torch.empty(heads, tokens, dtype=torch.float32, device=qkv_N3HE.device)  # L, to base 2
-        rows, keys, options = _blocks(qkv_N3HE, backward=False)
-        _forward[(triton.cdiv(tokens, rows), heads)](
+        blocks, _, _ = _blocks(qkv_N3HE)
+        _forward[(triton.cdiv(tokens, blocks.rows), heads)](
             qkv_N3HE, out_NHE, total_HN, segments.position_N, segments.start_N, slopes_H, tokens, width**-0.5, heads,
-            width, WIDTH=_padded(width), ROWS=rows, KEYS=keys, **options,
+            width, WIDTH=_padded(width), ROWS=blocks.rows, KEYS=blocks.keys, **blocks.options(qkv_N3HE.dtype),
         )  # fmt: skip
         ctx.save_for_backward(qkv_N3HE, out_NHE, total_HN, slopes_H)
         ctx.segments = segments
@@ -63,14 +64,19 @@ class _Attention(torch.autograd.Function):
         dout_NHE = grads[0].contiguous()
         dqkv_N3HE = torch.empty_like(qkv_N3HE)
         delta_HN = torch.empty_like(total_HN)
-        rows, keys, options = _blocks(qkv_N3HE, backward=True)
+        _, of_queries, of_keys = _blocks(qkv_N3HE)
         arguments = (
             qkv_N3HE, out_NHE, dout_NHE, dqkv_N3HE, total_HN, delta_HN, segments.position_N, segments.start_N,
             segments.end_N, slopes_H, tokens, width**-0.5, heads, width,
         )  # fmt: skip
-        grid, padded = (triton.cdiv(tokens, rows), heads), _padded(width)
-        _backward_queries[grid](*arguments, WIDTH=padded, ROWS=rows, KEYS=keys, **options)
-        _backward_keys[grid](*arguments, WIDTH=padded, ROWS=keys, KEYS=rows, **options)
+        padded, dtype = _padded(width), qkv_N3HE.dtype
+        _backward_queries[(triton.cdiv(tokens, of_queries.rows), heads)](
+            *arguments, WIDTH=padded, ROWS=of_queries.rows, KEYS=of_queries.keys, **of_queries.options(dtype)
+        )
+        # Here a block of keys meets one block of queries after the other.
+        _backward_keys[(triton.cdiv(tokens, of_keys.rows), heads)](
+            *arguments, WIDTH=padded, ROWS=of_keys.keys, KEYS=of_keys.rows, **of_keys.options(dtype)
+        )
         return dqkv_N3HE, None, None
 
 
@@ -79,12 +85,31 @@ def _padded(width: int) -> int:
     return max(16, triton.next_power_of_2(width))
 
 
-def _blocks(qkv_N3HE: Tensor, backward: bool) -> tuple[int, int, dict[str, Any]]:
-    """Queries and keys of a block, and how Triton compiles it. Measured on an H200, see benchmarks/README.md."""
-    precision = "tf32x3" if qkv_N3HE.dtype == torch.float32 else "tf32"  # of products in float32
-    if backward or precision == "tf32x3" or qkv_N3HE.shape[-1] > 64:
-        return 64, 32, {"PRECISION": precision, "num_warps": 4, "num_stages": 3}
-    return 128, 64, {"PRECISION": precision, "num_warps": 4, "num_stages": 2}
+@dataclass(frozen=True)
+class _Blocks:
+    """How many tokens a block has, how many it meets at a time, and how Triton compiles it."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+
+    def options(self, dtype: torch.dtype) -> dict[str, Any]:
+        precision = "tf32x3" if dtype == torch.float32 else "tf32"  # of products in float32
+        return {"PRECISION": precision, "num_warps": self.warps, "num_stages": self.stages}
+
+
+def _blocks(qkv_N3HE: Tensor) -> tuple[_Blocks, _Blocks, _Blocks]:
+    """The blocks of the forward kernel, of that of dq, and of that of dk and dv: the fastest of ten each on an H200."""
+    width = qkv_N3HE.shape[-1]
+    if qkv_N3HE.dtype == torch.float32 or width > 64:
+        small = _Blocks(64, 32, 4, 2)
+        return small, small, small
+    if width > 32:
+        return _Blocks(128, 64, 4, 3), _Blocks(64, 32, 4, 3), _Blocks(64, 32, 4, 2)
+    if width > 16:
+        return _Blocks(128, 32, 4, 3), _Blocks(128, 32, 4, 3), _Blocks(64, 32, 4, 2)
+    return _Blocks(64, 64, 2, 3), _Blocks(64, 64, 2, 2), _Blocks(64, 32, 2, 3)
 
 
 @triton.jit
