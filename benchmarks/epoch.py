@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from harness import against, interleaved, report
+from peer import case_of
 from workloads import PARAMETERS, PRECISION, model_settings, random_sequences, shares, train_settings, trainer_of
 
 from tapestry.sequences.batches import trained_users
@@ -45,7 +46,7 @@ def rows_of(name: str, sequences: Sequences) -> list[dict[str, object]]:
 def main(folder: Path) -> None:
     given = read_sequences(folder)
     random = random_sequences(LENGTH, USERS, shares(DOMAINS), ITEMS)
-    report("epoch", rows_of(f"{given.items:,} items, {folder}", given) + rows_of(f"{ITEMS:,} random items", random))
+    report("epoch", rows_of(case_of(given), given) + rows_of(f"{ITEMS:,} random items", random))
 
 
 if __name__ == "__main__":
