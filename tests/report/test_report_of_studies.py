@@ -66,3 +66,12 @@ def test_the_stage_depends_on_the_files_of_each_study_with_a_picture() -> None:
     deps = [name for name in read_yaml(ROOT / "dvc.yaml")["stages"]["report"]["deps"] if name.startswith("studies/")]
     folders = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("studies/*/picture.svg"))
     assert deps == [f"{folder}/{name}" for folder in folders for name in ("README.md", "picture.svg")]
+
+
+def test_the_pipeline_runs_no_study() -> None:
+    """An output of a study's stage that a stage of the pipeline depends on would make `dvc repro` run the study."""
+    deps = [Path(name) for stage in read_yaml(ROOT / "dvc.yaml")["stages"].values() for name in stage.get("deps", [])]
+    for study in {path.parent for path in deps if path.parts[0] == "studies"}:
+        for stage in read_yaml(ROOT / study / "dvc.yaml")["stages"].values():
+            outputs = [study / (next(iter(out)) if isinstance(out, dict) else out) for out in stage["outs"]]
+            assert not set(outputs) & set(deps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,18 @@ def test_a_study_has_valid_settings_and_a_stage_for_each_data_set_and_recipe(stu
             assert {f"{recipe['study']}/params.yaml", f"{recipe['study']}/runs"} <= set(inputs)
     assert {data["folder"] for data in params["data"].values() if "folder" in data} <= set(inputs)
     assert params["against"] in params["recipes"]
+
+
+@pytest.mark.parametrize("study", [name for name in STUDIES if (ROOT / "studies" / name / "results.csv").is_file()])
+def test_the_readme_has_the_tables_of_the_tracked_results(study: str) -> None:
+    folder = ROOT / "studies" / study
+    command = [sys.executable, "-m", "tapestry.studies.controlled_results", "show"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    tables = shown.strip().split("\n\n")
+    assert len(tables) == 2
+    assert all(table in readme for table in tables)
+    assert "](picture.svg)" in readme
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=20))
