@@ -68,6 +68,7 @@ def test_a_study_has_valid_settings_and_a_stage_for_each_data_set_and_recipe(stu
     if trained:
         assert [data for matrix in trainings for data in matrix["data"]] == list(params["data"])
     assert all(sorted(matrix["recipe"]) == sorted(trained) for matrix in trainings)
+    assert stages["stages"]["results"]["params"] == [{"params.yaml": None}]  # all of the file; a string is a parameter
     inputs = stages["stages"]["results"]["deps"]
     for name, recipe in params["recipes"].items():
         if name not in trained:
