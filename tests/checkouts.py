@@ -57,6 +57,7 @@ def make_checkout(folder: Path, stand_ins: bool = True) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "params.yaml", "Makefile"):
         shutil.copy(ROOT / name, folder)
+    copy_studies(folder)
     (folder / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc/config", folder / ".dvc")
     set_parameters(folder, {"source.domains": DOMAINS, "synthetic.users": 20, "synthetic.items": 30})
@@ -65,6 +66,15 @@ def make_checkout(folder: Path, stand_ins: bool = True) -> Path:
             script.write_text(STAND_IN, encoding="utf-8")
     make_repository(folder)
     return folder
+
+
+def copy_studies(folder: Path) -> None:
+    """Copy the pages and pictures of studies, which the report reads."""
+    for picture in ROOT.glob("studies/*/picture.svg"):
+        study = folder / picture.parent.relative_to(ROOT)
+        study.mkdir(parents=True)
+        for name in (picture.name, "README.md"):
+            shutil.copy(picture.parent / name, study)
 
 
 def make_repository(folder: Path) -> None:
