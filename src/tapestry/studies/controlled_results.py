@@ -51,10 +51,10 @@ def results() -> None:
 
 
 def _recipes() -> dict[str, dict[str, Any]]:
-    """Return the recipes by name, those of other studies as these define them."""
+    """Return the recipes by name, those of other studies as these define them, or with a name of their own here."""
     recipes = read_yaml(PARAMS)["recipes"]
     return {
-        name: read_yaml(Path(recipe["study"]) / PARAMS)["recipes"][name] if "study" in recipe else recipe
+        name: read_yaml(Path(recipe["study"]) / PARAMS)["recipes"][name] | recipe if "study" in recipe else recipe
         for name, recipe in recipes.items()
     }
 
