@@ -60,7 +60,6 @@ def check_against(plans: list[StagePlan], printed: str) -> set[str]:
 
 def test_a_studys_stages_are_not_planned_as_dvc_does_not_run_them(checkout: Path) -> None:
     before = plan(checkout)
-    (checkout / "studies").mkdir()
     (checkout / "studies/dvc.yaml").write_text("stages: {study: {cmd: 'false', deps: [../params.yaml]}}")
     assert plan(checkout) == before
     assert {stage.action for stage in plan(checkout, ["model.state_dim=32"])} == {"always", "unchanged", "run", "maybe"}
