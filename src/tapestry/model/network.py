@@ -8,8 +8,8 @@
     H'           = H + W_o( LN(A ⊕ C) ⊙ SiLU(U) ) + b_o     (⊕: the fusion, ddsr.py)
     query_i(d,t) = normalize(h_i + g ⊙ h_l(i,d) + A[period(t)])  (target_state.py, request_time.py; else h_i / |h_i|)
 
-With `attention: full`, `tape: false` and `ddsr: false` it is HSTU's gated layer with ALiBi (arXiv 2402.17152). All
-layers compute packed tokens, without padding, in the order of `Segments`.
+With `attention: full`, `tape: false`, `ddsr: false` and `target_state: false` it is HSTU's gated layer with ALiBi
+(arXiv 2402.17152). All layers compute packed tokens, without padding, in the order of `Segments`.
 
 Suffixes: N tokens, K width, H heads, E width of a head, D domains, U rows of a table of items, R requests.
 """

@@ -12,7 +12,8 @@ from tapestry.core.bounds import between, require
 class ModelSettings:
     """The network (arXiv 2508.20945).
 
-    With `attention: full`, `tape: false` and `ddsr: false` it is HSTU with ALiBi (arXiv 2402.17152).
+    With `attention: full`, `tape: false`, `ddsr: false` and `target_state: false` it is HSTU with ALiBi (arXiv
+    2402.17152).
     """
 
     width: Annotated[int, between(1, 65_536)]

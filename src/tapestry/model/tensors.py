@@ -28,8 +28,8 @@ def to_device(value: T, device: torch.device) -> T:
             whole = torch.empty(0, dtype=torch.uint8).set_(memory)
             copies[memory.data_ptr()] = whole.to(device, non_blocking=True)
         there = copies[memory.data_ptr()].untyped_storage()
-        there_too = torch.empty(0, dtype=tensor.dtype, device=device)
-        return there_too.set_(there, tensor.storage_offset(), tensor.shape, tensor.stride())
+        view = torch.empty(0, dtype=tensor.dtype, device=device)
+        return view.set_(there, tensor.storage_offset(), tensor.shape, tensor.stride())
 
     return value if device.type == "cpu" else _map_tensors(copy, value)
 
