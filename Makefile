@@ -64,7 +64,7 @@ PEERS := benchmarks/peers
 
 bench: export MKL_CBWR = AUTO  # the processor's own arithmetic, as the alternatives have it
 bench: install $(PEERS)/.venv/.installed  ## Measure everything beside its alternatives (hours; SEQUENCES=folder)
-	for name in attention step growth evaluation ingestion sessionizing; do $(BIN)/python benchmarks/$$name.py || exit; done
+	for name in attention step growth evaluation scaling resume ingestion sessionizing; do $(BIN)/python benchmarks/$$name.py || exit; done
 	for name in throughput quality epoch; do $(BIN)/python benchmarks/$$name.py $(SEQUENCES) || exit; done
 
 $(PEERS)/.venv/.installed: $(PEERS)/requirements.txt

@@ -1,7 +1,8 @@
-"""Stages of the study: runtime_study.py measure | show."""
+"""Stages of the study: runtime_study.py measure LENGTH | results | show."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from itertools import product
@@ -14,7 +15,7 @@ from attention import HEADS, WIDTH, contender
 from harness import interleaved, machine
 from workloads import TOKENS, model_settings, random_batch, random_sequences, shares, train_settings, trainer_of
 
-from tapestry.core.atomic import write_csv
+from tapestry.core.atomic import write_csv, write_json
 from tapestry.core.failures import reported_errors
 from tapestry.core.yaml_file import read_yaml
 from tapestry.model.attention import choose_kernel
@@ -27,13 +28,14 @@ PARAMS = HERE / "params.yaml"
 ITEMS = 50_000
 
 
-def measure() -> None:
-    """Write results.csv, two rows a case: attention, and a whole training step; and picture.svg."""
+def measure(length_text: str) -> None:
+    """Time all cases of one length. measured/LENGTH.json has two rows a case: attention, and a whole training step."""
     params = read_yaml(PARAMS)
+    length = int(length_text)
     device = choose_device("auto")
     make_deterministic(7, params["threads"])
     rows: list[dict[str, Any]] = []
-    for length, domains, largest in product(params["lengths"], params["domains"], params["largest_share"]):
+    for domains, largest in product(params["domains"], params["largest_share"]):
         share = shares(domains, largest)
         case = {
             "length": length,
@@ -49,7 +51,14 @@ def measure() -> None:
             ratio = seconds["other"] / seconds["ours"]
             ours, other = (round(seconds[kind], 4) for kind in ("ours", "other"))
             rows.append({**case, "recipe": recipe, "ours_s": ours, "other_s": other, "ratio": round(ratio, 3)})
-    write_csv(HERE / "results.csv", [row | {"machine": machine()} for row in rows])
+    write_json(HERE / f"measured/{length}.json", [row | {"machine": machine()} for row in rows])
+
+
+def results() -> None:
+    """Write results.csv, of all lengths, and picture.svg."""
+    params = read_yaml(PARAMS)
+    measured = [json.loads((HERE / f"measured/{length}.json").read_text()) for length in params["lengths"]]
+    write_csv(HERE / "results.csv", [row for rows in measured for row in rows])
     draw(params["picture"], read_csv(HERE / "results.csv"), "", HERE / "picture.svg")
 
 
@@ -88,6 +97,6 @@ def show() -> None:
 
 
 if __name__ == "__main__":
-    commands: dict[str, Callable[[], None]] = {"measure": measure, "show": show}
+    commands: dict[str, Callable[..., None]] = {function.__name__: function for function in (measure, results, show)}
     with reported_errors(" ".join(sys.argv[1:])):
-        commands[sys.argv[1]]()
+        commands[sys.argv[1]](*sys.argv[2:])

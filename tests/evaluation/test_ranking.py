@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.ranking import naive_rank
+from several_processes import in_processes, ranks_of_processes
 from sklearn.metrics import ndcg_score
 from small import WHOLE_MODEL, random_sequences, sequences_of
 
@@ -20,6 +21,7 @@ from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.ranking import Integers, rank_targets
 from tapestry.evaluation.scoring import rank_by_model
 from tapestry.model.network import Recommender
+from tapestry.parallel.processes import ALONE
 from tapestry.sequences.batches import pack
 
 
@@ -130,3 +132,13 @@ def test_ndcg_equals_scikit_learns(seed: int, k: int) -> None:
     rank = 1 + (scores > scores[np.arange(6), target][:, None]).sum(1)
     expected = ndcg_score(np.eye(12)[target], scores, k=k)
     assert ranking_metrics(rank, [k])[f"ndcg_{k}"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_rank_as_one_does(count: int, sharded: bool) -> None:
+    """With 3 items a domain, some of four processes hold none of its items."""
+    sequences = random_sequences(7, users=23, items=9)
+    expected = ranks_of_processes(ALONE, sequences, False)
+    for found in in_processes(count, ranks_of_processes, sequences, sharded):
+        np.testing.assert_array_equal(found, expected)

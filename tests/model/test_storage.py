@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from small import WHOLE_MODEL, random_sequences
 
 from tapestry.core.errors import TapestryError
+from tapestry.model import storage
 from tapestry.model.network import Recommender
 from tapestry.model.storage import load_model, save_model
+from tapestry.parallel.shard import Shard
 from tapestry.sequences.batches import pack
 from tapestry.sequences.reader import Domain
 
@@ -34,6 +36,22 @@ def test_a_saved_model_gives_the_same_queries_when_loaded(tmp_path: Path) -> Non
     assert (loaded.settings, domains) == (WHOLE_MODEL, sequences.domains)
     config = json.loads((tmp_path / "models/config.json").read_text(encoding="utf-8"))
     assert config["train"] == TRAIN
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_processes_read_their_shards_of_a_saved_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    sequences = random_sequences(0)
+    model = Recommender(WHOLE_MODEL, sequences.items, 3).eval()
+    save_model(tmp_path, model, sequences.domains, TRAIN)
+    monkeypatch.setattr(storage, "_BLOCK", block)
+    for index in range(3):
+        part, _ = load_model(tmp_path, sequences.domains, Shard(index, 3))
+        assert part.shard == Shard(index, 3)
+        for name, weight in model.state_dict().items():
+            expected = weight[index::3] if name == "item.weight" else weight
+            assert torch.equal(part.state_dict()[name], expected)
 
 
 def test_a_model_is_saved_with_or_without_the_record_of_its_training(tmp_path: Path) -> None:

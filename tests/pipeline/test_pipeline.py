@@ -34,6 +34,7 @@ LAYERS = [  # a package imports only from itself and from those before it
     "ingest",
     "sessionize",
     "sequences",
+    "parallel",
     "model",
     "training",
     "evaluation",
@@ -50,7 +51,9 @@ READS = {  # stage → the parameters and whole sections that it reads
     "sessionize": {"sessionize", "source.domains"},
     "baselines": {f"evaluate.{key}" for key in ("exclude_seen", "batch_users", "neighbours", "threads")},
     "train": {"model", "train", "evaluate.exclude_seen"},
-    "evaluate": {f"evaluate.{key}" for key in ("exclude_seen", "batch_users", "device", "threads")},
+    "evaluate": {
+        f"evaluate.{key}" for key in ("exclude_seen", "batch_users", "device", "threads", "processes", "item_table")
+    },
     "figures": {"evaluate.ks"},
     "report": {"source.release", "sessionize.split", "sessionize.seed", "train.seed", "synthetic.seed"},
 }

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from small import sequences_of
 
 from tapestry.core.splits import TEST, TRAIN, VALIDATION
-from tapestry.sequences.batches import Batch, pack, target_batches, trained_users, training_batches
+from tapestry.sequences.batches import (
+    Batch,
+    balanced,
+    histories_of,
+    pack,
+    target_batches,
+    trained_users,
+    training_batches,
+)
 from tapestry.sequences.reader import Sequences
 
 Steps = list[tuple[int, int]]  # (item, next item)
@@ -176,3 +184,41 @@ def test_each_epoch_of_one_generator_has_a_new_order_of_users() -> None:
 def test_no_targets_give_no_batches() -> None:
     case = many_users()
     assert list(target_batches(case.sequences, case.sequences.targets(TEST), 8, 7)) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=20), parts=st.integers(1, 5))
+def test_histories_are_dealt_once_and_no_part_exceeds_the_fewest_by_more_than_a_history(
+    lengths: list[int], parts: int
+) -> None:
+    dealt = balanced(np.array(lengths), parts)
+    assert sorted(history for part in dealt for history in part.tolist()) == list(range(len(lengths)))
+    tokens = [sum(lengths[history] for history in part) for part in dealt]
+    assert max(tokens) - min(tokens) <= max(lengths)
+    assert all(part.tolist() == sorted(part.tolist()) for part in dealt)
+
+
+@settings(max_examples=25, deadline=None)
+@given(case=cases(), parts=st.integers(1, 3))
+def test_the_parts_of_a_batch_have_its_histories(case: Case, parts: int) -> None:
+    for _, batch in training_batches(case.sequences, 5, 4, np.random.default_rng(0)):
+        whole = steps_of(batch)
+        for histories in balanced(batch.offsets_B1.diff().numpy(), parts):
+            if len(histories) == 0:
+                continue
+            part, tokens = histories_of(batch, histories)
+            assert_well_formed(part, case.sequences)
+            assert steps_of(part) == [whole[history] for history in histories]
+            assert part.item_N.tolist() == batch.item_N[tokens].tolist()
+
+
+@settings(max_examples=25, deadline=None)
+@given(case=cases(), parts=st.integers(1, 4))
+def test_parts_have_each_batch_of_targets_once(case: Case, parts: int) -> None:
+    targets = case.sequences.targets(VALIDATION)
+    whole = [indices.tolist() for indices, _ in target_batches(case.sequences, targets, 5, 2)]
+    dealt = [
+        [indices.tolist() for indices, _ in target_batches(case.sequences, targets, 5, 2, part, parts)]
+        for part in range(parts)
+    ]
+    assert dealt == [whole[part::parts] for part in range(parts)]

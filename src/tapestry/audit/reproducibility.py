@@ -12,6 +12,7 @@ _PARAMS = (
     "train.seed",
     "sessionize.seed",
     "train.threads",
+    "train.processes",
     "evaluate.threads",
     "ingest.threads",
     "sessionize.threads",

@@ -55,7 +55,7 @@ def load_section(section: type[T], name: str, path: Path = PARAMETERS) -> T:
 
 
 def parse(section: type[T], values: Any, name: str = "") -> T:
-    """Build the dataclass `section` from a mapping.
+    """Build the dataclass `section` from a mapping. A key may be missing if its field has a default.
 
     Args:
         section: the dataclass.
@@ -71,9 +71,16 @@ def parse(section: type[T], values: Any, name: str = "") -> T:
     for key in values:
         if key not in hints:
             raise TapestryError(f"{_join(name, key)}: unknown parameter; known are {', '.join(hints)}")
+    optional = {
+        field.name
+        for field in dataclasses.fields(typing.cast(Any, section))
+        if field.default is not dataclasses.MISSING
+    }
     arguments = {}
     for key, kind in hints.items():
         if key not in values:
+            if key in optional:
+                continue
             raise TapestryError(f"{_join(name, key)}: missing")
         arguments[key] = _convert(kind, values[key], _join(name, key))
     return section(**arguments)

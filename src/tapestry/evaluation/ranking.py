@@ -11,11 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tapestry.parallel.processes import ALONE, Processes
 from tapestry.sequences.reader import Domain, Sequences
 
 Integers = npt.NDArray[np.int64]
 ScoreFunction = Callable[[Integers, slice], Tensor]
-"""(indices into the targets, a slice of the items) → scores (targets, items)."""
+"""(indices into the targets, a slice of the items) → scores (targets, items). The slice is of the shard's items."""
 
 _SCORES = 1 << 24  # most scores in memory at a time: 64 MiB in float32
 
@@ -33,6 +34,8 @@ def rank_targets(
     targets: Integers,
     exclude_seen: bool,
     chunks: Iterator[tuple[Integers, ScoreFunction]],
+    processes: Processes = ALONE,
+    sharded: bool = False,
 ) -> Ranks:
     """Rank every target by its scores, chunk by chunk.
 
@@ -45,6 +48,9 @@ def rank_targets(
     Args:
         targets: indices of interactions.
         chunks: pairs of indices into `targets` and the function that scores them; every target is in one chunk.
+        processes: those that rank together. Each either has chunks of its own, and scores all items: then ranks are
+            the same to the last one as in one process. Or all have all chunks:
+        sharded: each process scores only the items of its shard.
     """
     ranks = Ranks(np.zeros(len(targets), dtype=np.int64), np.zeros(len(targets), dtype=np.int64))
     for chunk, score in chunks:
@@ -53,49 +59,66 @@ def rank_targets(
             index = chunk[domain_of == number]
             domain = sequences.domains[number]
             seen = seen_items(sequences, targets[index], domain) if exclude_seen else None
-            rank, candidates = _rank(index, sequences.item[targets[index]], domain, seen, score)
+            item = sequences.item[targets[index]].astype(np.int64)
+            rank, candidates = _rank(index, item, domain, seen, score, processes if sharded else ALONE)
             ranks.rank[index], ranks.candidates[index] = rank, candidates
-    return ranks
+    if sharded:
+        return ranks
+    return Ranks(processes.add_integers(ranks.rank), processes.add_integers(ranks.candidates))
 
 
 def _rank(
     index: Integers,
-    target: npt.NDArray[np.int32],
+    target: Integers,
     domain: Domain,
     seen: tuple[Integers, Integers] | None,
     score: ScoreFunction,
+    holders: Processes,
 ) -> tuple[Integers, Integers]:
-    """Return ranks and candidates of targets of one domain: `target` holds their items, `seen` is by `seen_items`."""
-    width = max(1, _SCORES // len(index))
-    starts = range(domain.start, domain.end, width)
+    """Return ranks and candidates of targets of one domain.
 
-    @lru_cache(maxsize=1)
-    def scores_from(start: int) -> Tensor:
-        return score(index, slice(start, min(start + width, domain.end)))
-
-    # The target's score comes from the same matrix product as the other scores: another product may round differently.
-    own = torch.empty(len(index), 1)
-    for start in starts:
-        inside = np.flatnonzero((target >= start) & (target < start + width))
-        scores = scores_from(start)
-        own = own.to(scores)
-        own[inside, 0] = scores[inside, target[inside].astype(np.int64) - start]
-    rank = np.ones(len(index), dtype=np.int64)
+    Args:
+        target: their items.
+        seen: by `seen_items`.
+        holders: the processes that hold the items, each its shard; `ALONE` if this one holds all.
+    """
     candidates = np.full(len(index), domain.end - domain.start)
+    row = item = np.empty(0, dtype=np.int64)
     if seen is not None:
         row, item = np.unique(np.stack([seen[0], seen[1] + domain.start]), axis=1)
         row, item = row[item != target[row]], item[item != target[row]]
         candidates -= np.bincount(row, minlength=len(index))
+    # From here on, items are rows of this process's shard; those of others are in no slice.
+    shard = holders.shard
+    held = shard.local_slice(domain.start, domain.end)
+    target, item = (np.where(shard.holds(items), shard.local(items), -1) for items in (target, item))
+    width = max(1, _SCORES // len(index))
+    starts = range(held.start, held.stop, width)
+
+    @lru_cache(maxsize=1)
+    def scores_from(start: int) -> Tensor:
+        return score(index, slice(start, min(start + width, held.stop)))
+
+    # The target's score comes from the same matrix product as the other scores: another product may round differently.
+    own = torch.zeros(len(index), 1)
+    if not starts:  # the sum below wants the same type in all processes
+        own = own.to(score(index, held))
+    for start in starts:
+        inside = np.flatnonzero((target >= start) & (target < start + width))
+        scores = scores_from(start)
+        own = own.to(scores)
+        own[inside, 0] = scores[inside, target[inside] - start]
+    holders.add(own)
+    ahead_of = np.zeros(len(index), dtype=np.int64)
     for start in reversed(starts):  # the cache still holds the last slice of the loop above
         # "not below" instead of "at least": NaN counts against the target.
         ahead = ~(scores_from(start) < own)
         inside = np.flatnonzero((target >= start) & (target < start + width))
-        ahead[inside, target[inside].astype(np.int64) - start] = False
-        if seen is not None:
-            here = (item >= start) & (item < start + width)
-            ahead[row[here], item[here] - start] = False
-        rank += ahead.sum(1).cpu().numpy()
-    return rank, candidates
+        ahead[inside, target[inside] - start] = False
+        here = (item >= start) & (item < start + width)
+        ahead[row[here], item[here] - start] = False
+        ahead_of += ahead.sum(1).cpu().numpy()
+    return 1 + holders.add_integers(ahead_of), candidates
 
 
 def seen_items(sequences: Sequences, targets: Integers, domain: Domain) -> tuple[Integers, Integers]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,18 +14,24 @@ from tapestry.evaluation.ranking import Integers, Ranks, ScoreFunction, rank_tar
 from tapestry.model.network import Recommender
 from tapestry.model.request_time import Requests
 from tapestry.model.tensors import to_device
+from tapestry.parallel.item_rows import RowExchange
+from tapestry.parallel.processes import ALONE, Processes
 from tapestry.sequences.batches import Batch, target_batches
 from tapestry.sequences.reader import Sequences
 
 
-def last_queries(model: Recommender, batch: Batch) -> Tensor:
-    """Compute the query of each history's last token for its target domain and time: (B, K), on the model's device."""
+def last_queries(model: Recommender, batch: Batch, table_UK: Tensor | None = None) -> Tensor:
+    """Compute the query of each history's last token for its target domain and time: (B, K), on the model's device.
+
+    Args:
+        table_UK: item embeddings, of which `batch.item_N` are rows; by default the whole item embedding.
+    """
     device = model.item.weight.device
     segments = model.arrange(batch, model.kernel(device))
     last_B = batch.offsets_B1[1:] - 1
     requests = Requests(segments.inverse_N[last_B], batch.target_domain_N[last_B], batch.target_time_N[last_B])
     query_BK: Tensor = model(
-        to_device(batch, device), to_device(segments, device), requests=to_device(requests, device)
+        to_device(batch, device), to_device(segments, device), table_UK, to_device(requests, device)
     )
     return query_BK
 
@@ -36,22 +43,58 @@ def item_scores(model: Recommender, query_BK: Tensor, items: slice) -> Tensor:
 
 @torch.inference_mode()
 def rank_by_model(
-    model: Recommender, sequences: Sequences, targets: Integers, exclude_seen: bool, batch_users: int
+    model: Recommender,
+    sequences: Sequences,
+    targets: Integers,
+    exclude_seen: bool,
+    batch_users: int,
+    processes: Processes = ALONE,
 ) -> Ranks:
     """Rank `targets` (indices of interactions) by the model's scores, `batch_users` histories at a time.
 
     Memory is bounded by a batch of histories and the scores of `rank_targets`, beside one number a target.
+
+    Several processes share the batches. If each holds the whole model, ranks are exactly those of one process. If each
+    holds a shard of the items, it computes the queries of its batches, and all score their items for every batch. A
+    score may then differ in its last bit, so the ranks of items with almost equal scores may, too.
     """
     model.eval()
+    sharded = model.shard.count > 1
 
     def chunks() -> Iterator[tuple[Integers, ScoreFunction]]:
-        for chunk, batch in target_batches(sequences, targets, model.settings.window, batch_users):
-            query_BK = last_queries(model, batch)
+        window = model.settings.window
+        own = target_batches(sequences, targets, window, batch_users, processes.rank, processes.count)
+        queries = ((chunk, last_queries(model, batch)) for chunk, batch in own)
+        for chunk, query_BK in _of_all(own, model, processes, len(targets), batch_users) if sharded else queries:
             query_row = np.empty(len(targets), dtype=np.int64)
             query_row[chunk] = np.arange(len(chunk))
             yield chunk, partial(_scores_of, model, query_BK, query_row)
 
-    return rank_targets(sequences, targets, exclude_seen, chunks())
+    return rank_targets(sequences, targets, exclude_seen, chunks(), processes, sharded)
+
+
+def _of_all(
+    own: Iterator[tuple[Integers, Batch]], model: Recommender, processes: Processes, targets: int, batch_users: int
+) -> Iterator[tuple[Integers, Tensor]]:
+    """Yield indices and queries of every batch, in order; each process computes the queries of its own batches."""
+    table, width = model.item.weight, model.settings.width
+    rows = RowExchange(table, processes)
+    no_items = torch.empty(0, dtype=torch.int64, device=table.device)
+    sizes = [min(batch_users, targets - first) for first in range(0, targets, batch_users)]
+    for first in range(0, len(sizes), processes.count):
+        mine = next(own, None)
+        if mine is None:
+            rows.read(no_items)  # the other processes read theirs
+        else:
+            chunk, batch = mine
+            touched_U, local_N = batch.item_N.unique(return_inverse=True)
+            table_UK = rows.read(touched_U.to(table.device))
+            query_BK = last_queries(model, replace(batch, item_N=local_N), table_UK).contiguous()
+        for holder, size in enumerate(sizes[first : first + processes.count]):
+            here = holder == processes.rank
+            told = chunk if here else np.empty(size, dtype=np.int64)
+            processes.broadcast(torch.from_numpy(told), holder)
+            yield told, processes.broadcast(query_BK if here else table.new_empty((size, width)), holder)
 
 
 def _scores_of(model: Recommender, query_BK: Tensor, query_row: Integers, index: Integers, items: slice) -> Tensor:

@@ -23,9 +23,17 @@ class EvaluateSettings:
     device: Literal["auto", "cpu", "cuda"]
     """`auto`: CUDA if a CUDA device is present, else the CPU."""
     threads: Threads
-    """CPU threads."""
+    """CPU threads of each process."""
+    processes: Annotated[int, between(1, 1024)] = 1
+    """Processes that share the targets."""
+    item_table: Literal["whole", "sharded"] = "whole"
+    """What each process holds of the item embedding: `whole`, with exactly the ranks of one process, or its share of a
+    table that is too large for one device. Ranks of items with almost equal scores may then differ."""
 
     def __post_init__(self) -> None:
+        require(
+            self.item_table == "whole" or self.processes > 1, "evaluate.item_table: sharded needs evaluate.processes: 2"
+        )
         require(len(self.ks) <= 1000, f"evaluate.ks: {len(self.ks)} cut-offs; at most 1000")
         require(len(self.ks) > 0, "evaluate.ks: at least one cut-off is needed")
         require(all(k >= 1 for k in self.ks), "evaluate.ks: cut-offs are at least 1")

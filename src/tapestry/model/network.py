@@ -30,9 +30,13 @@ from tapestry.model.segments import Kernel, Segments, arrange
 from tapestry.model.settings import ModelSettings
 from tapestry.model.tape import TransitionEncoding
 from tapestry.model.target_state import TargetState
+from tapestry.parallel.shard import Shard
 from tapestry.sequences.batches import Batch
 
 EMBEDDING_STD = 0.02
+ITEM_WEIGHT = "item.weight"  # the item embedding in a model's state
+_DRAWN = 1 << 16  # rows of the item embedding that are drawn at a time
+_WHOLE = Shard()
 
 
 class Layer(nn.Module):
@@ -74,13 +78,15 @@ class Recommender(nn.Module):
     Args:
         settings: section `model` of params.yaml.
         items, domains: how many items and domains there are.
+        shard: the rows of the item embedding that this process holds. The initial weights are the same with any shard.
     """
 
-    def __init__(self, settings: ModelSettings, items: int, domains: int) -> None:
+    def __init__(self, settings: ModelSettings, items: int, domains: int, shard: Shard = _WHOLE) -> None:
         super().__init__()
         self.settings = settings
         self.domains = domains
-        self.item = nn.Embedding(items, settings.width, sparse=True)  # its gradient holds only the rows that are read
+        self.items, self.shard = items, shard
+        self.item = _item_embedding(items, settings.width, shard)
         self.domain = nn.Embedding(domains, settings.width)
         self.tape = TransitionEncoding(settings.width) if settings.tape else None
         self.tape_domain = nn.Embedding(domains, settings.width) if settings.tape and not settings.tape_tied else None
@@ -90,7 +96,8 @@ class Recommender(nn.Module):
         # With `intra_full`, the last layer attends to all domains itself.
         last = replace(settings, ddsr=settings.ddsr and settings.attention != "intra_full")
         self.layers = nn.ModuleList(Layer(part) for part in [*[settings] * (settings.layers - 1), last])
-        for embedding in (self.item, self.domain, self.tape_domain):
+        _draw_rows(self.item.weight, items, shard)
+        for embedding in (self.domain, self.tape_domain):
             if embedding is not None:
                 nn.init.normal_(embedding.weight, std=EMBEDDING_STD)
 
@@ -171,6 +178,36 @@ class Recommender(nn.Module):
         norm_DD: Tensor = self.transitions().norm(dim=-1)
         return norm_DD[batch.domain_N, batch.target_domain_N]
 
+    def hold_all_items(self, table_IK: Tensor) -> None:
+        """Replace the shard of the item embedding by the whole of it."""
+        self.item = nn.Embedding(len(table_IK), table_IK.shape[1], sparse=True, _weight=table_IK)
+        self.shard = _WHOLE
+
     def item_vectors(self, items: Tensor | slice) -> Tensor:
-        """Vectors of these items, of length 1. (…, K)"""
+        """Vectors of the items in these rows of the item embedding, of length 1. (…, K)"""
         return F.normalize(self.item.weight[items], dim=-1)
+
+
+def _item_embedding(items: int, width: int, shard: Shard) -> nn.Embedding:
+    """An embedding of a shard of all items. Its gradient holds only the rows that are read."""
+    if shard == _WHOLE:
+        return nn.Embedding(items, width, sparse=True)
+    weight = torch.empty(shard.size(items), width)
+    embedding = nn.Embedding(len(weight), width, sparse=True, _weight=weight)
+    _draw_rows(embedding.weight, items, shard)  # torch draws twice: here, and by the standard deviation wanted
+    return embedding
+
+
+@torch.no_grad()
+def _draw_rows(table_IK: Tensor, items: int, shard: Shard) -> None:
+    """Draw a shard of a table of normal values. Of whatever shard, the generator draws the whole table."""
+    if shard == _WHOLE:
+        nn.init.normal_(table_IK, std=EMBEDDING_STD)
+        return
+    starts = range(0, items, _DRAWN)
+    # torch draws 16 values at a time, and the last 16 of a tensor anew if its size is no multiple of 16. So only the
+    # last block may have another size, and it isn't small.
+    for start, end in zip(starts, [*starts[1:-1], items] if len(starts) > 1 else [items], strict=False):
+        block_IK = torch.empty(end - start, table_IK.shape[1]).normal_(std=EMBEDDING_STD)
+        local = shard.local_slice(start, end)
+        table_IK[local] = block_IK[local.start * shard.count + shard.index - start :: shard.count]

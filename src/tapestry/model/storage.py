@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from tapestry.core.atomic import atomic_folder, write_json
 from tapestry.core.errors import TapestryError, one_line
 from tapestry.core.settings import parse
-from tapestry.model.network import Recommender
+from tapestry.model.network import ITEM_WEIGHT, Recommender
 from tapestry.model.settings import ModelSettings
 from tapestry.model.tensors import not_finite
+from tapestry.parallel.shard import Shard
 from tapestry.sequences.reader import Domain
 
 WEIGHTS = "model.safetensors"
@@ -26,6 +28,8 @@ CONFIG = "config.json"
 TRAINING = "training.json"
 _RERUN = "run `dvc repro train`"
 _MOST_SHOWN = 3  # differences that a message lists
+_WHOLE = Shard()
+_BLOCK = 1 << 16  # rows of the item embedding that are read at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +71,15 @@ def save_model(
         )  # safetensors makes a file that only its owner can read
 
 
-def load_model(folder: Path, data: Sequence[Domain] | None = None) -> tuple[Recommender, tuple[Domain, ...]]:
+def load_model(
+    folder: Path, data: Sequence[Domain] | None = None, shard: Shard = _WHOLE
+) -> tuple[Recommender, tuple[Domain, ...]]:
     """Read what `save_model` wrote. The model is on the CPU, in evaluation mode.
 
     Args:
         folder: holds config.json and model.safetensors.
         data: the domains of the data on which the model will be used. They must be those on which it was trained.
+        shard: the rows of the item embedding to read.
 
     Returns:
         The model, and the domains on which it was trained.
@@ -95,7 +102,7 @@ def load_model(folder: Path, data: Sequence[Domain] | None = None) -> tuple[Reco
         wrong = _difference(found, {name: f"F32 {list(x.shape)}" for name, x in model.state_dict().items()})
         if wrong:
             raise TapestryError(f"{folder / WEIGHTS}: not the weights that {CONFIG} describes: {wrong}; {_RERUN}")
-        weights = load_file(folder / WEIGHTS)
+        weights = load_file(folder / WEIGHTS) if shard == _WHOLE else _read_shard(folder / WEIGHTS, shard)
     except FileNotFoundError as error:
         raise TapestryError(f"{folder / WEIGHTS}: no trained model; run `dvc repro train`") from error
     except (SafetensorError, OSError, ValueError) as error:
@@ -103,9 +110,28 @@ def load_model(folder: Path, data: Sequence[Domain] | None = None) -> tuple[Reco
     not_finite_weights = not_finite(weights)
     if not_finite_weights:
         raise TapestryError(f"{folder / WEIGHTS}: weights are NaN or infinite: {not_finite_weights}; {_RERUN}")
-    model = Recommender(saved.model, domains[-1].end, len(domains))
+    model = Recommender(saved.model, domains[-1].end, len(domains), shard)
     model.load_state_dict(weights)
     return model.eval(), domains
+
+
+def _read_shard(path: Path, shard: Shard) -> dict[str, Tensor]:
+    """Read all weights, of the item embedding only a shard; a block of it at a time."""
+    weights = {}
+    with safe_open(path, "pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            if name != ITEM_WEIGHT:
+                weights[name] = file.get_tensor(name)
+                continue
+            table = file.get_slice(name)
+            rows, width = table.get_shape()
+            weights[name] = torch.empty(shard.size(rows), width)
+            for start in range(0, rows, _BLOCK):
+                end = min(start + _BLOCK, rows)
+                local = shard.local_slice(start, end)
+                block = table[start:end]
+                weights[name][local] = block[local.start * shard.count + shard.index - start :: shard.count]
+    return weights
 
 
 def _read_config(folder: Path) -> _Saved:

@@ -6,8 +6,9 @@ Shape suffixes: N tokens of a batch, B histories of a batch, B1 = B + 1.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,32 @@ def pack(sequences: Sequences, starts: npt.NDArray[np.int64], ends: npt.NDArray[
     )
 
 
+def histories_of(batch: Batch, histories: npt.NDArray[np.int64]) -> tuple[Batch, npt.NDArray[np.int64]]:
+    """Return the batch of some histories of a batch, in their order there, and which tokens of the batch it has."""
+    lengths = batch.offsets_B1.diff().numpy()
+    inside = np.zeros(len(lengths), dtype=bool)
+    inside[histories] = True
+    tokens = np.flatnonzero(np.repeat(inside, lengths))
+    of_token = {field.name: getattr(batch, field.name)[tokens] for field in fields(batch) if field.name.endswith("_N")}
+    offsets = np.concatenate([[0], np.cumsum(lengths[inside])])
+    return Batch(**of_token, offsets_B1=torch.from_numpy(offsets)), tokens
+
+
+def balanced(lengths: npt.NDArray[np.int64], parts: int) -> list[npt.NDArray[np.int64]]:
+    """Deal histories to `parts` processes, so that all have about as many tokens: indices into `lengths`, ascending.
+
+    The longest history goes first, each to the part that has the fewest tokens so far (Graham's rule: no part has more
+    than 4/3 of the tokens of the best dealing's largest part).
+    """
+    dealt: list[list[int]] = [[] for _ in range(parts)]
+    tokens = [(0, part) for part in range(parts)]
+    for history in np.argsort(-lengths, kind="stable").tolist():
+        fewest, part = tokens[0]
+        dealt[part].append(history)
+        heapq.heapreplace(tokens, (fewest + int(lengths[history]), part))
+    return [np.array(sorted(histories), dtype=np.int64) for histories in dealt]
+
+
 def trained_users(sequences: Sequences) -> npt.NDArray[np.int64]:
     """Return the users with at least two training interactions (one token and its target), ascending."""
     return np.flatnonzero(sequences.train_length >= 2)
@@ -96,17 +123,24 @@ def training_batches(
 
 
 def target_batches(
-    sequences: Sequences, targets: npt.NDArray[np.int64], window: int, batch_users: int
+    sequences: Sequences,
+    targets: npt.NDArray[np.int64],
+    window: int,
+    batch_users: int,
+    part: int = 0,
+    parts: int = 1,
 ) -> Iterator[tuple[npt.NDArray[np.int64], Batch]]:
     """Yield batches that predict `targets` (indices of interactions) from the last `window` interactions before each.
 
-    Histories of similar length share a batch. The last token of a history predicts its target.
+    Histories of similar length share a batch. The last token of a history predicts its target. Of several parts, part p
+    has the batches p, p + parts, p + 2·parts, …
 
     Yields:
         (indices, batch): history b of the batch is of targets[indices[b]].
     """
     starts = np.maximum(sequences.offsets[sequences.user[targets]], targets - window)
     order = np.argsort(targets - starts, kind="stable")
-    for first in range(0, len(order), batch_users):
+    for number, first in enumerate(range(0, len(order), batch_users)):
         indices = order[first : first + batch_users]
-        yield indices, pack(sequences, starts[indices], targets[indices])
+        if number % parts == part:
+            yield indices, pack(sequences, starts[indices], targets[indices])

@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from tapestry.core.atomic import atomic_file
 from tapestry.report.figure_style import (
@@ -24,6 +25,7 @@ from tapestry.report.figure_style import (
 )
 
 _HEIGHT = 3.6  # inches
+_APART = 1.25  # least ratio of two labelled values of a logarithmic axis
 Rows = Sequence[Mapping[str, str]]
 
 
@@ -44,6 +46,9 @@ def draw(picture: Mapping[str, Any], rows: Rows, against: str, path: Path) -> No
                 (axes.axvline if picture["x"] == "recipe" else axes.axhline)(0, color=MUTED, linewidth=1)
             (_dots if picture["x"] == "recipe" else _lines)(axes, picture, panel, shown)
             axes.set_title(panel["label"])
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        if len(labels) > 1:
+            figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), labelcolor=INK)
         study = path.resolve().parent.name  # a prefix of ids, which are then unique in a page of all studies
         svg = figure_svg(figure, study, picture["description"])
     with atomic_file(path) as temporary:
@@ -67,14 +72,24 @@ def _lines(axes: Axes, picture: Mapping[str, Any], panel: Mapping[str, Any], row
         axes.fill_between(x, low, high, color=SERIES[index % 5], alpha=0.15, linewidth=0)
     axes.set_xscale(picture.get("x_scale", "linear"))
     if picture.get("x_scale") == "log":
-        ticks = sorted({float(row[picture["x"]]) for row in rows})
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ticks = _apart(sorted({float(row[picture["x"]]) for row in rows}))
+        axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
         axes.set_xticks([], minor=True)
-    axes.set_yscale(picture.get("y_scale", "linear"))
+    if picture.get("y_scale") == "log":
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(picture["x_label"])
-    if len(names) > 1:
-        axes.legend(labelcolor=INK)
+
+
+def _apart(values: list[float]) -> list[float]:
+    """Return ascending values without those whose labels would overlap on a logarithmic axis."""
+    kept: list[float] = []
+    for value in values:
+        if not kept or value >= _APART * kept[-1]:
+            kept.append(value)
+    return kept
 
 
 def _dots(axes: Axes, picture: Mapping[str, Any], panel: Mapping[str, Any], rows: Rows) -> None:
@@ -92,8 +107,6 @@ def _dots(axes: Axes, picture: Mapping[str, Any], panel: Mapping[str, Any], rows
     axes.set_yticks(range(len(recipes)), [picture.get("names", {}).get(recipe, recipe) for recipe in recipes])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.set_ylim(len(recipes) - 0.5, -0.5)
-    if len(data) > 1:
-        axes.legend(labelcolor=INK)
 
 
 def _values(row: Mapping[str, str], panel: Mapping[str, Any]) -> tuple[float, float, float]:

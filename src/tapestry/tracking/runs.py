@@ -56,14 +56,28 @@ class StageRun:
         return digest
 
 
+class _NoJournal(Journal):
+    """Takes what a run logs, and writes it nowhere."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, kind: str, value: Any) -> None:
+        """Do nothing."""
+
+
 @contextmanager
-def stage_run(stage: str, params: Mapping[str, Any]) -> Iterator[StageRun]:
+def stage_run(stage: str, params: Mapping[str, Any], logged: bool = True) -> Iterator[StageRun]:
     """Create the MLflow run of a stage; its status is FINISHED, or FAILED if the body raises, KILLED after Ctrl-C.
 
     Args:
         stage: the stage's name in dvc.yaml, such as `ingest@Books`.
         params: the parameters that the stage reads, as {"ingest.threads": 2, …}.
+        logged: False in all but one of several processes that do the stage's work together.
     """
+    if not logged:
+        yield StageRun(_NoJournal())
+        return
     journal = Journal(shown_uri())
     run = StageRun(journal)
     started = now_ms()

@@ -43,6 +43,12 @@ class Auxiliary:
     target_A: Integers
     weight: float
 
+    def among(self, tokens: Integers) -> Auxiliary:
+        """Return those of some tokens of the batch (ascending), numbered as they are among these tokens."""
+        place_A = np.minimum(np.searchsorted(tokens, self.token_A), len(tokens) - 1)
+        inside = tokens[place_A] == self.token_A
+        return Auxiliary(place_A[inside], self.target_A[inside], self.weight)
+
 
 Draw = Callable[[Integers, Integers, float, np.random.Generator], tuple[Integers, Integers]]
 """(interaction of each token (N,), end of the training interactions of its user (N,), probability to keep an auxiliary

@@ -14,8 +14,11 @@ from torch import Tensor
 
 from tapestry.core.errors import TapestryError
 from tapestry.model.device import choose_device, make_deterministic
-from tapestry.model.network import EMBEDDING_STD, Recommender
+from tapestry.model.network import EMBEDDING_STD, ITEM_WEIGHT, Recommender
 from tapestry.model.settings import ModelSettings
+from tapestry.parallel.item_rows import Rows
+from tapestry.parallel.processes import ALONE, Processes
+from tapestry.parallel.shard import Shard
 from tapestry.sequences.batches import trained_users
 from tapestry.sequences.reader import Sequences
 from tapestry.training.checkpoints import Checkpoints
@@ -99,6 +102,7 @@ def train(
     validate: Callable[[Recommender], dict[str, float]],
     on_epoch: Callable[[Epoch], None],
     checkpoints: Checkpoints | None = None,
+    processes: Processes = ALONE,
 ) -> Training:
     """Train for `epochs` epochs, or until `patience` epochs in a row brought no better validation NDCG@10.
 
@@ -109,6 +113,8 @@ def train(
         validate: returns a model's metrics on the validation targets, among them "ndcg_10".
         on_epoch: called after each epoch, to print or log it; first with the epochs of the checkpoint.
         checkpoints: where a training that was killed goes on, and ends with the same bytes.
+        processes: those that train the model together. The result of the first one has the whole model, that of the
+            others only their shards of the item embedding.
 
     Raises:
         TapestryError: the device is missing, the attention kernel can't run on it, or there is nothing to train on.
@@ -119,7 +125,7 @@ def train(
         raise TapestryError("train: no user has two training interactions; there is nothing to learn from")
     checkpoint = None if checkpoints is None else checkpoints.read_latest()
     progress = Progress() if checkpoint is None else Progress.of_state(checkpoint["progress"])
-    if checkpoint is not None:
+    if checkpoint is not None and processes.first:
         steps = checkpoint["trainer"]["part"]["steps"]
         passes = f", {checkpoint['passes']} of the refit" if checkpoint["phase"] == "refit" else ""
         print(f"continues a checkpoint: {len(progress.epochs)} epochs{passes} and {steps} steps are done", flush=True)
@@ -135,7 +141,7 @@ def train(
     refitting = checkpoint is not None and checkpoint["phase"] == "refit"
     try:
         if not refitting:
-            trainer = _start(sequences, model_settings, settings, checkpoint)
+            trainer = _start(sequences, model_settings, settings, checkpoint, processes)
             while len(progress.epochs) < settings.epochs and progress.epochs_since_best() < settings.patience:
                 number = len(progress.epochs) + 1
                 name = f"epoch {number}"
@@ -145,23 +151,28 @@ def train(
                 progress.add(epoch, trainer.model)
                 save(trainer, "fit", number)
             model = progress.restore_best(trainer.model)
+            del trainer  # the moments, before the first process gathers all items
         best = progress.best
         assert best is not None
         if settings.refit == "validation":
             whole = sequences.with_validation_trained()
-            refit = _start(whole, model_settings, settings, checkpoint if refitting else None)
+            refit = _start(whole, model_settings, settings, checkpoint if refitting else None, processes)
             done = checkpoint["passes"] if refitting and checkpoint is not None else 0
             for number in range(done + 1, best.epoch + 1):
                 name = f"epoch {number} of the refit"
                 refit.run(f"refit {number}/{best.epoch}", partial(save, refit, "refit", number - 1))
                 save(refit, "refit", number)
             model = refit.model.cpu().eval()
+            del refit
     except NotFiniteError as error:
         raise DivergedError(
             f"train: {name}, {error}; lower train.learning_rate or raise train.temperature",
-            None if progress.best is None else progress.restore_best(_new_model(sequences, model_settings)),
+            None
+            if progress.best is None
+            else _whole(progress.restore_best(_new_model(sequences, model_settings, processes.shard)), processes),
         ) from None
-    return Training(model, best, tuple(progress.epochs))
+    progress.best_weights = {}
+    return Training(_whole(model, processes), best, tuple(progress.epochs))
 
 
 def _start(
@@ -169,25 +180,34 @@ def _start(
     model_settings: ModelSettings,
     settings: TrainSettings,
     checkpoint: Mapping[str, Any] | None,
+    processes: Processes,
 ) -> Trainer:
     """Return a trainer with a new model, at the start of its training, or where the checkpoint was written."""
     device = choose_device(settings.device)
     make_deterministic(settings.seed, settings.threads)
-    model = _new_model(sequences, model_settings).to(device)
+    model = _new_model(sequences, model_settings, processes.shard).to(device)
     if settings.init == "cooccurrence" and checkpoint is None:
         from tapestry.training.initialization import cooccurrence_embedding  # SciPy, which not every machine has
 
         embedding_IK = cooccurrence_embedding(sequences, model_settings.width, EMBEDDING_STD, settings.seed)
         with torch.no_grad():
-            model.item.weight.copy_(embedding_IK)
-    trainer = Trainer(model, sequences, settings)
+            model.item.weight.copy_(processes.shard.of(embedding_IK))
+    trainer = Trainer(model, sequences, settings, processes)
     if checkpoint is not None:
         trainer.load_state(checkpoint["trainer"])
     return trainer
 
 
-def _new_model(sequences: Sequences, settings: ModelSettings) -> Recommender:
-    return Recommender(settings, sequences.items, len(sequences.domains))
+def _new_model(sequences: Sequences, settings: ModelSettings, shard: Shard) -> Recommender:
+    return Recommender(settings, sequences.items, len(sequences.domains), shard)
+
+
+def _whole(model: Recommender, processes: Processes) -> Recommender:
+    """Return the model with the whole item embedding in the first process; as it is in the others."""
+    table_IK = processes.gather_rows(model.item.weight.detach(), model.items)
+    if processes.count > 1 and table_IK is not None:
+        model.hold_all_items(table_IK)
+    return model
 
 
 @dataclass(eq=False)
@@ -209,7 +229,7 @@ class Progress:
         return {
             "epochs": [dataclasses.asdict(epoch) for epoch in self.epochs],
             "best": None if self.best is None else self.best.epoch,
-            "best_weights": self.best_weights,
+            "best_weights": {name: Rows(x) if name == ITEM_WEIGHT else x for name, x in self.best_weights.items()},
         }
 
     @classmethod

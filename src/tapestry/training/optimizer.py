@@ -4,11 +4,7 @@ A training step reads the rows of its items from `Optimizer.read`, and the backw
 `model.item.weight.grad`: a sparse tensor (I, K) that holds only these rows. So every gradient belongs to a parameter of
 the model, where the hooks of `torch.nn.parallel.DistributedDataParallel` (DDP) see it.
 
-Training runs in one process today. A run with DDP would create the `Optimizer` before it wraps the model, because DDP
-asks at construction whether `model.item` is sparse. It would call the wrapped model in `Trainer.step` and give each
-process other users. DDP then averages all gradients in the backward pass, with the gloo backend: NCCL has no sum of
-sparse tensors (github.com/pytorch/pytorch/issues/22400). The averaged gradient has the rows of all processes;
-`Optimizer.step` also updates the rows that only another process has read, so the tables stay equal.
+With several processes, each holds a shard of the item embedding and its moments, see `tapestry.parallel.item_rows`.
 
 Suffixes: I items, K width, U touched items.
 """
@@ -24,6 +20,8 @@ from torch import Tensor, nn
 
 from tapestry.model.device import no_row_written_twice
 from tapestry.model.network import Recommender
+from tapestry.parallel.item_rows import RowExchange, Rows
+from tapestry.parallel.processes import ALONE, Processes
 from tapestry.training.schedule import Schedule, constant
 from tapestry.training.settings import TrainSettings
 
@@ -42,9 +40,16 @@ class Optimizer:
 
     Args:
         schedule: the factor of `settings.learning_rate` at each step.
+        processes: those that train the model together.
     """
 
-    def __init__(self, model: Recommender, settings: TrainSettings, schedule: Schedule = constant) -> None:
+    def __init__(
+        self,
+        model: Recommender,
+        settings: TrainSettings,
+        schedule: Schedule = constant,
+        processes: Processes = ALONE,
+    ) -> None:
         decayed = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
         others = [parameter for name, parameter in model.named_parameters() if name != "item.weight"]
         self._network = torch.optim.AdamW(
@@ -59,6 +64,8 @@ class Optimizer:
         )
         self._item = model.item
         self._rows = RowAdam(model.item.weight, settings.learning_rate, schedule)
+        self._read_UK = torch.empty(0)
+        self._exchange = None if processes.count == 1 else RowExchange(model.item.weight, processes)
 
     def read(self, touched_U: Tensor) -> Tensor:
         """Return the up-to-date embeddings of the touched items, (U, K), for a forward pass.
@@ -66,22 +73,34 @@ class Optimizer:
         Args:
             touched_U: item numbers, each once.
         """
+        if self._exchange is not None:
+            self._read_UK = self._exchange.read(touched_U, self._rows.catch_up).requires_grad_()
+            return self._read_UK
         self._rows.catch_up(touched_U)
         embedding_UK: Tensor = self._item(touched_U)
         return embedding_UK
 
     def step(self) -> None:
         """Update all parameters from the gradients of a backward pass, and clear the gradients."""
+        if self._exchange is not None:
+            assert self._read_UK.grad is not None
+            self._exchange.collect_gradient(self._read_UK.grad)
         for group in self._network.param_groups:
             group["lr"] = self._rows.next_rate()
         self._network.step()
         self._network.zero_grad()
         self._rows.step()
 
+    @property
+    def steps(self) -> int:
+        """The number of steps so far."""
+        return self._rows.state.step
+
     def state(self) -> dict[str, Any]:
         """Return the moments and step numbers of both optimizers: dictionaries of tensors, not copied, and numbers."""
         adamw = self._network.state_dict()["state"]
-        return {"network": {str(number): moments for number, moments in adamw.items()}, "rows": vars(self._rows.state)}
+        rows = {name: Rows(x) if isinstance(x, Tensor) else x for name, x in vars(self._rows.state).items()}
+        return {"network": {str(number): moments for number, moments in adamw.items()}, "rows": rows}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Set the state that `state` has returned."""
@@ -160,7 +179,7 @@ class RowAdam:
         gradient = self._table.grad.coalesce()
         self._table.grad = None
         touched_U, grad_UK = gradient.indices()[0], gradient.values()
-        self.catch_up(touched_U)  # of rows that only another process has read
+        self.catch_up(touched_U)  # nothing to do for rows that this step has read
         learning_rate = self.next_rate()
         self.state.step += 1
         step = self.state.step

@@ -53,7 +53,11 @@ class TrainSettings:
     precision: Literal["fp32", "bf16"]
     """Precision of matrix products. Weights, loss and optimizer are in fp32 in any case."""
     threads: Threads
-    """CPU threads. The weights' last bits depend on this number."""
+    """CPU threads of each process. The weights' last bits depend on this number."""
+    launcher: Literal["none", "torchrun"] = "none"
+    """`torchrun`: several processes train together (`tapestry.parallel.launch`)."""
+    processes: Annotated[int, between(1, 1024)] = 1
+    """Processes on each machine. Gradients are those of one process, but for rounding and the draws of dropout."""
 
     def __post_init__(self) -> None:
         require(
@@ -61,5 +65,9 @@ class TrainSettings:
             "train.negatives: at least 1, or null for all items",
         )
         require(0 < self.auxiliary_rate <= 1, f"train.auxiliary_rate: {self.auxiliary_rate} is not in (0, 1]")
+        require(
+            self.launcher == "torchrun" or self.processes == 1,
+            f"train.processes: {self.processes} need train.launcher: torchrun",
+        )
         require(self.learning_rate > 0, "train.learning_rate: must be above 0")
         require(self.temperature > 0, "train.temperature: must be above 0")

@@ -19,7 +19,7 @@ from tapestry.model.kernels.softmax import DomainTargets
 from tapestry.model.network import Recommender
 from tapestry.model.request_time import Requests
 from tapestry.model.segments import Kernel, Segments
-from tapestry.sequences.batches import Batch
+from tapestry.sequences.batches import Batch, histories_of
 from tapestry.sequences.reader import Sequences
 from tapestry.training.auxiliary import Auxiliary
 
@@ -29,15 +29,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """The input of one training step.
+    """The input of one training step, or of a process's part of it.
 
-    users: indices of the batch's users. touched_U: numbers of the items that the step reads, each once. batch: its
-    `item_N` are indices into `touched_U`. segments: the order in which the network computes the batch's tokens.
-    requests: the queries, first one of each token for the interaction that follows it, then those for auxiliary
-    targets. weight_R: the weight of each query in the loss; None if all are 1. targets: one entry a target domain.
+    users: indices of the batch's users. tokens: of the whole step. touched_U: numbers of the items that this part
+    reads, each once. batch: its `item_N` are indices into `touched_U`. segments: the order in which the network
+    computes the batch's tokens. requests: the queries, first one of each token for the interaction that follows it,
+    then those for auxiliary targets. weight_R: the weight of each query in the loss; None if all are 1. targets: one
+    entry a target domain.
     """
 
     users: Integers
+    tokens: int
     batch: Batch
     segments: Segments
     touched_U: Tensor
@@ -55,6 +57,7 @@ def prepare_step(
     negatives: int | None,
     generator: np.random.Generator,
     auxiliary: Auxiliary | None = None,
+    part: Integers | None = None,
 ) -> Step:
     """Order a batch's tokens for `kernel`, and draw negatives for each target domain of the batch.
 
@@ -68,7 +71,20 @@ def prepare_step(
         batch: with item numbers in `item_N`.
         negatives: number of negatives a domain.
         auxiliary: auxiliary targets; None without.
+        part: the histories of the batch that this process computes, ascending; by default all. All processes draw the
+            same candidates for the whole batch, so the parts' gradients add up to that of the whole.
     """
+    whole_tokens = len(batch.item_N)
+    present = np.unique(batch.target_domain_N.numpy())
+    if auxiliary is not None:
+        present = np.union1d(present, sequences.domain[auxiliary.target_A])
+    drawn_of = {index: _draw(sequences.trained_items[index], negatives, generator) for index in present}
+    empty = part is not None and len(part) == 0
+    if part is not None:
+        # A process without a history computes one of another process, and gives its queries no weight.
+        part = np.arange(1) if empty else part
+        users, (batch, tokens_N) = users[part], histories_of(batch, part)
+        auxiliary = None if auxiliary is None else auxiliary.among(tokens_N)
     segments = model.arrange(batch, kernel)
     order_N = segments.order_N.numpy()
     tokens = len(order_N)
@@ -85,8 +101,10 @@ def prepare_step(
         time_R = np.append(time_R, sequences.timestamp[index_A])
         weight_R = torch.ones(len(token_R))
         weight_R[tokens:] = auxiliary.weight
+    if empty:
+        weight_R = torch.zeros(len(token_R))
     present = np.unique(domain_R)
-    drawn = [_draw(sequences.trained_items[index], negatives, generator) for index in present]
+    drawn = [drawn_of[index] for index in present]
     touched_U, local = np.unique(np.concatenate([batch.item_N.numpy(), target_R, *drawn]), return_inverse=True)
     start = tokens + len(target_R)
     item_N, target_local_R = local[:tokens], local[tokens:start]
@@ -100,6 +118,7 @@ def prepare_step(
         start += len(items)
     return Step(
         users=users,
+        tokens=whole_tokens,
         batch=replace(batch, item_N=torch.from_numpy(item_N)),
         segments=segments,
         touched_U=torch.from_numpy(touched_U),

@@ -10,14 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from tapestry.model.loss import domain_softmax_loss
-from tapestry.model.network import Recommender
+from tapestry.model.network import ITEM_WEIGHT, Recommender
 from tapestry.model.request_time import PERIODS, period_of
 from tapestry.model.tensors import not_finite, pinned, to_device
-from tapestry.sequences.batches import trained_users, training_batches
+from tapestry.parallel.item_rows import Rows
+from tapestry.parallel.processes import ALONE, Processes
+from tapestry.sequences.batches import balanced, trained_users, training_batches
 from tapestry.sequences.reader import Sequences
 from tapestry.training.auxiliary import AuxiliaryTargets
 from tapestry.training.optimizer import Optimizer
@@ -63,17 +67,24 @@ class Trainer:
     """Trains a model in place, one pass over the training tokens at a time.
 
     Between two steps, the state of a training is that of this object, see `state`, and the `Progress` of its epochs.
+
+    Args:
+        processes: those that train the model together. Each computes some histories of every step and holds a shard of
+            the item embedding; the rest of the model is the same in all. Gradients are those of the whole step.
     """
 
-    def __init__(self, model: Recommender, sequences: Sequences, settings: TrainSettings) -> None:
-        self.model, self._sequences, self._settings = model, sequences, settings
+    def __init__(
+        self, model: Recommender, sequences: Sequences, settings: TrainSettings, processes: Processes = ALONE
+    ) -> None:
+        self.model, self._sequences, self._settings, self._processes = model, sequences, settings, processes
+        self._network = model if processes.count == 1 else _replicated(model)
         self._device = model.item.weight.device
         self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=settings.precision == "bf16")
         self._kernel = model.kernel(self._device, train=True)
         self._steps_a_pass = -(-len(trained_users(sequences)) // settings.batch_users)
         steps = settings.epochs * self._steps_a_pass
         schedules = {"constant": constant, "half_cosine": half_cosine(steps)}
-        self._optimizer = Optimizer(model, settings, schedules[settings.schedule])
+        self._optimizer = Optimizer(model, settings, schedules[settings.schedule], processes)
         self._shuffle = np.random.default_rng(settings.seed)
         self._draws = np.random.default_rng([settings.seed, 1])
         self._auxiliary = AuxiliaryTargets(sequences, model.settings.window, settings, steps)
@@ -97,7 +108,13 @@ class Trainer:
         resumed_after, started = part.seconds, time.perf_counter()
         steps = prefetched(self._steps_and_draws())
         bar = tqdm(
-            steps, total=self._steps_a_pass, initial=part.steps, desc=name, unit="step", leave=False, disable=None
+            steps,
+            total=self._steps_a_pass,
+            initial=part.steps,
+            desc=name,
+            unit="step",
+            leave=False,
+            disable=None if self._processes.first else True,
         )
         with bar:
             for ready, drawn in bar:
@@ -105,12 +122,11 @@ class Trainer:
                 loss = self.step(step)
                 if not math.isfinite(loss):
                     raise NotFiniteError(f"step {part.steps + 1}: the loss is {loss}; {self._describe(step)}")
-                count = len(step.batch.item_N)
                 part.steps += 1
-                part.loss += loss * count
-                part.tape_norm += float(self.model.tape_norm(step.batch).sum())
-                part.tokens += count
-                part.computed += step.segments.computed
+                part.loss += loss * step.tokens
+                part.tape_norm += self._processes.sum(float(self.model.tape_norm(step.batch).sum()))
+                part.tokens += step.tokens
+                part.computed += int(self._processes.sum(step.segments.computed))
                 part.seconds = resumed_after + time.perf_counter() - started
                 self._drawn = drawn
                 bar.set_postfix(loss=f"{part.loss / part.tokens:.4f}")
@@ -118,9 +134,10 @@ class Trainer:
                     after_step()
         self._optimizer.catch_up_all()
         if self.model.request_time is not None:
-            self.model.request_time.fill(self._trained_P.to(self._device))
+            self.model.request_time.fill(self._trained_periods().to(self._device))
         # A loss shows only weights from before its step, and only weights that the step reads.
-        broken = not_finite(self.model.state_dict())
+        told = self._processes.gather(not_finite(self.model.state_dict()))
+        broken = ", ".join(dict.fromkeys(filter(None, told)))
         if broken:
             raise NotFiniteError(f"after step {part.steps}: weights are NaN or infinite: {broken}")
         self._part = _Part()
@@ -133,12 +150,14 @@ class Trainer:
         A tree of dictionaries whose leaves are tensors, not copied, and values for JSON: weights, the optimizers'
         states, the periods that have a target, the sums of the pass so far, and the states of the generators.
         `shuffled` is of the one that orders the users, as of before the pass; `drawn` of the one that draws negatives
-        and auxiliary targets, as of after the last step, since a thread may have prepared the step after it.
+        and auxiliary targets, as of after the last step, since a thread may have prepared the step after it. `Rows` are
+        of this process's shard. Other processes have the same in all else, and must call this at the same time.
         """
+        weights = self.model.state_dict()
         return {
-            "model": self.model.state_dict(),
+            "model": {name: Rows(x) if name == ITEM_WEIGHT else x for name, x in weights.items()},
             "optimizer": self._optimizer.state(),
-            "trained_periods": self._trained_P,
+            "trained_periods": self._trained_periods(),
             "part": asdict(self._part),
             "shuffled": self._shuffled if self._part.steps else self._shuffle.bit_generator.state,
             "drawn": self._drawn if self._part.steps else self._draw_state(),
@@ -161,13 +180,16 @@ class Trainer:
 
         If the loss is NaN or infinite, the weights are not updated.
         """
+        if self._processes.count > 1:  # dropout of this part of this step, whatever the parts before were
+            draw = np.random.SeedSequence([self._settings.seed, self._optimizer.steps, self._processes.rank])
+            torch.manual_seed(int(draw.generate_state(1)[0]))
         table_UK = self._optimizer.read(step.touched_U)
         with self._autocast:
-            query_RK = self.model(step.batch, step.segments, table_UK, step.requests)
+            query_RK = self._network(step.batch, step.segments, table_UK, step.requests)
         loss = domain_softmax_loss(
-            query_RK, table_UK, step.targets, self._settings.temperature, step.weight_R, len(step.batch.item_N)
+            query_RK, table_UK, step.targets, self._settings.temperature, step.weight_R, step.tokens
         )
-        value = loss.item()
+        value = self._processes.sum(loss.item())
         if math.isfinite(value):
             loss.backward()
             self._optimizer.step()
@@ -184,11 +206,19 @@ class Trainer:
         batches = training_batches(sequences, window, settings.batch_users, self._shuffle, self._part.steps)
         for users, batch in batches:
             auxiliary = self._auxiliary.of_next_step(users, batch, self._draws)
+            part = None
+            if self._processes.count > 1:
+                lengths = batch.offsets_B1.diff().numpy()
+                part = balanced(lengths, self._processes.count)[self._processes.rank]
             step = prepare_step(
-                self.model, self._kernel, sequences, users, batch, settings.negatives, self._draws, auxiliary
+                self.model, self._kernel, sequences, users, batch, settings.negatives, self._draws, auxiliary, part
             )
             self._trained_P[period_of(step.requests.time_R)] = True
             yield pinned(step) if self._device.type == "cuda" else step, self._draw_state()
+
+    def _trained_periods(self) -> Tensor:
+        """Return the periods that have a target in any process."""
+        return self._processes.add(self._trained_P.long()) > 0
 
     def _draw_state(self) -> dict[str, Any]:
         return {"generator": self._draws.bit_generator.state, "auxiliary_step": self._auxiliary.step}
@@ -205,6 +235,20 @@ class Trainer:
 
 class NotFiniteError(Exception):
     """A loss or weights aren't finite; the message describes them."""
+
+
+def _replicated(model: Recommender) -> nn.Module:
+    """Wrap a model, so that backward passes add up the gradients of all processes, but for those of item rows."""
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, [ITEM_WEIGHT])
+    wrapped = DistributedDataParallel(model)
+
+    def add_up(_state, bucket):  # type: ignore[no-untyped-def]  # torch refuses annotations that are text
+        """Sum gradients; by default torch would return their mean."""
+        work = dist.all_reduce(bucket.buffer(), async_op=True)
+        return work.get_future().then(lambda done: done.value()[0])
+
+    wrapped.register_comm_hook(None, add_up)
+    return wrapped
 
 
 def _torch_generators(device: torch.device) -> dict[str, Tensor]:

@@ -1,0 +1,49 @@
+"""Which rows of the item table a process holds: row i is dealt to process i mod P, as cards are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+T = TypeVar("T", Tensor, npt.NDArray[np.int64])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The rows index, index + count, index + 2 count, … of a table. By default, all of them.
+
+    Rows are dealt, and not cut into blocks, because the items of a domain have consecutive numbers: every process then
+    holds as many rows of each domain.
+
+    Example: of 7 rows, the shard with index 1 of 3 holds the rows 1 and 4, as its local rows 0 and 1.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def size(self, rows: int) -> int:
+        """Return how many of a table's rows it holds."""
+        return len(range(self.index, rows, self.count))
+
+    def local_slice(self, start: int, end: int) -> slice:
+        """Return the local rows that are among the rows start to end - 1 of the table."""
+        first, last = (-((self.index - bound) // self.count) for bound in (start, end))
+        return slice(first, last)
+
+    def holds(self, rows: T) -> T:
+        """Return whether it holds each of these rows of the table."""
+        mask: T = rows % self.count == self.index
+        return mask
+
+    def local(self, rows: T) -> T:
+        """Return the local row of each of these rows of the table, which it holds."""
+        local: T = rows // self.count
+        return local
+
+    def of(self, table: Tensor) -> Tensor:
+        """Return its rows of a whole table; a view."""
+        return table[self.index :: self.count]
