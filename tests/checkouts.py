@@ -22,7 +22,6 @@ DOMAINS = ["Books", "Toys"]
 STAND_IN = """
 import hashlib
 from pathlib import Path
-import pytest
 from ruamel.yaml import YAML
 
 def load(name):
