@@ -97,7 +97,7 @@ def fetch(source: SourceSettings, synthetic: SyntheticSettings, domain: str, fol
     if domain not in source.domains:
         raise TapestryError(f"{domain} is not one of source.domains: {', '.join(source.domains)}")
     if source.release == "synthetic":
-        from tapestry.source.synthetic import write_domain  # not at the top: the stage `source` always runs, and needs no NumPy
+        from tapestry.source.synthetic import write_domain  # not at the top: `source` always runs, without NumPy
 
         name = f"{domain}.json.gz"
         with atomic_folder(folder) as temporary:
