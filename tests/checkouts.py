@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from tapestry.core.cpu import PORTABLE
+
 ROOT = Path(__file__).parents[1]
 DOMAINS = ["Books", "Toys"]
 
@@ -22,7 +24,6 @@ DOMAINS = ["Books", "Toys"]
 STAND_IN = """
 import hashlib
 from pathlib import Path
-import pytest
 from ruamel.yaml import YAML
 
 def load(name):
@@ -100,8 +101,9 @@ def set_parameters(folder: Path, values: Mapping[str, Any]) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return environment variables with this interpreter first on PATH, without those that DVC or MLflow set."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
+    """Return environment variables with this interpreter first on PATH, without those of DVC, MLflow and `PORTABLE`."""
+    unset = ("DVC_", "MLFLOW_", *PORTABLE)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
     kept["PYTHONPATH"] = str(ROOT / "src")
     return kept

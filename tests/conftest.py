@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from browser import find_browser
 from filelock import FileLock
-from tiny_checkout import make_checkout
+from tiny_checkout import NARROW, experiment, make_checkout
 
 from tapestry.ingest.ingest import ingest
 from tapestry.parameters import Parameters, load_parameters
@@ -61,17 +62,34 @@ def six_domains(
     return inputs
 
 
-@pytest.fixture(scope="session")
-def reproduced(parameters: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny checkout after its first `dvc repro`; to copy, not to change. One for all of pytest's processes."""
+def made_once(name: str, make: Callable[[Path], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Call `make` with the path of a checkout, unless another of pytest's processes has; return the path."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "reproduced"
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     made = folder / "made"
     with FileLock(f"{folder}.lock"):
         if not made.exists():
-            make_checkout(folder / "checkout", parameters)
+            make(folder / "checkout")
             made.touch()
     return folder / "checkout"
+
+
+@pytest.fixture(scope="session")
+def reproduced(parameters: Parameters, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkout after its first `dvc repro`; to copy, not to change. One for all of pytest's processes."""
+    return made_once("reproduced", lambda folder: make_checkout(folder, parameters), tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def narrowed(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `reproduced` after the DVC experiment `narrow`; to copy, not to change. One for all processes."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(reproduced, folder, symlinks=True)
+        settings = [word for setting in NARROW for word in ("-S", setting)]
+        assert experiment(folder, "--name", "narrow", *settings) == {"train", "evaluate", "figures", "report"}
+
+    return made_once("narrowed", make, tmp_path_factory)
 
 
 @pytest.fixture

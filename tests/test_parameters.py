@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -239,6 +240,9 @@ SIZES = st.builds(
 )
 
 
+DUCKDB = duckdb.connect()  # to open one for each example takes most of the time
+
+
 @settings(max_examples=300, deadline=None)
 @given(SIZES)
 def test_duckdb_reads_every_accepted_memory_limit_as_the_size_that_was_checked(text: str) -> None:
@@ -251,10 +255,9 @@ def test_duckdb_reads_every_accepted_memory_limit_as_the_size_that_was_checked(t
         assert expected < 10**8 or expected > 10**15 or "e-" in text or "e+" in text
         return
     assert 10**8 <= expected <= 10**15
-    with duckdb.connect() as connection:
-        (read,) = connection.execute("SELECT parse_formatted_bytes(?)", [text]).fetchone()  # type: ignore[misc]
-        assert read == pytest.approx(expected, abs=1)
-        connection.execute(f"SET memory_limit = '{text}'")
+    (read,) = DUCKDB.execute("SELECT parse_formatted_bytes(?)", [text]).fetchone()  # type: ignore[misc]
+    assert read == pytest.approx(expected, abs=1)
+    DUCKDB.execute(f"SET memory_limit = '{text}'")
 
 
 SCALARS = (
@@ -270,6 +273,10 @@ SCALARS = (
 )
 
 
+DEFAULTS: dict[str, dict[str, Any]] = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+AS_JSON = {section: json.dumps(values) for section, values in DEFAULTS.items()}  # which is YAML too
+
+
 @settings(max_examples=400, deadline=None)
 @example("synthetic.interests", 501, 0)  # a rule about two keys: the message names either
 @example("source.release", "files", 0)
@@ -277,14 +284,13 @@ SCALARS = (
 def test_any_scalar_for_any_key_is_accepted_or_refused_by_name_quickly(
     tmp_path_factory: pytest.TempPathFactory, name: str, value: Any, depth: int
 ) -> None:
-    values = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
     section, key = name.split(".")
     for _ in range(depth):
         value = [value]
-    values[section][key] = value
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     with path.open("w", encoding="utf-8", errors="surrogatepass") as file:
-        YAML(typ="safe", pure=True).dump(values, file)
+        YAML(typ="safe", pure=True).dump({section: DEFAULTS[section] | {key: value}}, file)
+        file.writelines(f"{other}: {text}\n" for other, text in AS_JSON.items() if other != section)
     started = time.process_time()
     try:
         taken = getattr(getattr(load_parameters(path), section), key)

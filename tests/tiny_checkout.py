@@ -17,6 +17,9 @@ from tapestry.provenance.dvc_files import ALWAYS
 from tapestry.source.source import fetch
 
 DOMAINS = ("Books", "Toys")
+# Of the studies' pipelines one is enough: DVC reads them all for each experiment, which takes ten times as long.
+_LEFT_OUT = re.compile(r"metrics/|dvc\.lock|studies/(?!popularity/)[^/]+/dvc\.(yaml|lock)")
+NARROW = ("model.state_dim=4", "train.epochs=3")  # of the experiment `narrow` in the fixture `narrowed`
 
 
 def read_yaml(path: Path) -> Any:
@@ -41,8 +44,16 @@ def run_for_output(command: list[str], folder: Path) -> str:
 
 def repro(folder: Path) -> set[str]:
     """Run `dvc repro`; return the stages that it ran, without those that always run."""
-    ran = set(re.findall(r"Running stage '([^']+)'", run(["dvc", "repro"], folder)))
-    return ran - set(ALWAYS)
+    return _ran(run(["dvc", "repro"], folder))
+
+
+def experiment(folder: Path, *options: str) -> set[str]:
+    """Run `dvc exp run`; return the stages that it ran, without those that always run."""
+    return _ran(run(["dvc", "exp", "run", *options], folder))
+
+
+def _ran(printed: str) -> set[str]:
+    return set(re.findall(r"Running stage '([^']+)'", printed)) - set(ALWAYS)
 
 
 def make_checkout(folder: Path, parameters: Parameters) -> None:
@@ -55,7 +66,7 @@ def make_checkout(folder: Path, parameters: Parameters) -> None:
         text=True,
     )
     for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith(("metrics/", "dvc.lock")):
+        if (ROOT / name).is_file() and not _LEFT_OUT.match(name):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     tiny: dict[str, dict[str, Any]] = {

@@ -33,13 +33,11 @@ from typer.testing import CliRunner
 from tapestry.audit.audit import CLAIMS, audit_checkout
 from tapestry.audit.cache import run_key
 from tapestry.audit.claims import Claim, Status
-from tapestry.audit.clone import cloned, provide_raw, reproduce
 from tapestry.audit.differences import differing
 from tapestry.audit.evidence import Evidence
 from tapestry.audit.pickles import what_pickle
 from tapestry.audit.rerun import compare, here
 from tapestry.cli import app
-from tapestry.provenance.git import git
 
 
 def relocate(folder: Path) -> None:
@@ -61,7 +59,12 @@ def committed(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def checkout(committed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = shutil.copytree(committed, tmp_path / "checkout")
+    return entered(committed, tmp_path, monkeypatch)
+
+
+def entered(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy a checkout with its store, and make the copy the working directory."""
+    folder = shutil.copytree(made, tmp_path / "checkout")
     relocate(folder)
     for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
         monkeypatch.delenv(name, raising=False)
@@ -366,41 +369,41 @@ def test_an_input_edited_during_a_stage_fails(checkout: Path) -> None:
 def test_a_rerun_passes_or_names_the_first_number_that_differs(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evidence = Evidence(checkout)
-    with cloned(checkout, git(checkout, "rev-parse", "HEAD").strip()) as clone:
-        provide_raw(checkout, clone)
-        assert reproduce(clone, "", len(evidence.lock)) is None
-        (found,) = compare(evidence, clone, lambda path: here(evidence, path))
-        assert found.status is Status.PASS
-        assert "22 outputs of 12 stages" in found.text
-        flip(checkout / "models/model.safetensors", -1)
-        table = pq.read_table(checkout / "metrics/ranks.parquet")
-        pq.write_table(table.slice(1), checkout / "metrics/ranks.parquet")
-        changed = Evidence(checkout)
-        first, *others = compare(changed, clone, lambda path: here(changed, path))
-        assert first.status is Status.FAIL
-        assert re.match(
-            r"train is the first stage that differs: models/model\.safetensors: tensor \S+: 1 of \d+ numbers differ, "
-            r"number \d+ is \S+ here, \S+ in the rerun$",
-            first.text,
-        )
-        assert [other.text for other in others] == ["after it differ: evaluate"]
-        changed.lock["train"]["params"]["params.yaml"]["train"]["epochs"] = 3
-        (tmp_path / "site" / "numpy-99.0.dist-info").mkdir(parents=True)
-        monkeypatch.syspath_prepend(tmp_path / "site")
-        _, *causes, _ = compare(changed, clone, lambda path: here(changed, path))
-        assert causes[0].text == "the rerun of train had the parameter train.epochs 2 in place of 3"
-        assert re.match(r"the rerun of train had the package numpy 99\.0 in place of \S+ \(train · ", causes[1].text)
-        assert len(causes) == 2
+    """A copy stands for the rerun; the test below reproduces a run."""
+    evidence, rerun = Evidence(checkout), shutil.copytree(checkout, tmp_path / "rerun")
+    (found,) = compare(evidence, rerun, lambda path: here(evidence, path))
+    assert found.status is Status.PASS
+    assert "22 outputs of 12 stages" in found.text
+    flip(checkout / "models/model.safetensors", -1)
+    table = pq.read_table(checkout / "metrics/ranks.parquet")
+    pq.write_table(table.slice(1), checkout / "metrics/ranks.parquet")
+    changed = Evidence(checkout)
+    first, *others = compare(changed, rerun, lambda path: here(changed, path))
+    assert first.status is Status.FAIL
+    assert re.match(
+        r"train is the first stage that differs: models/model\.safetensors: tensor \S+: 1 of \d+ numbers differ, "
+        r"number \d+ is \S+ here, \S+ in the rerun$",
+        first.text,
+    )
+    assert [other.text for other in others] == ["after it differ: evaluate"]
+    changed.lock["train"]["params"]["params.yaml"]["train"]["epochs"] = 3
+    (tmp_path / "site" / "numpy-99.0.dist-info").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    _, *causes, _ = compare(changed, rerun, lambda path: here(changed, path))
+    assert causes[0].text == "the rerun of train had the parameter train.epochs 2 in place of 3"
+    assert re.match(r"the rerun of train had the package numpy 99\.0 in place of \S+ \(train · ", causes[1].text)
+    assert len(causes) == 2
 
 
-def test_an_old_run_is_reproduced_from_mlflow_and_its_poisoned_cache_entry_is_found(checkout: Path) -> None:
-    (old,) = runs_of(checkout, "train")
-    set_parameters(checkout, {"model.state_dim": 4})
-    repro(checkout)
+def test_an_old_run_is_reproduced_from_mlflow_and_its_poisoned_cache_entry_is_found(
+    narrowed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = entered(narrowed, tmp_path, monkeypatch)
+    old, _ = runs_of(checkout, "train")
     path, entry = entry_of(checkout, "train")
-    set_parameters(checkout, {"model.state_dim": 8})
+    set_parameters(checkout, {"model.state_dim": 8, "train.epochs": 2})
     repro(checkout)
+    commit(checkout)
     entry["outs"][0]["md5"] = read_yaml(checkout / "dvc.lock")["stages"]["train"]["outs"][0]["md5"]
     put_entry(path, entry)
     claims = audited(checkout)

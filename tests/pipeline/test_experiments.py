@@ -5,13 +5,14 @@ from __future__ import annotations
 import html
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkouts import set_parameters
 from mlflow import MlflowClient
-from tiny_checkout import read_yaml, repro, run, runs_of, sync
+from tiny_checkout import NARROW, experiment, read_yaml, repro, run, runs_of, sync
 
 from tapestry.provenance.hashes import code_hash, content_hash
 from tapestry.report.origin import with_origin
@@ -23,6 +24,12 @@ STAGES = {"fetch@Books", "fetch@Toys", "ingest@Books", "ingest@Toys", "sessioniz
 @pytest.fixture
 def checkout(reproduced: Path, tmp_path: Path) -> Path:
     return shutil.copytree(reproduced, tmp_path / "checkout")
+
+
+@pytest.fixture
+def narrow(narrowed: Path, tmp_path: Path) -> Path:
+    """A checkout with two models, the second of the experiment `narrow`."""
+    return shutil.copytree(narrowed, tmp_path / "checkout", symlinks=True)
 
 
 def children(folder: Path, model: Any) -> dict[str, Any]:
@@ -96,82 +103,103 @@ def test_a_first_repro_logs_the_models_run_with_those_of_its_stages_below_it(che
             assert json.loads(child.data.tags["dvc_inputs"])[dep["path"]] == dep["md5"]
 
 
-def test_a_repro_that_changes_nothing_adds_no_run_and_one_that_restores_finds_the_former_run(checkout: Path) -> None:
-    before = {model.info.run_id: model.data for model in runs_of(checkout)}
-    assert repro(checkout) == set()
-    set_parameters(checkout, {"model.state_dim": 4})
-    assert repro(checkout) == {"train", "evaluate", "figures", "report"}
-    first, second = runs_of(checkout, "train")
-    assert_complete(checkout, second, checkout / "metrics")
+def test_a_repro_that_changes_nothing_adds_no_run_and_one_that_restores_finds_the_former_run(
+    narrow: Path, reproduced: Path
+) -> None:
+    before = {model.info.run_id: model.data for model in runs_of(narrow)}
+    assert repro(narrow) == set()
+    assert {model.info.run_id for model in runs_of(narrow)} == set(before)
+    first, second = runs_of(narrow, "train")
+    assert_complete(narrow, second, narrow / "metrics")
     assert (first.data.params["model.state_dim"], second.data.params["model.state_dim"]) == ("8", "4")
-    under = children(checkout, second)
+    under = children(narrow, second)
     assert set(under) == STAGES
     assert {stage for stage, child in under.items() if "restored" not in child.data.tags} == {"evaluate"}
-    originals = children(checkout, first)
+    originals = children(narrow, first)
     for stage in STAGES - {"evaluate"}:
         assert under[stage].data.tags["made_by"] == originals[stage].info.run_id
-    known = {model.info.run_id for model in runs_of(checkout)}
-    set_parameters(checkout, {"model.state_dim": 8})
-    assert repro(checkout) == {"figures"}
-    assert {model.info.run_id for model in runs_of(checkout)} == known
-    after = {run.info.run_id: run.data.metrics for run in runs_of(checkout)}
-    assert {run_id: after[run_id] for run_id in before} == {run_id: data.metrics for run_id, data in before.items()}
+    assert content_hash(narrow / "metrics") != content_hash(reproduced / "metrics")
+    set_parameters(narrow, {"model.state_dim": 8, "train.epochs": 2})
+    assert repro(narrow) == {"figures"}  # the others come from DVC's run cache
+    assert content_hash(narrow / "metrics") == content_hash(reproduced / "metrics")
+    after = {run.info.run_id: run.data.metrics for run in runs_of(narrow)}
+    assert after == {run_id: data.metrics for run_id, data in before.items()}
 
 
-@pytest.mark.parametrize("elsewhere", [[], ["--temp"]])
-def test_each_experiment_has_its_own_complete_run(checkout: Path, elsewhere: list[str]) -> None:
+def experiment_figures(folder: Path, name: str, to: Path) -> Path:
+    """Write the figures that are in the commit of an experiment to a folder, and return it."""
+    (commit_of,) = run(["git", "for-each-ref", "--format=%(objectname)", f"refs/exps/**/{name}"], folder).split()
+    to.mkdir()
+    for file in ("test.json", "train.json", "curve.csv"):
+        (to / file).write_text(run(["git", "show", f"{commit_of}:metrics/{file}"], folder))
+    return to
+
+
+def assert_own(folder: Path, name: str, model: Any, figures: Path) -> None:
+    """Check that the run of an experiment's model is complete, is named after it, and has its stages and report."""
+    assert model.info.run_name == f"train · {name}"
+    assert_complete(folder, model, figures)
+    commit = run(["git", "rev-parse", "HEAD"], folder).strip()
+    assert model.data.tags["git_commit"] == commit
+    assert set(children(folder, model)) == STAGES
+    processor = runs_of(folder, "train")[0].data.tags["cpu"]
+    origin = {"Commit": commit, "DVC experiment": name, "Processor": processor, "Device": "cpu"}
+    rows = [f'<tr><th scope="row">{html.escape(k)}</th><td>{html.escape(v)}</td></tr>' for k, v in origin.items()]
+    assert "\n".join(rows) in report(folder, model)
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "settings"),
+    [
+        ([], {"cutoffs": ["evaluate.ks=[1,3,10,100]"], "same": ["model.state_dim=8"]}),
+        (["--temp"], {"again": NARROW, "same": ["model.state_dim=8"]}),
+    ],
+)
+def test_each_experiment_has_its_own_complete_run(
+    narrow: Path, tmp_path: Path, elsewhere: list[str], settings: dict[str, Sequence[str]]
+) -> None:
     """Also an experiment with the same model as another one, and one in which nothing is new."""
-    commit = run(["git", "rev-parse", "HEAD"], checkout).strip()
-    settings = {
-        "wider": "model.state_dim=4",
-        "cutoffs": "evaluate.ks=[1,3,10,100]",
-        "again": "model.state_dim=4",
-        "same": "model.state_dim=8",
-    }
-    figures = {}
-    for name, setting in settings.items():
-        run(["dvc", "exp", "run", *elsewhere, "--name", name, "-S", setting], checkout)
+    run(["git", "stash", "--quiet"], narrow)
+    figures = {"narrow": experiment_figures(narrow, "narrow", tmp_path / "narrow")}
+    for name, values in settings.items():
+        ran = experiment(narrow, *elsewhere, "--name", name, *(word for value in values for word in ("-S", value)))
+        assert ran == {"figures"} | ({"report"} if name == "cutoffs" else set())
         if not elsewhere:
-            run(["git", "stash", "--quiet"], checkout)
-        (commit_of,) = run(["git", "for-each-ref", "--format=%(objectname)", f"refs/exps/**/{name}"], checkout).split()
-        figures[name] = checkout.parent / name
-        for file in ("test.json", "train.json", "curve.csv"):
-            figures[name].mkdir(exist_ok=True)
-            (figures[name] / file).write_text(run(["git", "show", f"{commit_of}:metrics/{file}"], checkout))
-    by_name = {model.data.tags["dvc_exp"]: model for model in runs_of(checkout, "train")}
-    assert len(runs_of(checkout, "train")) == 5
-    assert set(by_name) == {"", *settings}
-    processor = by_name[""].data.tags["cpu"]
-    for name, setting in settings.items():
-        model = by_name[name]
-        assert model.info.run_name == f"train · {name}"
-        assert_complete(checkout, model, figures[name])
-        key, _, value = setting.partition("=")
-        assert model.data.params[key] == value.replace("[", "(").replace(",", ", ").replace("]", ")")
-        assert model.data.tags["git_commit"] == commit
-        assert set(children(checkout, model)) == STAGES
-        origin = {"Commit": commit, "DVC experiment": name, "Processor": processor, "Device": "cpu"}
-        rows = [f'<tr><th scope="row">{html.escape(k)}</th><td>{html.escape(v)}</td></tr>' for k, v in origin.items()]
-        assert "\n".join(rows) in report(checkout, model)
-    made_by = {name: model.data.tags.get("made_by") for name, model in by_name.items()}
-    first, wider = (by_name[name].info.run_id for name in ("", "wider"))
-    assert made_by == {"": None, "wider": None, "again": wider, "cutoffs": first, "same": first}
-    assert history(checkout, by_name["cutoffs"], "test/all/hr_3") != []
+            run(["git", "stash", "--quiet"], narrow)
+        figures[name] = experiment_figures(narrow, name, tmp_path / name)
+    by_name = {model.data.tags["dvc_exp"]: model for model in runs_of(narrow, "train")}
+    assert len(runs_of(narrow, "train")) == 2 + len(settings)
+    assert set(by_name) == {"", "narrow", *settings}
+    for name, values in {"narrow": NARROW, **settings}.items():
+        assert_own(narrow, name, by_name[name], figures[name])
+        for value in values:
+            key, _, text = value.partition("=")
+            assert by_name[name].data.params[key] == text.replace("[", "(").replace(",", ", ").replace("]", ")")
+    first, second = (by_name[name].info.run_id for name in ("", "narrow"))
+    made_by = {"": None, "narrow": None, "cutoffs": first, "same": first, "again": second}
+    assert {name: model.data.tags.get("made_by") for name, model in by_name.items()} == {
+        name: made_by[name] for name in by_name
+    }
     assert "test/all/hr_3" not in by_name[""].data.metrics
-    assert by_name["again"].data.tags["model_hash"] == by_name["wider"].data.tags["model_hash"]
+    if "cutoffs" in settings:
+        assert history(narrow, by_name["cutoffs"], "test/all/hr_3") != []
+    else:
+        assert by_name["again"].data.tags["model_hash"] == by_name["narrow"].data.tags["model_hash"]
 
 
-def test_a_queue_of_two_workers_and_a_stage_by_hand_log_to_the_same_store(checkout: Path) -> None:
+def test_a_queue_of_two_workers_and_a_stage_by_hand_log_to_the_same_store(checkout: Path, tmp_path: Path) -> None:
     run(["dvc", "exp", "run", "--queue", "-S", "model.state_dim=4,6"], checkout)
     run(["dvc", "exp", "run", "--run-all", "--jobs", "2"], checkout)
     models = runs_of(checkout, "train")
     assert sorted(model.data.params["model.state_dim"] for model in models) == ["4", "6", "8"]
-    for model in models:
-        assert set(children(checkout, model)) == STAGES
-        assert model.info.status == "FINISHED"
-    run(["python", "stages/run.py", "train"], checkout)
+    for model in models[1:]:
+        name = model.data.tags["dvc_exp"]
+        assert "made_by" not in model.data.tags
+        assert_own(checkout, name, model, experiment_figures(checkout, name, tmp_path / name))
+    run(["python", "stages/run.py", "fetch", "Books"], checkout)
     sync(checkout)
-    assert len(runs_of(checkout, "train")) == 4
+    assert len(runs_of(checkout, "train")) == 3
+    assert len([run for run in runs_of(checkout, "fetch") if "restored" not in run.data.tags]) == 3
     assert list((checkout / "mlflow.pending").iterdir()) == []
 
 

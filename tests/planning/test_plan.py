@@ -181,6 +181,16 @@ def test_an_unchanged_output_stops_the_rerun(checkout: Path) -> None:
     assert check_against(plans, run_in(checkout, "dvc", "repro")) == {"ingest@Books", "ingest@Toys"}
 
 
+def test_a_filter_that_is_reset_restores_the_sequences_and_all_that_follows(checkout: Path) -> None:
+    set_parameters(checkout, {"sessionize.max_length": 20})
+    assert check_against(plan(checkout), run_in(checkout, "dvc", "repro")) == AFTER_RAW
+    set_parameters(checkout, {"sessionize.max_length": 512})
+    plans = plan(checkout)
+    assert by_action(plans, "restore") == {"sessionize", "baselines", "train", "evaluate"}
+    assert check_against(plans, run_in(checkout, "dvc", "repro")) == {"figures"}
+    assert plan(checkout, []) == [StagePlan(p.stage, p.action if p.action == "always" else "unchanged") for p in plans]
+
+
 def test_a_users_new_raw_file_is_seen_before_source_runs(checkout: Path) -> None:
     (checkout / "raw").mkdir()
     for domain in ("Books", "Toys"):
@@ -192,7 +202,7 @@ def test_a_users_new_raw_file_is_seen_before_source_runs(checkout: Path) -> None
     plans = plan(checkout)
     assert by_action(plans, "run") == {"fetch@Toys"}
     assert reasons(plans, "fetch@Toys")[0] == "data/source/Toys.json: bytes: 32 → 38"
-    check_against(plans, run_in(checkout, "dvc", "repro"))
+    assert check_against(plans, run_in(checkout, "dvc", "repro")) == {"fetch@Toys", "ingest@Toys"} | AFTER_RAW
 
 
 @pytest.mark.parametrize(

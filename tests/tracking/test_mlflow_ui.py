@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from browser import opened_page
 from checkouts import environment
-from tiny_checkout import run, runs_of
+from tiny_checkout import runs_of
 from ui_server import UI, free_port
 
 from tapestry.report.origin import with_origin
@@ -41,11 +41,9 @@ def served(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def checkout(reproduced: Path, tmp_path: Path) -> Path:
+def checkout(narrowed: Path, tmp_path: Path) -> Path:
     """A checkout with two models."""
-    folder = shutil.copytree(reproduced, tmp_path / "checkout")
-    run(["dvc", "exp", "run", "--name", "narrow", "-S", "model.state_dim=4", "-S", "train.epochs=3"], folder)
-    return folder
+    return shutil.copytree(narrowed, tmp_path / "checkout")
 
 
 def test_the_models_are_listed_sorted_and_opened_with_curve_and_report(

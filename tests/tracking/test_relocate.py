@@ -11,10 +11,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from checkouts import set_parameters
 from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
-from tiny_checkout import repro, runs_of
+from tiny_checkout import runs_of
 from typer.testing import CliRunner
 
 from tapestry.cli import app
@@ -138,18 +137,22 @@ def test_a_copy_writes_nothing_into_the_original(
     assert capsys.readouterr().err == ""
 
 
-def test_a_stage_of_a_copied_checkout_logs_to_the_copys_store(reproduced: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(reproduced, tmp_path / "copy")
-    before = files(reproduced)
-    set_parameters(copy, {"model.state_dim": 4})
-    assert repro(copy) >= {"train", "report"}
-    assert files(reproduced) == before
+def test_a_stage_of_a_copied_checkout_logs_to_the_copys_store(
+    reproduced: Path, narrowed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The experiment `narrow` ran in a copy of `reproduced`, after the file `made` was written beside that."""
+    finished = (reproduced.parent / "made").stat().st_mtime_ns
+    assert [path for path, (written, _) in files(reproduced).items() if written > finished] == []
+    copy = at(shutil.copytree(narrowed, tmp_path / "copy"), monkeypatch)
+    assert stale_locations(narrowed / "mlflow.db") == []
+    open_store()  # relocates this second copy, which the test may read
     client = MlflowClient(sqlite_uri(copy / "mlflow.db"))
     rows = runs_of(copy, "train")
     assert len(rows) == 2
     for row in rows:
         (report,) = client.list_artifacts(row.info.run_id, "reports")
-        assert (copy / "mlartifacts" / row.info.run_id / "artifacts" / report.path).is_file()
+        for folder in (narrowed, copy):
+            assert (folder / "mlartifacts" / row.info.run_id / "artifacts" / report.path).is_file()
 
 
 def test_a_database_copied_without_its_artifacts_asks_for_them(made: Path, tmp_path: Path) -> None:

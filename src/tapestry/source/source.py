@@ -9,15 +9,11 @@ import shutil
 import unicodedata
 from pathlib import Path
 
-from tqdm import tqdm
-
 from tapestry.core.atomic import atomic_folder
 from tapestry.core.checkout import checkout_root
 from tapestry.core.errors import TapestryError
-from tapestry.source.download import download
 from tapestry.source.releases import RELEASES
 from tapestry.source.settings import SourceSettings, SyntheticSettings
-from tapestry.source.synthetic import write_domain
 
 _MAX_SHOWN = 10  # file names in a message
 
@@ -101,10 +97,14 @@ def fetch(source: SourceSettings, synthetic: SyntheticSettings, domain: str, fol
     if domain not in source.domains:
         raise TapestryError(f"{domain} is not one of source.domains: {', '.join(source.domains)}")
     if source.release == "synthetic":
+        from tapestry.source.synthetic import write_domain  # not at the top: `source` always runs, without NumPy
+
         name = f"{domain}.json.gz"
         with atomic_folder(folder) as temporary:
             write_domain(synthetic, source.domains, domain, temporary / name)
     elif source.release in RELEASES:
+        from tapestry.source.download import download  # not at the top: `source` needs no Requests
+
         url = RELEASES[source.release].url(domain)
         name = url.rpartition("/")[2]
         downloaded = checkout_root() / "downloads" / source.release / name
@@ -137,6 +137,8 @@ def _file_fingerprint(path: Path) -> dict[str, object]:
 
 
 def _copy(source: Path, target: Path) -> None:
+    from tqdm import tqdm
+
     total = source.stat().st_size
     with (
         source.open("rb") as reader,
