@@ -32,7 +32,8 @@ KS = (1, 10, 100)
 def main() -> None:
     model_settings, settings = load_section(ModelSettings, "model"), load_section(TrainSettings, "train")
     if settings.launcher == "torchrun" and not launched():
-        launch(settings.processes, settings.threads, ["stages/run.py", "train"])
+        after_stop = "the next `dvc repro` goes on from a checkpoint"
+        launch(settings.processes, settings.threads, ["stages/run.py", "train"], after_stop)
         return
     with joined(choose_device(settings.device), settings.processes) as processes:
         train_and_save(model_settings, settings, processes)

@@ -32,13 +32,14 @@ def launched() -> bool:
     return _LAUNCHED in os.environ
 
 
-def launch(processes: int, threads: int, arguments: Sequence[str]) -> None:
+def launch(processes: int, threads: int, arguments: Sequence[str], after_stop: str = "run it again") -> None:
     """Run `python arguments` in so many processes on this machine, and wait for their end.
 
     Args:
         processes: on this machine.
         threads: CPU threads of each process.
         arguments: the script and its own arguments.
+        after_stop: what the user is told when a signal such as SIGTERM ends this process.
 
     Raises:
         TapestryError: a process failed; its message, or its traceback on stderr, says why. Or a port is taken.
@@ -62,7 +63,7 @@ def launch(processes: int, threads: int, arguments: Sequence[str]) -> None:
         rank, failure = error.get_first_failure()
         raise TapestryError(_told(rank, failure.message)) from None
     except SignalException as error:
-        raise TapestryError(f"ended by {error.sigval.name}; the next `dvc repro` goes on from a checkpoint") from None
+        raise TapestryError(f"ended by {error.sigval.name}; {after_stop}") from None
     except dist.DistNetworkError as error:
         raise TapestryError(
             f"torchrun can't listen or connect: {one_line(str(error))[:200]}; set PET_MASTER_PORT to a free port of "

@@ -4,7 +4,7 @@ The current folder is the study's. Its params.yaml has:
 
     data:                     # data sets by name: the simulator with other settings, or a folder of another study
       name: {domains: 5, synthetic: {key: value}, sessionize: {key: value}}
-      six_domains: {folder: ../quality/data/leave_one_out, recipes: [full]}    # recipes: by default all
+      six_domains: {folder: ../quality/data/leave_one_out}
     recipes:                  # what differs from the sections `model` and `train`, or a study that has trained it
       name: {name: in tables, model: {key: value}, train: {key: value}}
       full: {study: ../ablation}    # and maybe another name

@@ -37,12 +37,8 @@ def results() -> None:
     recipes = _recipes()
     changed = dict.fromkeys(key for recipe in recipes.values() for key in recipe["model"])
     rows: list[dict[str, Any]] = []
-    for data, level in params["data"].items():
-        runs = {
-            name: Path(recipe.get("study", "."), "runs", data, name)
-            for name, recipe in params["recipes"].items()
-            if name in level.get("recipes", params["recipes"])
-        }
+    for data in params["data"]:
+        runs = {name: Path(recipe.get("study", "."), "runs", data, name) for name, recipe in params["recipes"].items()}
         tables = {recipe: read_trials(folder) for recipe, folder in runs.items()}
         values = {recipe: metric_values(of_seeds) for recipe, of_seeds in tables.items()}
         for recipe, found in values.items():
