@@ -46,13 +46,23 @@ def draw(picture: Mapping[str, Any], rows: Rows, against: str, path: Path) -> No
                 (axes.axvline if picture["x"] == "recipe" else axes.axhline)(0, color=MUTED, linewidth=1)
             (_dots if picture["x"] == "recipe" else _lines)(axes, picture, panel, shown)
             axes.set_title(panel["label"])
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        if len(labels) > 1:
-            figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), labelcolor=INK)
+        _add_legend(figure)
         study = path.resolve().parent.name  # a prefix of ids, which are then unique in a page of all studies
         svg = figure_svg(figure, study, picture["description"])
     with atomic_file(path) as temporary:
         temporary.write_text(standalone_svg(svg), encoding="utf-8")
+
+
+def _add_legend(figure: Figure) -> None:
+    """Add one legend below panels that have the same lines, else one in each panel with several."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if all(axes.get_legend_handles_labels()[1] == labels for axes in figure.axes):
+        if len(labels) > 1:
+            figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), labelcolor=INK)
+        return
+    for axes in figure.axes:
+        if len(axes.get_legend_handles_labels()[1]) > 1:
+            axes.legend(labelcolor=INK)
 
 
 def _lines(axes: Axes, picture: Mapping[str, Any], panel: Mapping[str, Any], rows: Rows) -> None:
