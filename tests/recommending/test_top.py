@@ -110,7 +110,9 @@ class Tied(Recommender):
         vectors[:, 0] = self.table[items]
         return vectors
 
-    def forward(self, batch: Batch, *_: object, requests: Requests | None = None) -> torch.Tensor:
+    def forward(
+        self, batch: Batch, segments: object, table_UK: object = None, requests: Requests | None = None
+    ) -> torch.Tensor:
         assert requests is not None
         query = torch.zeros(len(requests.token_R), self.settings.width, dtype=torch.float64)
         query[:, 0] = 1
