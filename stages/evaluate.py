@@ -13,7 +13,7 @@ from tapestry.model.device import choose_device, make_deterministic
 from tapestry.model.storage import load_model
 from tapestry.parallel.launch import joined, launch, launched, require_same
 from tapestry.parallel.processes import Processes
-from tapestry.parallel.shard import Shard
+from tapestry.parallel.shard import WHOLE
 from tapestry.provenance.hashes import content_hash
 from tapestry.recommending.examples import example_recommendations
 from tapestry.sequences.reader import read_sequences
@@ -39,7 +39,7 @@ def evaluate(settings: EvaluateSettings, processes: Processes) -> None:
         require_same(processes, {"data": input_hash, "model": model_hash, "parameters": params})
         sequences = read_sequences(source)
         sharded = settings.item_table == "sharded"
-        model, _ = load_model(folder, sequences.domains, processes.shard if sharded else Shard())
+        model, _ = load_model(folder, sequences.domains, processes.shard if sharded else WHOLE)
         device = choose_device(settings.device)
         make_deterministic(0, settings.threads)
         targets, excluded = sequences.targets(TEST), settings.exclude_seen

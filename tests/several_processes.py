@@ -29,8 +29,8 @@ from tapestry.model.device import make_deterministic
 from tapestry.model.network import Recommender
 from tapestry.parallel import processes as module
 from tapestry.parallel.launch import require_same
-from tapestry.parallel.processes import Processes
-from tapestry.parallel.shard import Shard
+from tapestry.parallel.processes import ALONE, Processes
+from tapestry.parallel.shard import WHOLE
 from tapestry.sequences.reader import Sequences
 from tapestry.training.checkpoints import Checkpoints
 from tapestry.training.loop import Training, train
@@ -106,21 +106,21 @@ def steps_in_float64(processes: Processes, sequences: Sequences, settings: Train
 
 
 class KilledError(Exception):
-    """Stands for SIGKILL of all processes."""
+    """Stands for SIGKILL of all processes: nothing of the training runs after it."""
 
 
 class KillingCheckpoints(Checkpoints):
-    """Writes a checkpoint after every third step, and is killed after a number of steps."""
+    """Writes a checkpoint after every `every` steps, and is killed after a number of steps in all."""
 
-    def __init__(self, folder: Path, processes: Processes, steps: int) -> None:
+    def __init__(self, folder: Path, every: int, steps: int, processes: Processes = ALONE) -> None:
         super().__init__(folder, {"same": 1}, processes)
-        self._steps = steps
+        self._steps, self._every = steps, every
 
     def due(self) -> bool:
         self._steps -= 1
         if self._steps < 0:
             raise KilledError
-        return self._steps % 3 == 0
+        return self._steps % self._every == 0
 
 
 def train_killed(
@@ -133,7 +133,7 @@ def train_killed(
     def validate(model: Recommender) -> dict[str, float]:
         return ranking_metrics(rank_by_model(model, sequences, targets, True, 8, processes).rank, [1, 10, 100])
 
-    checkpoints = None if folder is None else KillingCheckpoints(folder, processes, steps)
+    checkpoints = None if folder is None else KillingCheckpoints(folder, 3, steps, processes)
     try:
         training: Training = train(sequences, model, settings, validate, lambda epoch: None, checkpoints, processes)
     except KilledError:
@@ -145,7 +145,7 @@ def train_killed(
 def ranks_of_processes(processes: Processes, sequences: Sequences, sharded: bool) -> list[np.ndarray]:
     """Rank the test targets with an untrained model, each process with the whole of it or with its shard."""
     torch.manual_seed(0)
-    shard = processes.shard if sharded else Shard()
+    shard = processes.shard if sharded else WHOLE
     model = Recommender(MODEL, sequences.items, len(sequences.domains), shard).double().eval()
     found = rank_by_model(model, sequences, sequences.targets(TEST), True, 5, processes)
     return [found.rank, found.candidates]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,9 @@ import torch
 from tapestry.model.network import Recommender
 from tapestry.model.settings import ModelSettings
 from tapestry.model.storage import save_model
-from tapestry.parameters import load_parameters
+from tapestry.parameters import Parameters, load_parameters
 from tapestry.sequences.reader import Domain, Sequences
+from tapestry.training.settings import TrainSettings
 
 WHOLE_MODEL = ModelSettings(
     width=8,
@@ -116,3 +118,20 @@ def write_checkout(sequences: Sequences, folder: Path, params_yaml: Path, seed: 
     torch.nn.init.normal_(model.request_time.period.weight)
     save_model(folder / "models", model, sequences.domains, dataclasses.asdict(load_parameters(params_yaml).train))
     return model
+
+
+def quick_training(parameters: Parameters, **changes: Any) -> TrainSettings:
+    """Settings of a training on small sequences, without levers, in one thread of the CPU."""
+    plain: dict[str, Any] = {
+        "epochs": 3,
+        "patience": 5,
+        "init": "random",
+        "schedule": "constant",
+        "auxiliary": "none",
+        "batch_users": 8,
+        "negatives": None,
+        "temperature": 0.1,
+        "device": "cpu",
+        "threads": 1,
+    }
+    return dataclasses.replace(parameters.train, **(plain | changes))

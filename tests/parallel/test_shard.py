@@ -18,6 +18,7 @@ def test_shards_are_every_nth_row(rows: int, count: int, bounds: tuple[int, int]
         shard = Shard(index, count)
         mine = list(range(rows))[index::count]
         assert shard.of(table).tolist() == mine
+        assert shard.of(table[start:end], start).tolist() == [row for row in mine if start <= row < end]
         assert shard.size(rows) == len(mine)
         assert mine[shard.local_slice(start, end)] == [row for row in mine if start <= row < end]
         assert np.flatnonzero(shard.holds(np.arange(rows))).tolist() == mine

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small import WHOLE_MODEL, random_sequences
+from several_processes import KilledError, KillingCheckpoints
+from small import WHOLE_MODEL, quick_training, random_sequences
 
 from tapestry.core.splits import VALIDATION
 from tapestry.evaluation.metrics import ranking_metrics
@@ -31,28 +32,10 @@ MODEL = dataclasses.replace(WHOLE_MODEL, width=16, state_dim=16, dropout=0.3)
 PASSES_OF_A_FIT = 4
 
 
-class KilledError(Exception):
-    """Stands for SIGKILL: nothing of the training runs after it."""
-
-
-class KillingCheckpoints(Checkpoints):
-    """Writes a checkpoint after every `every` steps, and is killed after a number of steps in all."""
-
-    def __init__(self, folder: Path, every: int, steps: int) -> None:
-        super().__init__(folder, {"same": 1})
-        self.steps, self._every = steps, every
-
-    def due(self) -> bool:
-        self.steps -= 1
-        if self.steps < 0:
-            raise KilledError
-        return self.steps % self._every == 0
-
-
 @pytest.fixture
 def settings(parameters: Parameters) -> TrainSettings:
-    return dataclasses.replace(
-        parameters.train,
+    return quick_training(
+        parameters,
         epochs=PASSES_OF_A_FIT,
         patience=2,
         init="cooccurrence",
@@ -60,8 +43,7 @@ def settings(parameters: Parameters) -> TrainSettings:
         auxiliary="items",
         batch_users=9,
         negatives=4,
-        device="cpu",
-        threads=1,
+        temperature=parameters.train.temperature,
     )
 
 

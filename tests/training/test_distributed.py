@@ -20,6 +20,7 @@ from several_processes import (
     steps_in_float64,
     train_killed,
 )
+from small import quick_training
 
 from tapestry.parallel.processes import ALONE
 from tapestry.parameters import Parameters
@@ -30,19 +31,7 @@ SEQUENCES = sequences_with_a_lone_last_batch()
 
 @pytest.fixture
 def settings(parameters: Parameters) -> TrainSettings:
-    return dataclasses.replace(
-        parameters.train,
-        epochs=3,
-        patience=5,
-        init="random",
-        schedule="half_cosine",
-        auxiliary="items",
-        batch_users=8,
-        negatives=5,
-        temperature=0.1,
-        device="cpu",
-        threads=1,
-    )
+    return quick_training(parameters, schedule="half_cosine", auxiliary="items", negatives=5)
 
 
 @pytest.mark.parametrize("count", [2, 4])

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from small import WHOLE_MODEL, random_sequences, sequences_of
+from small import WHOLE_MODEL, quick_training, random_sequences, sequences_of
 
 from tapestry.core.errors import TapestryError
 from tapestry.core.splits import TEST, VALIDATION
@@ -32,19 +32,7 @@ MODEL = dataclasses.replace(WHOLE_MODEL, width=16, state_dim=16, dropout=0.0)
 
 @pytest.fixture
 def settings(parameters: Parameters) -> TrainSettings:
-    return dataclasses.replace(
-        parameters.train,
-        epochs=3,
-        patience=5,
-        init="random",
-        schedule="constant",
-        auxiliary="none",
-        batch_users=8,
-        negatives=None,
-        device="cpu",
-        threads=1,
-        temperature=0.1,
-    )
+    return quick_training(parameters)
 
 
 def trained(sequences: Sequences, settings: TrainSettings, dropout: float = 0.0) -> Training:

@@ -30,13 +30,12 @@ from tapestry.model.segments import Kernel, Segments, arrange
 from tapestry.model.settings import ModelSettings
 from tapestry.model.tape import TransitionEncoding
 from tapestry.model.target_state import TargetState
-from tapestry.parallel.shard import Shard
+from tapestry.parallel.shard import WHOLE, Shard
 from tapestry.sequences.batches import Batch
 
 EMBEDDING_STD = 0.02
 ITEM_WEIGHT = "item.weight"  # the item embedding in a model's state
 _DRAWN = 1 << 16  # rows of the item embedding that are drawn at a time
-_WHOLE = Shard()
 
 
 class Layer(nn.Module):
@@ -81,7 +80,7 @@ class Recommender(nn.Module):
         shard: the rows of the item embedding that this process holds. The initial weights are the same with any shard.
     """
 
-    def __init__(self, settings: ModelSettings, items: int, domains: int, shard: Shard = _WHOLE) -> None:
+    def __init__(self, settings: ModelSettings, items: int, domains: int, shard: Shard = WHOLE) -> None:
         super().__init__()
         self.settings = settings
         self.domains = domains
@@ -181,7 +180,7 @@ class Recommender(nn.Module):
     def hold_all_items(self, table_IK: Tensor) -> None:
         """Replace the shard of the item embedding by the whole of it."""
         self.item = nn.Embedding(len(table_IK), table_IK.shape[1], sparse=True, _weight=table_IK)
-        self.shard = _WHOLE
+        self.shard = WHOLE
 
     def item_vectors(self, items: Tensor | slice) -> Tensor:
         """Vectors of the items in these rows of the item embedding, of length 1. (…, K)"""
@@ -190,7 +189,7 @@ class Recommender(nn.Module):
 
 def _item_embedding(items: int, width: int, shard: Shard) -> nn.Embedding:
     """An embedding of a shard of all items. Its gradient holds only the rows that are read."""
-    if shard == _WHOLE:
+    if shard == WHOLE:
         return nn.Embedding(items, width, sparse=True)
     weight = torch.empty(shard.size(items), width)
     embedding = nn.Embedding(len(weight), width, sparse=True, _weight=weight)
@@ -201,7 +200,7 @@ def _item_embedding(items: int, width: int, shard: Shard) -> nn.Embedding:
 @torch.no_grad()
 def _draw_rows(table_IK: Tensor, items: int, shard: Shard) -> None:
     """Draw a shard of a table of normal values. Of whatever shard, the generator draws the whole table."""
-    if shard == _WHOLE:
+    if shard == WHOLE:
         nn.init.normal_(table_IK, std=EMBEDDING_STD)
         return
     starts = range(0, items, _DRAWN)
@@ -209,5 +208,4 @@ def _draw_rows(table_IK: Tensor, items: int, shard: Shard) -> None:
     # last block may have another size, and it isn't small.
     for start, end in zip(starts, [*starts[1:-1], items] if len(starts) > 1 else [items], strict=False):
         block_IK = torch.empty(end - start, table_IK.shape[1]).normal_(std=EMBEDDING_STD)
-        local = shard.local_slice(start, end)
-        table_IK[local] = block_IK[local.start * shard.count + shard.index - start :: shard.count]
+        table_IK[shard.local_slice(start, end)] = shard.of(block_IK, start)

@@ -20,7 +20,7 @@ from tapestry.core.settings import parse
 from tapestry.model.network import ITEM_WEIGHT, Recommender
 from tapestry.model.settings import ModelSettings
 from tapestry.model.tensors import not_finite
-from tapestry.parallel.shard import Shard
+from tapestry.parallel.shard import WHOLE, Shard
 from tapestry.sequences.reader import Domain
 
 WEIGHTS = "model.safetensors"
@@ -28,7 +28,6 @@ CONFIG = "config.json"
 TRAINING = "training.json"
 _RERUN = "run `dvc repro train`"
 _MOST_SHOWN = 3  # differences that a message lists
-_WHOLE = Shard()
 _BLOCK = 1 << 16  # rows of the item embedding that are read at a time
 
 
@@ -72,7 +71,7 @@ def save_model(
 
 
 def load_model(
-    folder: Path, data: Sequence[Domain] | None = None, shard: Shard = _WHOLE
+    folder: Path, data: Sequence[Domain] | None = None, shard: Shard = WHOLE
 ) -> tuple[Recommender, tuple[Domain, ...]]:
     """Read what `save_model` wrote. The model is on the CPU, in evaluation mode.
 
@@ -102,7 +101,7 @@ def load_model(
         wrong = _difference(found, {name: f"F32 {list(x.shape)}" for name, x in model.state_dict().items()})
         if wrong:
             raise TapestryError(f"{folder / WEIGHTS}: not the weights that {CONFIG} describes: {wrong}; {_RERUN}")
-        weights = load_file(folder / WEIGHTS) if shard == _WHOLE else _read_shard(folder / WEIGHTS, shard)
+        weights = load_file(folder / WEIGHTS) if shard == WHOLE else _read_shard(folder / WEIGHTS, shard)
     except FileNotFoundError as error:
         raise TapestryError(f"{folder / WEIGHTS}: no trained model; run `dvc repro train`") from error
     except (SafetensorError, OSError, ValueError) as error:
@@ -128,9 +127,7 @@ def _read_shard(path: Path, shard: Shard) -> dict[str, Tensor]:
             weights[name] = torch.empty(shard.size(rows), width)
             for start in range(0, rows, _BLOCK):
                 end = min(start + _BLOCK, rows)
-                local = shard.local_slice(start, end)
-                block = table[start:end]
-                weights[name][local] = block[local.start * shard.count + shard.index - start :: shard.count]
+                weights[name][shard.local_slice(start, end)] = shard.of(table[start:end], start)
     return weights
 
 

@@ -44,6 +44,10 @@ class Shard:
         local: T = rows // self.count
         return local
 
-    def of(self, table: Tensor) -> Tensor:
-        """Return its rows of a whole table; a view."""
-        return table[self.index :: self.count]
+    def of(self, block: Tensor, start: int = 0) -> Tensor:
+        """Return its rows of a block of the table that begins with row `start`; a view."""
+        return block[(self.index - start) % self.count :: self.count]
+
+
+WHOLE = Shard()
+"""All rows, of a table that one process holds."""
