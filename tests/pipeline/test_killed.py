@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -10,9 +11,11 @@ import subprocess
 from pathlib import Path
 
 from checkouts import environment, set_parameters
-from tiny_checkout import read_yaml, run
+from tiny_checkout import read_yaml, run, run_for_output
 
 KILLS, LONGEST = 6, 9.0  # seconds until a kill
+STAGE_KILLS = 10
+STAGES = ("source", "fetch", "ingest", "sessionize", "baselines", "train", "evaluate", "figures", "report")
 
 
 def undone(checkout: Path) -> None:
@@ -46,6 +49,26 @@ def test_a_pipeline_that_is_killed_at_random_moments_ends_in_the_same_bytes(repr
     assert killed > 1
     run(["dvc", "repro"], checkout)
     assert read_yaml(checkout / "dvc.lock") == lock
+
+
+def test_each_stage_that_is_killed_at_random_moments_leaves_nothing_half_written(
+    reproduced: Path, tmp_path: Path
+) -> None:
+    """The kills fall into a stage's own work: they come while it runs in a process that has imported all it needs."""
+    checkout = shutil.copytree(reproduced, tmp_path / "checkout", symlinks=True)
+    stages = read_yaml(checkout / "dvc.lock")["stages"]
+    ordered = [name for of in STAGES for name in stages if name.partition("@")[0] == of]
+    case = {
+        "seed": 7,
+        "kills": STAGE_KILLS,
+        "finished": str(reproduced),
+        "outputs": {name: [out["path"] for out in stages[name]["outs"]] for name in ordered},
+    }
+    undone(checkout)
+    script = Path(__file__).with_name("killed_stages.py")
+    killed = json.loads(run_for_output(["python", str(script), json.dumps(case)], checkout))
+    assert list(killed) == ordered
+    assert all(killed.values()), killed
 
 
 def test_a_training_that_is_ended_by_sigterm_goes_on_from_its_checkpoint(reproduced: Path, tmp_path: Path) -> None:
