@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from tapestry.baselines.baselines import rank_baselines
 from tapestry.core.atomic import atomic_folder, write_csv
@@ -24,6 +18,7 @@ from tapestry.ingest.settings import IngestSettings
 from tapestry.sequences.reader import read_sequences
 from tapestry.sessionize.settings import SessionizeSettings
 from tapestry.studies.data import make_sequences
+from tapestry.studies.groups import target_groups
 from tapestry.studies.results import (
     METRICS,
     change_row,
@@ -71,8 +66,6 @@ _SHOWN_GROUPS = (  # of breakdown.csv, in the README
     "popularity decile 10",
     "item without training",
 )
-_HISTORY = (0, 5, 10, 20, np.inf)  # bounds of the groups by number of interactions before the target
-_DECILES = 10
 
 
 def data(split: str) -> None:
@@ -115,7 +108,7 @@ def results() -> None:
         first = tables[VERSUS[0]][0]
         for name, found in values.items():
             means.append({"split": split, "recipe": name, **summary_row(found)})
-            for group, inside in _groups(first):
+            for group, inside in target_groups(first):
                 row = {"split": split, "recipe": name, "group": group, "targets": int(inside.sum())}
                 groups.append(row | {metric: short(found[metric][:, inside].mean()) for metric in METRICS})
         for other in (other for other in VERSUS if other in trained):
@@ -181,25 +174,6 @@ def _show_groups(rows: list[dict[str, str]]) -> None:
 def _seeds(row: dict[str, str]) -> str:
     """Return the number of seeds; none for a baseline, which has no chance in it."""
     return row["seeds"] if row["mrr_sd"] else ""
-
-
-def _groups(table: pa.Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
-    """Yield the groups of targets, with which targets are inside."""
-    column = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
-    for domain in sorted(set(column["domain"])):
-        yield f"domain {domain}", column["domain"] == domain
-    for name, words in (("switch", ("same domain", "other domain")), ("tied", ("untied", "tied"))):
-        for value, word in enumerate(words):
-            yield word, column[name] == bool(value)
-    for low, high in pairwise(_HISTORY):
-        yield f"history {low + 1} to {high}", (column["history"] > low) & (column["history"] <= high)
-    order = np.argsort(column["popularity"], kind="stable")
-    for number, part in enumerate(np.array_split(order, _DECILES), start=1):
-        inside = np.zeros(len(order), dtype=bool)
-        inside[part] = True
-        yield f"popularity decile {number}", inside
-    if (column["popularity"] == 0).any():
-        yield "item without training", column["popularity"] == 0
 
 
 if __name__ == "__main__":

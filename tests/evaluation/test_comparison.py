@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tapestry.evaluation.comparison import relative_change
+from tapestry.evaluation.comparison import Change, Floats, Integers, relative_changes
+
+
+def relative_change(ours: Floats, theirs: Floats, user: Integers, seed: int = 0) -> Change:
+    """Compare one metric."""
+    return relative_changes({"metric": ours}, {"metric": theirs}, user, seed)["metric"]
 
 
 def test_equal_models_do_not_differ() -> None:
@@ -39,6 +44,14 @@ def test_the_interval_is_that_of_plain_loops() -> None:
     change = relative_change(ours, theirs, user)
     assert change.change == pytest.approx(ours.mean() / theirs.mean() - 1)
     assert [change.low, change.high] == pytest.approx(np.quantile(ratios, [0.025, 0.975]), abs=0.02)
+
+
+def test_metrics_that_are_compared_together_have_the_intervals_of_each_alone() -> None:
+    generator = np.random.default_rng(3)
+    user = np.arange(70) // 2
+    ours, theirs = ({metric: generator.uniform(size=(3, 70)) for metric in ("a", "b")} for _ in range(2))
+    together = relative_changes(ours, theirs, user)
+    assert together == {metric: relative_change(ours[metric], theirs[metric], user) for metric in ("a", "b")}
 
 
 def test_the_interval_has_the_true_change_19_times_in_20() -> None:

@@ -87,7 +87,8 @@ def test_the_readme_has_the_tables_of_the_tracked_results(study: str) -> None:
     shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout
     readme = (folder / "README.md").read_text(encoding="utf-8")
     tables = shown.strip().split("\n\n")
-    assert len(tables) == 2
+    params = read_yaml(folder / "params.yaml")
+    assert len(tables) == 2 + len(params["data"]) * ("groups" in params)
     assert all(table in readme for table in tables)
     assert "](picture.svg)" in readme
 

@@ -24,6 +24,7 @@ from tapestry.ingest.settings import IngestSettings
 from tapestry.model.settings import ModelSettings
 from tapestry.sessionize.settings import SessionizeSettings
 from tapestry.source.settings import SyntheticSettings
+from tapestry.studies.groups import target_groups
 from tapestry.studies.results import METRICS, change_row, metric_values, read_trials, summary_row, users_of
 from tapestry.studies.trials import changed_section, run_trial
 from tapestry.training.settings import TrainSettings
@@ -143,3 +144,28 @@ def test_the_tables_figures_are_the_metrics_of_the_ranks() -> None:
     change = change_row(better, values, np.arange(200))
     assert change["mrr_change"] == pytest.approx(better["mrr"].mean() / values["mrr"].mean() - 1, abs=1e-5)
     assert 0 < change["mrr_low"] < change["mrr_change"] < change["mrr_high"]
+
+
+def test_groups_of_targets() -> None:
+    table = pa.table(
+        {
+            "domain": [*"AB" * 10],
+            "switch": [False] * 15 + [True] * 5,
+            "tied": [True] + [False] * 19,
+            "history": [5, 6, 10, 11, 20, 21, 400] + [1] * 13,
+            "popularity": [*range(19, -1, -1)],
+        }
+    )
+    targets = {name: np.flatnonzero(inside).tolist() for name, inside in target_groups(table)}
+    assert targets["domain B"] == list(range(1, 20, 2))
+    assert targets["other domain"] == [15, 16, 17, 18, 19]
+    assert targets["tied"] == [0]
+    assert targets["history 1 to 5"] == [0, *range(7, 20)]
+    assert [targets[f"history {span}"] for span in ("6 to 10", "11 to 20", "21 to inf")] == [[1, 2], [3, 4], [5, 6]]
+    assert targets["popularity decile 1"] == [18, 19]
+    assert targets["popularity decile 10"] == [0, 1]
+    assert targets["item without training"] == [19]
+    families = [["domain A", "domain B"], ["same domain", "other domain"], ["untied", "tied"]]
+    families += [[name for name in targets if name.startswith(kind)] for kind in ("history", "popularity")]
+    for names in families:
+        assert sorted(target for name in names for target in targets[name]) == list(range(20))

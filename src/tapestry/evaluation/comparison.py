@@ -8,6 +8,7 @@ samples (percentile bootstrap, Efron and Tibshirani, An Introduction to the Boot
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,33 +30,46 @@ class Change:
     high: float
 
 
-def relative_change(ours_SN: Floats, theirs_SN: Floats, user_N: Integers, seed: int = 0) -> Change:
-    """Compare the means of a metric over targets, relative to the other model's.
+def relative_changes(
+    ours: Mapping[str, Floats], theirs: Mapping[str, Floats], user_N: Integers, seed: int = 0
+) -> dict[str, Change]:
+    """Compare the means of metrics over targets, relative to the other model's. All metrics have the same samples.
 
     Args:
-        ours_SN: the metric of each seed and target.
-        theirs_SN: the same of the other model, which may have another number of seeds, but has the same targets.
+        ours: each metric of each seed and target, (S, N).
+        theirs: the same of the other model, which may have another number of seeds, but has the same targets.
         user_N: the user of each target, from 0; a user's targets are drawn together.
         seed: of the samples.
     """
     users = int(user_N.max()) + 1
     generator = np.random.default_rng(seed)
-    by_user: list[Floats] = [
-        np.stack([np.bincount(user_N, row, users) for row in model]) for model in (ours_SN, theirs_SN)
+    sums = [
+        {metric: _sums(values_SN, user_N, users) for metric, values_SN in model.items()} for model in (ours, theirs)
     ]
-    ratios = []
+    ratios: dict[str, list[Floats]] = {metric: [] for metric in ours}
     for _ in range(_SAMPLES // _AT_ONCE):
+        # Floats: NumPy multiplies whole numbers without BLAS, a hundred times more slowly.
         drawn_BU = generator.multinomial(users, np.full(users, 1 / users), _AT_ONCE).astype(np.float64)
-        # The number of targets drawn is the same for both models, so the ratio of sums is that of means.
-        ours_B, theirs_B = (_resampled(sums_SU, drawn_BU, generator) for sums_SU in by_user)
-        ratios.append(ours_B / theirs_B - 1)
-    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
-    return Change(float(ours_SN.mean() / theirs_SN.mean() - 1), float(low), float(high))
+        seeds = [_drawn_seeds(len(next(iter(model.values()))), generator) for model in (ours, theirs)]
+        for metric in ours:
+            # The number of targets drawn is the same for both models, so the ratio of sums is that of means.
+            ours_B, theirs_B = (
+                ((drawn_BU @ of_model[metric].T) * drawn_BS).sum(1) / drawn_BS.shape[1]
+                for of_model, drawn_BS in zip(sums, seeds, strict=True)
+            )
+            ratios[metric].append(ours_B / theirs_B - 1)
+    changes = {}
+    for metric, of_metric in ratios.items():
+        low, high = np.quantile(np.concatenate(of_metric), [0.025, 0.975])
+        changes[metric] = Change(float(ours[metric].mean() / theirs[metric].mean() - 1), float(low), float(high))
+    return changes
 
 
-def _resampled(sums_SU: Floats, drawn_BU: Floats, generator: np.random.Generator) -> Floats:
-    """Return the mean over seeds, drawn anew in each sample, of the sum over drawn users. (B,)"""
-    seeds = len(sums_SU)
-    drawn_BS = generator.multinomial(seeds, np.full(seeds, 1 / seeds), len(drawn_BU))
-    mean: Floats = ((drawn_BU @ sums_SU.T) * drawn_BS).sum(1) / seeds
-    return mean
+def _sums(values_SN: Floats, user_N: Integers, users: int) -> Floats:
+    """Return the sum of a user's targets, of each seed, (S, U)."""
+    return np.stack([np.bincount(user_N, row, users) for row in values_SN])
+
+
+def _drawn_seeds(seeds: int, generator: np.random.Generator) -> Integers:
+    """Draw seeds for each sample; return how often each was drawn, (B, S)."""
+    return generator.multinomial(seeds, np.full(seeds, 1 / seeds), _AT_ONCE)

@@ -1,21 +1,29 @@
-"""The tables and the picture of a controlled study, see `tapestry.studies.controlled`. Commands: results | show."""
+"""The tables and the picture of a controlled study, see `tapestry.studies.controlled`. Commands: results | show.
+
+A study whose params.yaml has `groups`, a list of beginnings of names of `tapestry.studies.groups`, has figures of these
+groups of targets, too.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tapestry.core.atomic import write_csv
 from tapestry.core.failures import reported_errors
 from tapestry.core.yaml_file import read_yaml
 from tapestry.studies.controlled import PARAMS, data_folder
+from tapestry.studies.groups import target_groups
 from tapestry.studies.pictures import draw
 from tapestry.studies.results import (
+    Floats,
     change_row,
     metric_values,
     print_table,
@@ -32,11 +40,12 @@ _COLUMNS = {"hr_1": "HR@1", "hr_100": "HR@100", "ndcg_100": "NDCG@100", "mrr": "
 
 
 def results() -> None:
-    """Write results.csv, a row for each data set and recipe, and picture.svg."""
+    """Write results.csv, a row for each data set and recipe, picture.svg, and groups.csv, if the study has groups."""
     params = read_yaml(PARAMS)
     recipes = _recipes()
     changed = dict.fromkeys(key for recipe in recipes.values() for key in recipe["model"])
     rows: list[dict[str, Any]] = []
+    groups: list[dict[str, Any]] = []
     for data in params["data"]:
         runs = {name: Path(recipe.get("study", "."), "runs", data, name) for name, recipe in params["recipes"].items()}
         tables = {recipe: read_trials(folder) for recipe, folder in runs.items()}
@@ -46,8 +55,30 @@ def results() -> None:
             row |= {key: recipes[recipe]["model"].get(key, "") for key in changed} | summary_row(found)
             row |= change_row(found, values[params["against"]], users_of(tables[recipe][0]))
             rows.append(row | _mean_figures(runs[recipe]))
+        first = next(iter(tables.values()))[0]
+        for group, inside in target_groups(first):
+            if group.startswith(tuple(params.get("groups", ()))):
+                named = {"data": data, "group": group, "targets": int(inside.sum())}
+                groups += [named | row for row in _group_rows(values, params["against"], users_of(first), inside)]
     write_csv(Path("results.csv"), rows)
+    if groups:
+        write_csv(Path("groups.csv"), groups)
     draw(params["picture"], read_csv(Path("results.csv")), params["against"], Path("picture.svg"))
+
+
+def _group_rows(
+    values: Mapping[str, Mapping[str, Floats]],
+    against: str,
+    user_N: npt.NDArray[np.int64],
+    inside_N: npt.NDArray[np.bool_],
+) -> list[dict[str, Any]]:
+    """Return a row a recipe for the targets inside a group."""
+    of_group = {name: {metric: x[:, inside_N] for metric, x in found.items()} for name, found in values.items()}
+    user = np.unique(user_N[inside_N], return_inverse=True)[1]
+    return [
+        {"recipe": name, **summary_row(found), **change_row(found, of_group[against], user)}
+        for name, found in of_group.items()
+    ]
 
 
 def _recipes() -> dict[str, dict[str, Any]]:
@@ -102,6 +133,30 @@ def show() -> None:
             if row["recipe"] != params["against"]
         ],
     )
+    if "groups" in params:
+        _show_groups(params, names)
+
+
+def _show_groups(params: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    """Print HR@100 of each group of targets, and its changes, from groups.csv."""
+    groups = read_csv(Path("groups.csv"))
+    others = [recipe for recipe in names if recipe != params["against"]]
+    for data in params["data"]:
+        of = {(row["group"], row["recipe"]): row for row in groups if row["data"] == data}
+        print_table(
+            [
+                f"{data}: HR@100",
+                "targets",
+                names[params["against"]],
+                *(f"{names[other]}: change, %" for other in others),
+            ],
+            [
+                [group, row["targets"], short_figure(row["hr_100"])]
+                + [short_interval(of[group, other], "hr_100") for other in others]
+                for (group, recipe), row in of.items()
+                if recipe == params["against"]
+            ],
+        )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tapestry.evaluation.comparison import relative_change
+from tapestry.evaluation.comparison import relative_changes
 from tapestry.evaluation.ranks import read_ranks
 
 Floats = npt.NDArray[np.float64]
@@ -59,10 +59,11 @@ def change_row(
     A figure is empty where the other model has no hit at all in some of the samples.
     """
     row: dict[str, Any] = {}
-    for metric in METRICS:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            change = dataclasses.asdict(relative_change(ours[metric], theirs[metric], user_N))
-        row |= {f"{metric}_{name}": short(value) if np.isfinite(value) else "" for name, value in change.items()}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        changes = relative_changes(ours, theirs, user_N)
+    for metric, change in changes.items():
+        of_metric = dataclasses.asdict(change)
+        row |= {f"{metric}_{name}": short(x) if np.isfinite(x) else "" for name, x in of_metric.items()}
     return row
 
 
