@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -358,3 +362,25 @@ def test_auto_trains_on_cuda(settings: TrainSettings) -> None:
     training = trained(random_sequences(4), dataclasses.replace(settings, device="auto"))
     assert choose_device("auto").type == "cuda"
     assert training.model.item.weight.device.type == "cpu"
+
+
+def test_training_and_loading_a_model_do_not_import_torchs_compiler(params_yaml: Path, tmp_path: Path) -> None:
+    """It takes as long as to import torch. An import of a module that is None fails."""
+    script = f"""
+import dataclasses, sys
+sys.modules["torch._dynamo"] = None
+from pathlib import Path
+from small import WHOLE_MODEL, random_sequences
+from tapestry.model.device import make_deterministic
+from tapestry.model.storage import load_model, save_model
+from tapestry.parameters import load_parameters
+from tapestry.training.loop import train
+sequences = random_sequences(0)
+make_deterministic(0, 1)
+settings = dataclasses.replace(load_parameters(Path({str(params_yaml)!r})).train, epochs=2, threads=1, device="cpu")
+training = train(sequences, WHOLE_MODEL, settings, lambda model: {{"ndcg_10": 0.5}}, lambda epoch: None)
+save_model(Path({str(tmp_path / "models")!r}), training.model, sequences.domains, {{}})
+load_model(Path({str(tmp_path / "models")!r}))
+"""
+    paths = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"PYTHONPATH": paths})

@@ -30,7 +30,7 @@ def make_deterministic(seed: int, threads: int) -> None:
     """Fix torch's seed, CPU threads and algorithms. On the CPU, the same inputs then give the same bytes."""
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # `use_deterministic_algorithms` also imports torch's compiler
     # By default torch then also fills every new tensor with NaN, to find code that reads before it writes. That takes
     # 5 % of a step, and changes no result.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

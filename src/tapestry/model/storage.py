@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from tapestry.core.atomic import atomic_folder, write_json
 from tapestry.core.errors import TapestryError, one_line
@@ -37,6 +38,15 @@ class _Saved:
 
     model: ModelSettings
     domains: tuple[Domain, ...]
+
+
+class _NotDrawn(TorchFunctionMode):
+    """Leaves out the drawing of initial weights. On the device "meta" it would import torch's compiler."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def save_model(
@@ -92,7 +102,7 @@ def load_model(
     difference = None if data is None else _difference(_domain_slices(domains), _domain_slices(data))
     if difference:
         raise TapestryError(f"{folder}: a model of other data: {difference}; {_RERUN}, or restore the data it is of")
-    with torch.device("meta"):  # takes no memory: the shapes of the file are checked first
+    with torch.device("meta"), _NotDrawn():  # takes no memory: the shapes of the file are checked first
         model = Recommender(saved.model, domains[-1].end, len(domains))
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:

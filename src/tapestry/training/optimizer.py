@@ -11,12 +11,13 @@ Suffixes: I items, K width, U touched items.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from tapestry.model.device import no_row_written_twice
 from tapestry.model.network import Recommender
@@ -52,16 +53,7 @@ class Optimizer:
     ) -> None:
         decayed = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
         others = [parameter for name, parameter in model.named_parameters() if name != "item.weight"]
-        self._network = torch.optim.AdamW(
-            [
-                {"params": [p for p in others if id(p) in decayed], "weight_decay": settings.weight_decay},
-                {"params": [p for p in others if id(p) not in decayed], "weight_decay": 0.0},
-            ],
-            lr=settings.learning_rate,
-            betas=_BETAS,
-            eps=_EPSILON,
-            fused=True,
-        )
+        self._network = NetworkAdam(others, [settings.weight_decay if id(p) in decayed else 0.0 for p in others])
         self._item = model.item
         self._rows = RowAdam(model.item.weight, settings.learning_rate, schedule)
         self._read_UK = torch.empty(0)
@@ -85,10 +77,7 @@ class Optimizer:
         if self._exchange is not None:
             assert self._read_UK.grad is not None
             self._exchange.collect_gradient(self._read_UK.grad)
-        for group in self._network.param_groups:
-            group["lr"] = self._rows.next_rate()
-        self._network.step()
-        self._network.zero_grad()
+        self._network.step(self._rows.next_rate())
         self._rows.step()
 
     @property
@@ -98,21 +87,77 @@ class Optimizer:
 
     def state(self) -> dict[str, Any]:
         """Return the moments and step numbers of both optimizers: dictionaries of tensors, not copied, and numbers."""
-        adamw = self._network.state_dict()["state"]
+        adamw = self._network.state
         rows = {name: Rows(x) if isinstance(x, Tensor) else x for name, x in vars(self._rows.state).items()}
         return {"network": {str(number): moments for number, moments in adamw.items()}, "rows": rows}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Set the state that `state` has returned."""
-        moments = {int(number): of_parameter for number, of_parameter in state["network"].items()}
-        self._network.load_state_dict({**self._network.state_dict(), "state": moments})
         device = self._item.weight.device
+        self._network.state = {
+            int(number): {name: x.to(device) for name, x in moments.items()}
+            for number, moments in state["network"].items()
+        }
         rows: dict[str, Any] = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in state["rows"].items()}
         self._rows.state = RowState(**rows)
 
     def catch_up_all(self) -> None:
         """Bring the whole item embedding up to date. Call it before the embedding is read without `read`."""
         self._rows.catch_up_all()
+
+
+class NetworkAdam:
+    """AdamW (arXiv 1711.05101) for the network's weights, by the fused kernel of torch.
+
+    `torch.optim.AdamW` would import torch's compiler, which takes as long as to import torch, and isn't used here.
+
+    Args:
+        parameters: the weights.
+        decays: the weight decay of each.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], decays: Sequence[float]) -> None:
+        self._parameters, self._decays = parameters, decays
+        self.state: dict[int, dict[str, Tensor]] = {}
+        """Step number and moments of each parameter, by its index, once it has had a gradient."""
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """Update the parameters that have a gradient, and clear the gradients."""
+        for decay in dict.fromkeys(self._decays):
+            parameters: list[Tensor] = []
+            gradients: list[Tensor] = []
+            moments: list[dict[str, Tensor]] = []
+            for index, parameter in enumerate(self._parameters):
+                if self._decays[index] == decay and parameter.grad is not None:
+                    if index not in self.state:
+                        self.state[index] = {
+                            "step": torch.zeros((), device=parameter.device),
+                            "exp_avg": torch.zeros_like(parameter),
+                            "exp_avg_sq": torch.zeros_like(parameter),
+                        }
+                    parameters.append(parameter)
+                    gradients.append(parameter.grad)
+                    moments.append(self.state[index])
+                    parameter.grad = None
+            if not parameters:
+                continue
+            adamw(
+                parameters,
+                gradients,
+                exp_avgs=[of["exp_avg"] for of in moments],
+                exp_avg_sqs=[of["exp_avg_sq"] for of in moments],
+                max_exp_avg_sqs=[],
+                state_steps=[of["step"] for of in moments],
+                fused=True,
+                amsgrad=False,
+                beta1=_BETAS[0],
+                beta2=_BETAS[1],
+                lr=learning_rate,
+                weight_decay=decay,
+                eps=_EPSILON,
+                maximize=False,
+            )
 
 
 @dataclass(eq=False)
