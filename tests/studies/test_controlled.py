@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from tapestry.model.settings import ModelSettings
 from tapestry.sequences.batches import pack
 from tapestry.sessionize.settings import SessionizeSettings
 from tapestry.source.settings import SyntheticSettings
+from tapestry.studies.controlled_results import show
 from tapestry.studies.pictures import draw
 from tapestry.studies.popularity import FIRST, gini, popularity_figures, recommended_items
 from tapestry.studies.trials import changed_section
@@ -81,10 +80,13 @@ def test_a_study_has_valid_settings_and_a_stage_for_each_data_set_and_recipe(stu
 
 
 @pytest.mark.parametrize("study", [name for name in STUDIES if (ROOT / "studies" / name / "results.csv").is_file()])
-def test_the_readme_has_the_tables_of_the_tracked_results(study: str) -> None:
+def test_the_readme_has_the_tables_of_the_tracked_results(
+    study: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = ROOT / "studies" / study
-    command = [sys.executable, "-m", "tapestry.studies.controlled_results", "show"]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout
+    monkeypatch.chdir(folder)
+    show()
+    shown = capsys.readouterr().out
     readme = (folder / "README.md").read_text(encoding="utf-8")
     tables = shown.strip().split("\n\n")
     params = read_yaml(folder / "params.yaml")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from runpy import run_path
@@ -98,9 +96,11 @@ def test_tuning_draws_valid_settings_in_which_the_values_of_a_key_are_equally_fr
 
 
 @pytest.mark.parametrize(("study", "count"), [("quality", 8), ("ceiling", 3), ("tuning", 3)])
-def test_the_readme_has_the_tables_of_the_tracked_results(study: str, count: int) -> None:
-    command = [sys.executable, str(ROOT / f"studies/{study}/{study}_study.py"), "show"]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+def test_the_readme_has_the_tables_of_the_tracked_results(
+    study: str, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_path(str(ROOT / f"studies/{study}/{study}_study.py"))["show"]()
+    shown = capsys.readouterr().out
     tables = [block for block in shown.split("\n\n") if block.startswith("|")]
     assert len(tables) == count
     readme = (ROOT / "studies" / study / "README.md").read_text(encoding="utf-8")
