@@ -1,4 +1,7 @@
-"""Stages of the study: quality_study.py data SPLIT | baselines SPLIT | train SPLIT RECIPE SEED | results | show."""
+"""Stages of the study: data SPLIT | baselines SPLIT | train SPLIT RECIPE SEED | results | show.
+
+Example: `python quality_study.py train leave_one_out hstu 1`.
+"""
 
 from __future__ import annotations
 
@@ -36,15 +39,29 @@ from tapestry.studies.trials import changed_section, run_recipe
 
 HERE = Path(__file__).resolve().parent
 PARAMS = HERE / "params.yaml"
-DEFAULT = "hybrid_state"  # the recipe of the checkout's params.yaml
+DEFAULT = "hybrid_state"  # but for the number of negatives, the recipe of the checkout's params.yaml
 VERSUS = ("hstu", "hstu_items", "hstu_refit")  # what each recipe is compared with
+PAIRS = (  # … and further comparisons
+    ("hybrid_state", "hstu_state"),
+    ("hybrid_fewer", "hybrid_state"),
+    ("hybrid_fewer", "hstu_fewer"),
+    ("hybrid_fewer", "hstu_state_long"),
+    ("hybrid_fewer", "hstu_state_deep"),
+    ("hybrid_refit", "hstu_state_refit"),
+)
 NAMES = {  # of recipes and baselines, in the order of the tables
     "hybrid_refit": "default recipe, trained anew on validation too",
+    "hstu_state_refit": "HSTU + ALiBi with the same levers and the target's state, trained anew on validation too",
     "hstu_refit": "HSTU + ALiBi with the same levers, trained anew on validation too",
     "hybrid_state": "default recipe: within domains below, TAPE, DDSR; full in the last layer; target's state",
+    "hybrid_fewer": "… with 1,024 negatives, as in the checkout's params.yaml",
     "hybrid_items": "default recipe without the target's state",
     "paper_items": "the paper's model with the same levers",
+    "hstu_state": "HSTU + ALiBi with the same levers and the target's state",
+    "hstu_state_deep": "… with a third layer and 1,024 negatives",
+    "hstu_state_long": "… with 18 epochs and 1,024 negatives",
     "hstu_items": "HSTU + ALiBi with the same levers",
+    "hstu_fewer": "… with 1,024 negatives",
     "paper": "the paper's model",
     "hstu": "HSTU + ALiBi",
     "item_knn": "item-kNN",
@@ -111,9 +128,9 @@ def results() -> None:
             for group, inside in target_groups(first):
                 row = {"split": split, "recipe": name, "group": group, "targets": int(inside.sum())}
                 groups.append(row | {metric: short(found[metric][:, inside].mean()) for metric in METRICS})
-        for other in (other for other in VERSUS if other in trained):
+        for other in trained:
             for name in trained:
-                if name != other and _is_compared(name, other):
+                if _is_compared(name, other):
                     row = change_row(values[name], values[other], users_of(first))
                     changes.append({"split": split, "recipe": name, "against": other, **row})
     write_csv(HERE / "results.csv", means)
@@ -122,8 +139,9 @@ def results() -> None:
 
 
 def _is_compared(recipe: str, other: str) -> bool:
-    """Return whether a comparison is fair: a recipe trained on validation too has newer data than the others."""
-    return recipe.endswith("_refit") or not other.endswith("_refit")
+    """Return whether a comparison is wanted, and fair: one trained on validation too has newer data than the others."""
+    fair = recipe.endswith("_refit") or not other.endswith("_refit")
+    return (other in VERSUS and recipe != other and fair) or (recipe, other) in PAIRS
 
 
 def show() -> None:
@@ -147,8 +165,25 @@ def show() -> None:
             ]
             if rows:
                 print_table([f"{title}: change against {NAMES[other]}, %", *columns.values()], rows)
+        of_pair = {(row["recipe"], row["against"]): row for row in changes if row["split"] == split}
+        rows = [
+            [*(f"`{name}`" for name in pair), *(short_interval(of_pair[pair], metric) for metric in columns)]
+            for pair in PAIRS
+            if pair in of_pair
+        ]
+        print_table([f"{title}: change of a recipe, %", "against", *columns.values()], rows)
         if split == "leave_one_out":
+            _show_seconds()
             _show_groups([row for row in groups if row["split"] == split])
+
+
+def _show_seconds() -> None:
+    """Print how long an epoch of each recipe takes."""
+    seconds = {row["recipe"]: float(row["epoch_s"]) for row in read_csv(HERE / "seconds.csv")}
+    print_table(
+        ["an epoch of", "seconds, one thread", "relative to `hstu_items`"],
+        [[f"`{name}`", f"{of:.1f}", f"{of / seconds['hstu_items']:.2f}"] for name, of in seconds.items()],
+    )
 
 
 def _show_groups(rows: list[dict[str, str]]) -> None:
