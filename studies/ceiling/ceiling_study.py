@@ -26,14 +26,13 @@ from tapestry.source.settings import SyntheticSettings
 from tapestry.studies.data import simulate_sequences
 from tapestry.studies.histories import exchanged, own_domain
 from tapestry.studies.results import (
-    change_row,
+    group_rows,
     metric_values,
     print_table,
     read_csv,
     read_trials,
     short_figure,
     short_interval,
-    summary_row,
 )
 from tapestry.studies.trials import changed_section, run_recipe
 
@@ -106,15 +105,16 @@ def results() -> None:
     rows: list[dict[str, Any]] = []
     for group, low, high in _OWN:
         inside = (own >= low) & (own <= high)
-        of_group = {name: {key: value[:, inside] for key, value in found.items()} for name, found in values.items()}
-        rows += _rows(of_group, "history", "own", {"own_interactions": group})
+        of_group = group_rows(values, "history", "own", np.arange(len(users)), inside)
+        rows += [{"own_interactions": group} | row for row in of_group]
     write_csv(HERE / "results.csv", rows)
 
     simulated: list[dict[str, Any]] = []
     for effect in sorted(path.name for path in (HERE / "data").iterdir()):
         trials = {path.name: read_trials(path) for path in sorted((runs / effect).iterdir())}
-        _, values = _on_common_targets(trials)
-        simulated += _rows(values, "trial", f"{RECIPE}-all", {"cross_domain_effect": effect})
+        users, values = _on_common_targets(trials)
+        of_effect = group_rows(values, "trial", f"{RECIPE}-all", np.arange(len(users)))
+        simulated += [{"cross_domain_effect": effect} | row for row in of_effect]
     write_csv(HERE / "simulated.csv", simulated)
 
 
@@ -148,18 +148,6 @@ def _cells(row: Mapping[str, str], metrics: Iterable[str], compared_with: bool) 
     """Return HR@100, and the changes of some metrics, which are empty for what the others are compared with."""
     changes = ["" if compared_with else short_interval(row, metric) for metric in metrics]
     return [short_figure(row["hr_100"]), *changes]
-
-
-def _rows(
-    values: Mapping[str, Mapping[str, npt.NDArray[np.float64]]], column: str, against: str, group: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Return a row for each of `values`, named in `column`: means, and changes against one of them, a target a user."""
-    targets = values[against]["mrr"].shape[1]
-    return [
-        {**group, "targets": targets, column: name, **summary_row(found)}
-        | change_row(found, values[against], np.arange(targets))
-        for name, found in values.items()
-    ]
 
 
 def _on_common_targets(

@@ -23,7 +23,7 @@ from tapestry.model.settings import ModelSettings
 from tapestry.sessionize.settings import SessionizeSettings
 from tapestry.source.settings import SyntheticSettings
 from tapestry.studies.groups import target_groups
-from tapestry.studies.results import METRICS, change_row, metric_values, read_trials, summary_row, users_of
+from tapestry.studies.results import METRICS, change_row, group_rows, metric_values, read_trials, summary_row, users_of
 from tapestry.studies.trials import changed_section, run_trial
 from tapestry.training.settings import TrainSettings
 
@@ -154,6 +154,18 @@ def test_the_tables_figures_are_the_metrics_of_the_ranks() -> None:
     change = change_row(better, values, np.arange(200))
     assert change["mrr_change"] == pytest.approx(better["mrr"].mean() / values["mrr"].mean() - 1, abs=1e-5)
     assert 0 < change["mrr_low"] < change["mrr_change"] < change["mrr_high"]
+
+
+def test_rows_of_a_group_are_those_of_its_targets_alone() -> None:
+    generator = np.random.default_rng(4)
+    values = {name: {metric: generator.uniform(size=(2, 60)) for metric in METRICS} for name in ("ours", "theirs")}
+    user, inside = np.arange(60) // 2, np.arange(60) % 7 < 4
+    alone = {name: {metric: x[:, inside] for metric, x in found.items()} for name, found in values.items()}
+    renumbered = np.unique(user[inside], return_inverse=True)[1]
+    for row in group_rows(values, "recipe", "theirs", user, inside):
+        ours = alone[row["recipe"]]
+        expected = {**summary_row(ours), **change_row(ours, alone["theirs"], renumbered)}
+        assert row == {"targets": inside.sum(), "recipe": row["recipe"], **expected}
 
 
 def test_groups_of_targets() -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tapestry.core.atomic import write_csv
 from tapestry.core.failures import reported_errors
@@ -23,8 +22,8 @@ from tapestry.studies.controlled import PARAMS, data_folder
 from tapestry.studies.groups import target_groups
 from tapestry.studies.pictures import draw
 from tapestry.studies.results import (
-    Floats,
     change_row,
+    group_rows,
     metric_values,
     print_table,
     read_csv,
@@ -58,27 +57,12 @@ def results() -> None:
         first = next(iter(tables.values()))[0]
         for group, inside in target_groups(first):
             if group.startswith(tuple(params.get("groups", ()))):
-                named = {"data": data, "group": group, "targets": int(inside.sum())}
-                groups += [named | row for row in _group_rows(values, params["against"], users_of(first), inside)]
+                rows_of_group = group_rows(values, "recipe", params["against"], users_of(first), inside)
+                groups += [{"data": data, "group": group} | row for row in rows_of_group]
     write_csv(Path("results.csv"), rows)
     if groups:
         write_csv(Path("groups.csv"), groups)
     draw(params["picture"], read_csv(Path("results.csv")), params["against"], Path("picture.svg"))
-
-
-def _group_rows(
-    values: Mapping[str, Mapping[str, Floats]],
-    against: str,
-    user_N: npt.NDArray[np.int64],
-    inside_N: npt.NDArray[np.bool_],
-) -> list[dict[str, Any]]:
-    """Return a row a recipe for the targets inside a group."""
-    of_group = {name: {metric: x[:, inside_N] for metric, x in found.items()} for name, found in values.items()}
-    user = np.unique(user_N[inside_N], return_inverse=True)[1]
-    return [
-        {"recipe": name, **summary_row(found), **change_row(found, of_group[against], user)}
-        for name, found in of_group.items()
-    ]
 
 
 def _recipes() -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from tapestry.evaluation.ranks import read_ranks
 Floats = npt.NDArray[np.float64]
 METRICS = ("hr_1", "hr_10", "hr_100", "ndcg_100", "mrr")
 _DIGITS = 5
+_EVERY = slice(None)
 
 
 def read_trials(folder: Path) -> list[pa.Table]:
@@ -65,6 +66,28 @@ def change_row(
         of_metric = dataclasses.asdict(change)
         row |= {f"{metric}_{name}": short(x) if np.isfinite(x) else "" for name, x in of_metric.items()}
     return row
+
+
+def group_rows(
+    values: Mapping[str, Mapping[str, Floats]],
+    column: str,
+    against: str,
+    user_N: npt.NDArray[np.int64],
+    inside_N: npt.NDArray[np.bool_] | slice = _EVERY,
+) -> list[dict[str, Any]]:
+    """Return a row for each of `values`, of the targets inside a group: their number, means, and changes.
+
+    Args:
+        values: the metrics of each model, which is named in `column`.
+        against: the model with which all are compared.
+        user_N: the user of each target.
+    """
+    of_group = {name: {metric: x[:, inside_N] for metric, x in found.items()} for name, found in values.items()}
+    user = np.unique(user_N[inside_N], return_inverse=True)[1]
+    return [
+        {"targets": len(user), column: name, **summary_row(found), **change_row(found, of_group[against], user)}
+        for name, found in of_group.items()
+    ]
 
 
 def short(value: float) -> float:
