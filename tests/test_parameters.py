@@ -154,6 +154,7 @@ def test_a_value_of_the_wrong_type_is_named_with_what_was_expected(
         ("evaluate.ks", [], "evaluate.ks: at least one cut-off"),
         ("evaluate.ks", [10, 5], "evaluate.ks: must be ascending"),
         ("evaluate.ks", [0, 5], "evaluate.ks: cut-offs are at least 1"),
+        ("evaluate.sampled_negatives", 0, "evaluate.sampled_negatives: 0 is below 1"),
         ("evaluate.ks", list(range(1, 1002)), "evaluate.ks: 1001 cut-offs; at most 1000"),
         ("evaluate.ks", [1, 10**30], f"evaluate.ks[1]: {10**30} is above 1000000000"),
         (

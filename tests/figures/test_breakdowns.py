@@ -43,6 +43,25 @@ def test_metrics_by_group_equal_plain_loops_over_the_table(tmp_path: Path) -> No
     assert bands["tail"]["hr_5"] == pytest.approx(hr_5(tail))
 
 
+def test_each_group_and_baseline_has_figures_among_sampled_negatives_if_wanted() -> None:
+    sequences = random_sequences(3, users=30)
+    targets = sequences.targets(TEST)
+    ranks = np.random.default_rng(0).integers(1, 11, len(targets))
+    table = ranks_table(sequences, targets, Ranks(ranks, np.full(len(targets), 10)))
+    plain = compare(table, {"popularity": table}, [1, 5], ["D0", "D3"])
+    sampled = compare(table, {"popularity": table}, [1, 5], ["D0", "D3"], 4)
+    assert sampled["domain"]["D3"] == {"n": 0}
+    for found, full in (
+        (sampled["all"], plain["all"]),
+        (sampled["transition"]["switch"], plain["transition"]["switch"]),
+        (sampled["baselines"]["popularity"], plain["baselines"]["popularity"]),
+    ):
+        assert {name: value for name, value in found.items() if "_of_" not in name} == full
+        assert set(found) - set(full) == {f"{name}_of_4" for name in full if name != "n"}
+        assert found["hr_5_of_4"] == 1.0  # the target and 4 others
+        assert full["hr_1"] < found["hr_1_of_4"] < 1.0
+
+
 def test_baselines_are_compared_with_the_model_over_all_targets() -> None:
     sequences = random_sequences(3, users=4)
     targets = sequences.targets(TEST)

@@ -46,7 +46,7 @@ POPULARITY = [3, *[200] * 39]
 def test_the_summary_is_flat_and_does_not_depend_on_the_cut_offs(tmp_path: Path) -> None:
     given = results(MODEL, item_knn=KNN, popularity=POPULARITY)
     for ks in ([3], [1, 10, 100]):
-        write_figures(given, ks, tmp_path)
+        write_figures(given, ks, None, tmp_path)
         found = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
         assert found == {
             "hr_10": pytest.approx(2 / 40),
@@ -83,7 +83,7 @@ def write_inputs(folder: Path) -> tuple[Path, Path, Path, Path]:
 
 
 def test_the_files_have_the_figures_of_the_earlier_stages_with_all_digits(tmp_path: Path) -> None:
-    test = write_figures(read_results(*write_inputs(tmp_path)), [1, 100], tmp_path / "metrics")
+    test = write_figures(read_results(*write_inputs(tmp_path)), [1, 100], None, tmp_path / "metrics")
 
     def read(name: str) -> Any:
         return json.loads((tmp_path / "metrics" / name).read_text(encoding="utf-8"))

@@ -53,7 +53,7 @@ READS = {  # stage → the parameters and whole sections that it reads
     "evaluate": {
         f"evaluate.{key}" for key in ("exclude_seen", "batch_users", "device", "threads", "processes", "item_table")
     },
-    "figures": {"evaluate.ks"},
+    "figures": {"evaluate.ks", "evaluate.sampled_negatives"},
     "report": {"source.release", "sessionize.split", "sessionize.seed", "train.seed", "synthetic.seed"},
 }
 

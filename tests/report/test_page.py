@@ -295,6 +295,21 @@ def test_headline_columns_follow_the_cut_offs(ks: tuple[int, ...], head: list[st
     assert tables["Test figures by group"][0] == ["Targets", "n", *head]
 
 
+def test_figures_among_sampled_negatives_have_a_table_and_a_warning_of_their_own(default: str) -> None:
+    given = inputs()
+    sampled = {f"{key}_of_99": 0.5 + value for key, value in metrics(1.0).items() if key != "n"}
+    test: dict[str, Any] = {**given.test, "all": {**given.test["all"], **sampled}}
+    test["baselines"] = {name: {**row, **sampled} for name, row in given.test["baselines"].items()}
+    page = Page(render(dataclasses.replace(given, test=test)))
+    head, *rows = page.tables["Test figures among 99 sampled negatives"]
+    assert head == ["", "HR@10 of 99", "HR@100 of 99", "NDCG@100 of 99", "MRR of 99"]
+    assert [row[0] for row in rows] == ["Tapestry", "Item-kNN", "Popularity"]
+    assert rows[0][1] == f"{sampled['hr_10_of_99']:.2%}"
+    assert page.tables["Test figures"] == Page(default).tables["Test figures"]
+    assert any("may order models differently" in text for text in page.text)
+    assert "sampled" not in default
+
+
 def test_one_epoch_is_enough() -> None:
     several = inputs()
     one = dataclasses.replace(

@@ -35,7 +35,7 @@ def _recomputed(evidence: Evidence) -> list[Finding]:
         root / "data/statistics.json", root / "models", metrics / "ranks.parquet", root / "data/baselines"
     )
     with tempfile.TemporaryDirectory() as folder:
-        write_figures(results, params["evaluate.ks"], Path(folder))
+        write_figures(results, params["evaluate.ks"], params.get("evaluate.sampled_negatives"), Path(folder))
         findings = [
             failed(f"metrics/{name}: {differing(name, made, metrics / name, 'recomputed', 'in the file')}", _UNDO)
             for name in FIGURES

@@ -26,6 +26,9 @@ class EvaluateSettings:
     """CPU threads of each process."""
     processes: Annotated[int, between(1, 1024)] = 1
     """Processes that share the targets."""
+    sampled_negatives: Annotated[int | None, between(1, 10**9)] = None
+    """Adds the expected figures of a ranking among this number of sampled negatives, such as `hr_10_of_999`
+    (`tapestry.evaluation.sampled`); null: none."""
     item_table: Literal["whole", "sharded"] = "whole"
     """What each process holds of the item embedding: `whole`, with exactly the ranks of one process, or its share of a
     table that is too large for one device. Ranks of items with almost equal scores may then differ."""

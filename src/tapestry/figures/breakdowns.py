@@ -6,46 +6,63 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from tapestry.evaluation.metrics import ranking_metrics
+from tapestry.evaluation.sampled import sampled_metrics
 
 MODEL = "tapestry"
 POPULARITY_BANDS = ("tail", "middle", "head")
 
 
 def compare(
-    table: pa.Table, baselines: Mapping[str, pa.Table], ks: Sequence[int], domains: Sequence[str]
+    table: pa.Table,
+    baselines: Mapping[str, pa.Table],
+    ks: Sequence[int],
+    domains: Sequence[str],
+    sampled_negatives: int | None = None,
 ) -> dict[str, Any]:
     """Return the contents of metrics/test.json: `summarise` of the model's ranks, and each baseline's metrics."""
-    figures = summarise(table, ks, domains)
-    figures["baselines"] = {name: ranking_metrics(ranked["rank"].to_numpy(), ks) for name, ranked in baselines.items()}
+    figures = summarise(table, ks, domains, sampled_negatives)
+    figures["baselines"] = {name: _metrics(ranked, ks, sampled_negatives) for name, ranked in baselines.items()}
     return figures
 
 
-def summarise(table: pa.Table, ks: Sequence[int], domains: Sequence[str]) -> dict[str, Any]:
+def summarise(
+    table: pa.Table, ks: Sequence[int], domains: Sequence[str], sampled_negatives: int | None = None
+) -> dict[str, Any]:
     """Compute metrics over all targets and by domain, transition, tie and popularity, from a table of ranks.
 
     "popularity" has three bands of targets, by the training count of their item. The terciles of these counts over
     targets separate the bands: `tail` up to the first, `middle` up to the second, `head` above it.
     """
-    rank = table["rank"].to_numpy()
     domain = table["domain"].to_numpy()
     switch = table["switch"].to_numpy()
     tied = table["tied"].to_numpy()
     popularity = table["popularity"].to_numpy()
     low, high = np.quantile(popularity, [1 / 3, 2 / 3], method="lower")
     band = (popularity > low).astype(int) + (popularity > high)
+
+    def metrics(chosen: npt.NDArray[np.bool_]) -> dict[str, float]:
+        return _metrics(table.filter(pa.array(chosen)), ks, sampled_negatives)
+
     return {
-        "all": ranking_metrics(rank, ks),
-        "domain": {name: ranking_metrics(rank[domain == name], ks) for name in domains},
-        "transition": {
-            "same": ranking_metrics(rank[~switch], ks),
-            "switch": ranking_metrics(rank[switch], ks),
-        },
-        "tied": {"tied": ranking_metrics(rank[tied], ks), "untied": ranking_metrics(rank[~tied], ks)},
-        "popularity": {name: ranking_metrics(rank[band == index], ks) for index, name in enumerate(POPULARITY_BANDS)},
+        "all": _metrics(table, ks, sampled_negatives),
+        "domain": {name: metrics(domain == name) for name in domains},
+        "transition": {"same": metrics(~switch), "switch": metrics(switch)},
+        "tied": {"tied": metrics(tied), "untied": metrics(~tied)},
+        "popularity": {name: metrics(band == index) for index, name in enumerate(POPULARITY_BANDS)},
     }
+
+
+def _metrics(table: pa.Table, ks: Sequence[int], sampled_negatives: int | None) -> dict[str, float]:
+    """Compute the metrics of a table of ranks: of the full ranking, and those among sampled negatives if wanted."""
+    rank = table["rank"].to_numpy()
+    metrics = ranking_metrics(rank, ks)
+    if sampled_negatives is not None:
+        metrics |= sampled_metrics(rank, table["candidates"].to_numpy(), sampled_negatives, ks)
+    return metrics
 
 
 def hr_by_cutoff(figures: Mapping[str, Any], ks: Sequence[int]) -> list[dict[str, float]]:

@@ -52,16 +52,17 @@ def read_results(statistics: Path, models: Path, ranks: Path, baselines: Path) -
     )
 
 
-def write_figures(results: Results, ks: Sequence[int], folder: Path) -> dict[str, Any]:
+def write_figures(results: Results, ks: Sequence[int], sampled_negatives: int | None, folder: Path) -> dict[str, Any]:
     """Write data.json, train.json, curve.csv, test.json, cutoffs.csv and summary.json to `folder`.
 
     Args:
         ks: the cut-offs of HR@K and NDCG@K in test.json and cutoffs.csv.
+        sampled_negatives: if not None, test.json has the figures among that number of sampled negatives, too.
 
     Returns:
         The contents of test.json.
     """
-    test = compare(results.ranks, results.baselines, ks, list(results.statistics["domain"]))
+    test = compare(results.ranks, results.baselines, ks, list(results.statistics["domain"]), sampled_negatives)
     write_json(folder / "data.json", results.statistics)
     write_json(folder / "train.json", results.training["summary"])
     write_csv(folder / "curve.csv", results.training["curve"])

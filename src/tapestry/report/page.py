@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +185,8 @@ def render(inputs: ReportInputs) -> str:
         domains=[_spaced(name) for name in domains],
         targets=test["all"]["n"],
         train=inputs.train,
-        headline=_headline(models, shown),
+        headline=_headline("Test figures", models, shown),
+        sampled=_sampled(models, shown),
         verdicts=list(_verdicts(models, shown)),
         rows=_rows(whole, domains),
         reasons=_reasons(domains),
@@ -207,7 +209,8 @@ def render(inputs: ReportInputs) -> str:
 
 
 def _cutoffs(metrics: Metrics, name: str) -> list[int]:
-    return sorted(int(key.partition("_")[2]) for key in metrics if key.startswith(f"{name}_"))
+    matches = (re.fullmatch(rf"{name}_([0-9]+)", key) for key in metrics)
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def _pick(metrics: Metrics, name: str, *wanted: int) -> list[str]:
@@ -228,12 +231,22 @@ def _share(metrics: Metrics, key: str) -> str:
     return f"{metrics[key]:.2%}" if key in metrics else NOTHING
 
 
-def _headline(models: Mapping[str, Metrics], shown: Sequence[str]) -> Table:
+def _sampled(models: Mapping[str, Metrics], shown: Sequence[str]) -> Table | None:
+    """Make the table of the same figures among sampled negatives; None if there are none (`sampled_negatives`)."""
+    negatives = next((key.partition("_of_")[2] for key in models[MODEL] if "_of_" in key), None)
+    if negatives is None:
+        return None
+    return _headline(
+        f"Test figures among {negatives} sampled negatives", models, [f"{k}_of_{negatives}" for k in shown]
+    )
+
+
+def _headline(title: str, models: Mapping[str, Metrics], shown: Sequence[str]) -> Table:
     best = {key: max(row[key] for row in models.values() if key in row) for key in shown}
     rows = [
         (name, [Cell(_share(row, key), row.get(key) == best[key]) for key in shown]) for name, row in models.items()
     ]
-    return Table("Test figures", ["", *map(metric_label, shown)], [Section("", rows)])
+    return Table(title, ["", *map(metric_label, shown)], [Section("", rows)])
 
 
 def _verdicts(models: Mapping[str, Metrics], shown: Sequence[str]) -> Iterable[tuple[str, bool]]:

@@ -21,8 +21,9 @@ _NUMBERED = 12  # domains up to which the map of transitions has numbers
 
 
 def metric_label(key: str) -> str:
-    """`hr_10` → `HR@10`, `mrr` → `MRR`."""
-    return key.upper().replace("_", "@")
+    """`hr_10` → `HR@10`, `mrr` → `MRR`, `hr_10_of_999` → `HR@10 of 999`."""
+    metric, of, negatives = key.partition("_of_")
+    return metric.upper().replace("_", "@") + of.replace("_", " ") + negatives
 
 
 def transition_map(transitions: Mapping[str, Mapping[str, int]]) -> str:
