@@ -46,6 +46,8 @@ class Interaction(NamedTuple):
     domain: int
     day: int
     row: int  # of the domain's raw file
+    position: int = 0  # the given ones, which only `order: given` and `split: given` read
+    split: int = 0
 
 
 def write_inputs(folder: Path, interactions: list[Interaction], domains: int) -> dict[str, DomainInput]:
@@ -59,12 +61,23 @@ def write_inputs(folder: Path, interactions: list[Interaction], domains: int) ->
             "rating": "float32",
             "domain": "string",
             "row": "int64",
+            "position": "int64",
+            "split": "int8",
         }
     )
     for domain, name in enumerate(DOMAINS[:domains]):
         rows = sorted(i for i in interactions if i.domain == domain)
         values = [
-            {"user_id": i.user, "item_id": i.item, "timestamp": i.day * DAY, "domain": name, "row": i.row} for i in rows
+            {
+                "user_id": i.user,
+                "item_id": i.item,
+                "timestamp": i.day * DAY,
+                "domain": name,
+                "row": i.row,
+                "position": i.position,
+                "split": i.split,
+            }
+            for i in rows
         ]
         inputs[name] = DomainInput(folder / f"{name}.parquet", folder / f"{name}.json")
         pq.write_table(pa.Table.from_pylist(values, schema), inputs[name].interactions)
@@ -171,6 +184,9 @@ filters = st.fixed_dictionaries(
         "min_domains": st.integers(1, 3),
         "max_length": st.integers(3, 20),
         "ties": st.sampled_from(["hash", "row"]),
+        "contested_items": st.sampled_from(["owner", "drop"]),
+        "min_user_domain_interactions": st.integers(1, 3),
+        "k_core": st.sampled_from(["iterated", "once"]),
         "seed": st.integers(-1, 3),
         "threads": st.integers(1, 4),
     }

@@ -312,6 +312,17 @@ def test_the_temporal_split_allows_users_of_fewer_than_3_interactions(load_with:
     assert load_parameters(tmp_path / "params.yaml").sessionize.min_user_interactions == 2
 
 
+@pytest.mark.parametrize(("name", "value"), [("truncate", "before"), ("order", "given")])
+def test_the_temporal_split_refuses_what_belongs_to_other_splits(
+    load_with: Load, tmp_path: Path, name: str, value: str
+) -> None:
+    load_with(f"sessionize.{name}", value)
+    with modify_yaml(tmp_path / "params.yaml") as content:
+        content["sessionize"]["split"] = "temporal"
+    with pytest.raises(TapestryError, match=rf"sessionize\.{name}: {value} is for leave_one_out and given splits"):
+        load_parameters(tmp_path / "params.yaml")
+
+
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_the_temporal_split_refuses_a_share_of_zero(load_with: Load, tmp_path: Path, split: str) -> None:
     load_with(f"sessionize.{split}_share", 0)

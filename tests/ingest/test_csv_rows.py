@@ -39,6 +39,8 @@ def expected_rows(body: bytes, delimiter: bytes) -> Rows:
                 "item": values["item_id"],
                 "timestamp": values["timestamp"],
                 "rating": None,
+                "position": None,
+                "split": None,
             }
         )
     return rows

@@ -41,6 +41,13 @@ cases = st.integers(2, 3).flatmap(lambda domains: st.tuples(interactions_of(doma
 shares = st.sampled_from([0.1, 0.2, 0.25, 0.3])
 
 
+def given_positions(interactions: list[Interaction], first_validation: int, first_test: int) -> list[Interaction]:
+    """The interactions with positions that differ, and the split that two positions begin."""
+    return [
+        i._replace(position=7 * i.row, split=(i.row >= first_validation) + (i.row >= first_test)) for i in interactions
+    ]
+
+
 def assert_follows_the_rules(
     folder: Path, interactions: list[Interaction], settings: SessionizeSettings, domains: int
 ) -> None:
@@ -76,3 +83,34 @@ def test_the_temporal_split_follows_the_rules(
     values |= {"min_user_interactions": values["min_user_interactions"] - 2}
     temporal = replace(SETTINGS, split="temporal", validation_share=validation_share, test_share=test_share, **values)
     assert_follows_the_rules(tmp_path_factory.mktemp("temporal"), case[0], temporal, case[1])
+
+
+@hypothesis.settings(max_examples=15, deadline=None)
+@given(case=cases, values=filters, order=st.sampled_from(["time", "given"]))
+def test_truncation_before_the_filters_follows_the_rules(
+    tmp_path_factory: pytest.TempPathFactory, case: tuple[list[Interaction], int], values: dict[str, Any], order: Any
+) -> None:
+    settings = replace(SETTINGS, **values, truncate="before", order=order)
+    assert_follows_the_rules(tmp_path_factory.mktemp("before"), given_positions(case[0], 1, 1), settings, case[1])
+
+
+@hypothesis.settings(max_examples=15, deadline=None)
+@given(
+    case=cases,
+    values=filters,
+    order=st.sampled_from(["time", "given"]),
+    truncate=st.sampled_from(["before", "after"]),
+    starts=st.tuples(st.integers(15, 35), st.integers(0, 30)),
+)
+def test_a_given_split_follows_the_rules(
+    tmp_path_factory: pytest.TempPathFactory,
+    case: tuple[list[Interaction], int],
+    values: dict[str, Any],
+    order: Any,
+    truncate: Any,
+    starts: tuple[int, int],
+) -> None:
+    values |= {"min_user_interactions": values["min_user_interactions"] - 2}
+    settings = replace(SETTINGS, **values, split="given", order=order, truncate=truncate)
+    interactions = given_positions(case[0], starts[0], sum(starts))
+    assert_follows_the_rules(tmp_path_factory.mktemp("given"), interactions, settings, case[1])

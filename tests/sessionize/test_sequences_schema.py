@@ -6,12 +6,16 @@ The check of a table reports all of its broken rules, so a test makes all errors
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import duckdb
 import pytest
+from interactions import SETTINGS
 
 from tapestry.core.errors import TapestryError
 from tapestry.sessionize.schema import check_sequences
+
+BY_DOMAIN = replace(SETTINGS, item_identity="domain")
 
 # 12 users of 2 training, 1 validation and 1 test interaction; items a0 and a1 of one domain, b0 of the other.
 SEQUENCES = """
@@ -70,19 +74,19 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def test_valid_tables_pass(connection: duckdb.DuckDBPyConnection) -> None:
-    check_sequences(connection, domains=2, item_identity="global")
+    check_sequences(connection, domains=2, settings=SETTINGS)
 
 
 def test_two_items_with_one_item_id_pass_only_with_item_identity_domain(
     connection: duckdb.DuckDBPyConnection,
 ) -> None:
     connection.execute("UPDATE items SET item_id = 'a0' WHERE item = 2")
-    check_sequences(connection, domains=2, item_identity="domain")
+    check_sequences(connection, domains=2, settings=BY_DOMAIN)
     with pytest.raises(TapestryError, match=r"'\('item_id',\)' not unique"):
-        check_sequences(connection, domains=2, item_identity="global")
+        check_sequences(connection, domains=2, settings=SETTINGS)
     connection.execute("UPDATE items SET item_id = 'a0' WHERE item = 1")
     with pytest.raises(TapestryError, match=r"'\('domain', 'item_id'\)' not unique"):
-        check_sequences(connection, domains=2, item_identity="domain")
+        check_sequences(connection, domains=2, settings=BY_DOMAIN)
 
 
 @pytest.mark.parametrize("errors", [SEQUENCE_ERRORS, USER_ERRORS, ITEM_ERRORS], ids=["sequences", "users", "items"])
@@ -90,7 +94,7 @@ def test_every_invalid_row_is_reported(connection: duckdb.DuckDBPyConnection, er
     for error in errors:
         connection.execute(error)
     with pytest.raises(TapestryError, match="breaks its schema") as caught:
-        check_sequences(connection, domains=2, item_identity="global")
+        check_sequences(connection, domains=2, settings=SETTINGS)
     assert [message for message in errors.values() if message not in str(caught.value)] == []
 
 
@@ -110,5 +114,5 @@ def test_an_error_that_shifts_a_whole_table_is_reported(
 ) -> None:
     connection.execute(error)
     with pytest.raises(TapestryError, match="breaks its schema") as caught:
-        check_sequences(connection, domains=2, item_identity="global")
+        check_sequences(connection, domains=2, settings=SETTINGS)
     assert message in str(caught.value)

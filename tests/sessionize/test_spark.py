@@ -68,6 +68,8 @@ def inputs(tmp_path: Path) -> dict[str, DomainInput]:
             "item_id": [item for *_, item in steps],
             "timestamp": [86_400_000 * (15_000 + day) + domain for _, day, _ in steps],
             "row": range(1, len(steps) + 1),
+            "position": [3 * (len(steps) * day + number) + domain for number, (_, day, _) in enumerate(steps)],
+            "split": [(day > 17) + (day > 21) for _, day, _ in steps],
         }
         made[name] = DomainInput(tmp_path / f"{name}.parquet", tmp_path / f"{name}.json")
         pq.write_table(pa.table(columns), made[name].interactions)
@@ -95,6 +97,9 @@ def settings(parameters: Parameters) -> SessionizeSettings:
         {"split": "leave_one_out", "ties": "hash"},
         {"split": "temporal", "ties": "row", "min_user_interactions": 15, "min_item_interactions": 5},
         {"item_identity": "domain"},
+        {"contested_items": "drop", "k_core": "once", "truncate": "before", "min_user_domain_interactions": 8},
+        {"split": "given", "order": "given", "min_user_domain_interactions": 8},
+        {"split": "given"},
     ],
     ids=str,
 )

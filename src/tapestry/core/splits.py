@@ -3,3 +3,6 @@
 TRAIN = 0
 VALIDATION = 1
 TEST = 2
+
+NAMES = ("training", "validation", "test")
+"""Of the splits, for messages: `NAMES[TEST]` is "test"."""

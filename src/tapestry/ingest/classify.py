@@ -7,12 +7,13 @@ early, whatever its size.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
 
 from tapestry.core.errors import TapestryError, one_line
+from tapestry.core.splits import TEST, TRAIN, VALIDATION
 from tapestry.ingest.csv_rows import CsvRows
 from tapestry.ingest.json_rows import JsonRows
 from tapestry.ingest.layouts import LAYOUTS, Layout, layout_of
@@ -31,6 +32,8 @@ _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns":
 _FIXES = {  # by a part of the reason
     "timestamp out of range": "ingest.first_year and ingest.last_year say which times are plausible",
     "timestamp is not a whole number": "Write times as whole numbers since 1970 UTC, or as Parquet timestamps",
+    "position": "Number a user's interactions over all domains by whole numbers from 0",
+    "split": "Write train, validation or test",
     "rating is not a number": "Write ratings as numbers, with a point before decimals",
     "in scientific notation": "Save the column with all its digits (in a spreadsheet: as a number without decimals)",
     "timestamp in ": "Convert the timestamps to the unit that is expected",
@@ -61,12 +64,15 @@ class Tally:
         return counted > allowed * (self.rows + rows_left)
 
 
-def open_reader(path: Path) -> tuple[Reader, Layout]:
+def open_reader(path: Path, given: tuple[str, ...] = ()) -> tuple[Reader, Layout]:
     """Open a raw file and find its layout.
 
+    Args:
+        given: further columns that the file must have (`ingest.given_columns`).
+
     Raises:
-        TapestryError: the file can't be read, or has the columns of no layout; the message lists the columns found and
-            accepted.
+        TapestryError: the file can't be read, or has the columns of no layout, or lacks a given column; the message
+            lists the columns found and accepted.
     """
     file = RawFile.open(path)
     reader: Reader
@@ -87,7 +93,13 @@ def open_reader(path: Path) -> tuple[Reader, Layout]:
             f"Accepted:\n  {accepted}\nor, in CSV without a header, Amazon's user, item, rating, timestamp "
             f"(2014) or item, user, rating, timestamp (2018){_hint(file)}"
         )
-    return reader, layout
+    if missing := [name for name in given if name not in reader.columns]:
+        found = [one_line(name) for name in reader.columns[:_SHOWN_COLUMNS]]
+        raise TapestryError(
+            f"{path}: no column {', '.join(missing)}, which ingest.given_columns names. Found: {', '.join(found)}. Add "
+            "the column to the file, or take it out of ingest.given_columns"
+        )
+    return reader, replace(layout, given=given)
 
 
 def classify(
@@ -95,17 +107,18 @@ def classify(
 ) -> Tally:
     """Make the table `classified`, with one row for each row of the file, and count its rows.
 
-    Its columns are row, user_id, item_id, timestamp (milliseconds), rating, reason and text. An unusable row has a
-    reason and its text; a usable row has neither.
+    Its columns are row, user_id, item_id, timestamp (milliseconds), rating, position, split, reason and text. An
+    unusable row has a reason and its text; a usable row has neither. Position and split are null unless they are given.
 
     Raises:
         TapestryError: an unreadable file, or too large a share of unusable rows, raised as soon as that is certain.
     """
     connection.execute(
         """CREATE TABLE classified
-        (row BIGINT, user_id VARCHAR, item_id VARCHAR, timestamp BIGINT, rating FLOAT, reason VARCHAR, text VARCHAR)"""
+        (row BIGINT, user_id VARCHAR, item_id VARCHAR, timestamp BIGINT, rating FLOAT, position BIGINT, split TINYINT,
+        reason VARCHAR, text VARCHAR)"""
     )
-    insert = f"INSERT INTO classified {_classification(reader.query(layout), settings)}"
+    insert = f"INSERT INTO classified {_classification(reader.query(layout), layout.given, settings)}"
     batches = reader.batches(layout)
     tally = Tally(0, 0, 0)
     size = 1
@@ -130,8 +143,9 @@ def classify(
     return tally
 
 
-def _classification(query: Query, settings: IngestSettings) -> str:
+def _classification(query: Query, given: tuple[str, ...], settings: IngestSettings) -> str:
     """SQL for the rows of `classified`, from the batches in `raw_rows`."""
+    given_problems = " ".join(_GIVEN_PROBLEMS[name] for name in given)
     first, last = settings.time_range()
     scale = _UNITS[query.unit] // _UNITS["ms"]
     other_units = " ".join(
@@ -182,6 +196,7 @@ def _classification(query: Query, settings: IngestSettings) -> str:
                         CASE
                             WHEN timestamp_kind = 'ROUNDED' THEN 'timestamp in scientific notation, which rounds it'
                             WHEN timestamp_kind = 'FLOAT' THEN 'timestamp is a 32-bit float, which rounds it'
+                            {given_problems}
                             WHEN rating_text IS NULL OR rating_text = '' THEN NULL
                             WHEN rating_value IS NULL OR isnan(rating_value) THEN 'rating is not a number'
                             WHEN rating_value < {settings.min_rating} OR rating_value > {settings.max_rating}
@@ -192,9 +207,23 @@ def _classification(query: Query, settings: IngestSettings) -> str:
                 END AS reason
             FROM checked)
         SELECT row, {_id_value("user")}, {_id_value("item")},
-            CASE WHEN reason IS NULL THEN CAST(time * {scale} AS BIGINT) END, rating_value, reason,
+            CASE WHEN reason IS NULL THEN CAST(time * {scale} AS BIGINT) END, rating_value,
+            CASE WHEN reason IS NULL THEN {_POSITION} END, CASE WHEN reason IS NULL THEN {_SPLIT} END, reason,
             CASE WHEN reason IS NOT NULL THEN ({query.text})[:{QUARANTINED_CHARACTERS}] END
         FROM with_reason"""
+
+
+_POSITION = 'TRY_CAST(trim("position") AS BIGINT)'
+_SPLIT = f"""CASE lower(trim("split"))
+    WHEN 'train' THEN {TRAIN}
+    WHEN 'validation' THEN {VALIDATION} WHEN 'valid' THEN {VALIDATION} WHEN 'val' THEN {VALIDATION}
+    WHEN 'test' THEN {TEST}
+END"""
+_GIVEN_PROBLEMS = {  # why a given column can't be used
+    "position": """WHEN NOT coalesce(regexp_full_match(trim("position"), '[0-9]{1,18}'), false)
+        THEN 'position is not a whole number'""",
+    "split": f"WHEN {_SPLIT} IS NULL THEN 'split is not train, validation or test'",
+}
 
 
 def _id_number(key: str) -> str:

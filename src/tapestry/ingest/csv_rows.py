@@ -30,6 +30,7 @@ from tapestry.ingest.rows import (
     has_replacement,
     joined_text,
     no_rows_error,
+    quoted,
 )
 
 DELIMITERS = (b",", b"\t", b";", b"|")
@@ -52,11 +53,11 @@ class _Dialect:
 
 
 class CsvRows:
-    """Batches of (row int64, problem string, text string, user, item, timestamp, rating string).
+    """Batches of (row int64, problem string, text string, and each of KEYS as string).
 
     Rows are counted from 1, which is the first row below the header. A row that can't be read has `problem` and
-    `text`, and nulls in the other columns. For every other row, both are null. `rating` is null if the file has no
-    such column.
+    `text`, and nulls in the other columns. For every other row, both are null. A key is null if the file
+    has no such column.
 
     Raises:
         TapestryError: the file has no rows, or its header is not its first line.
@@ -84,7 +85,7 @@ class CsvRows:
             for key in ("user", "item")
         }
         return Query(
-            select='SELECT row, problem AS unread, "text", "user", item, "timestamp", rating FROM raw_rows',
+            select=f'SELECT row, problem AS unread, "text", {", ".join(map(quoted, KEYS))} FROM raw_rows',
             text=f'coalesce("text", {joined_text(keys)})',
             problem=f"""CASE
                 WHEN unread IS NOT NULL THEN unread

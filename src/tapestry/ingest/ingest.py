@@ -3,6 +3,8 @@
 Columns of the interactions: user_id, item_id (text, as in the source), timestamp (int64, milliseconds since 1970 UTC),
 rating (float32, null if the source has none), domain, row (of the raw file, counted from 1). They are ordered by
 user_id, timestamp, item_id. Of several rows with the same user, item and timestamp, only the first is an interaction.
+With `given_columns`, position (int64) and split (int8, as in sequences.parquet) follow; rows are ordered by position
+after item_id, and rows of different positions are different interactions.
 """
 
 from __future__ import annotations
@@ -31,11 +33,11 @@ def ingest(
     Raises:
         TapestryError: an unreadable file, unknown columns, or too large a share of unusable rows.
     """
-    reader, layout = open_reader(raw)
+    reader, layout = open_reader(raw, settings.given_columns)
     with connect(settings.memory_limit, settings.threads) as connection:
         tally = classify(connection, raw, reader, layout, settings)
         reasons = _count_reasons(connection)
-        _sort_usable(connection, domain)
+        _sort_usable(connection, domain, settings.given_columns)
         duplicates = scalar(connection, "SELECT count(*) FROM ordered WHERE duplicate")
         write_parquet(
             connection,
@@ -63,21 +65,24 @@ def ingest(
     return summary
 
 
-def _sort_usable(connection: duckdb.DuckDBPyConnection, domain: str) -> None:
+def _sort_usable(connection: duckdb.DuckDBPyConnection, domain: str, given: tuple[str, ...]) -> None:
     """Make the view `ordered`: the usable rows as sorted interactions, and whether each repeats the row before it.
 
     One sort gives both the order and the duplicates. DuckDB keeps the order of a table in views of it; the schema
     checks the order. The usable rows are removed from `classified`, to free memory.
     """
+    more = "".join(f', "{name}"' for name in given)
+    keys = ("user_id", "timestamp", "item_id", *(name for name in given if name == "position"))
+    in_order = ", ".join(f'"{key}"' for key in keys)
     connection.execute(
-        """CREATE TABLE usable AS SELECT row, user_id, item_id, "timestamp", rating FROM classified
-        WHERE reason IS NULL ORDER BY user_id, "timestamp", item_id, row"""
+        f"""CREATE TABLE usable AS SELECT row, user_id, item_id, "timestamp", rating{more} FROM classified
+        WHERE reason IS NULL ORDER BY {in_order}, row"""
     )
     connection.execute("DELETE FROM classified WHERE reason IS NULL")
-    same = " AND ".join(f'"{key}" = lag("{key}") OVER ()' for key in ("user_id", "item_id", "timestamp"))
+    same = " AND ".join(f'"{key}" = lag("{key}") OVER ()' for key in keys)
     connection.execute(
         f"""CREATE VIEW ordered AS SELECT user_id, item_id, "timestamp", rating, '{quote(domain)}' AS domain, row,
-            coalesce({same}, false) AS duplicate
+            coalesce({same}, false) AS duplicate{more}
         FROM usable"""
     )
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from tapestry.core.errors import TapestryError
 from tapestry.ingest.layouts import Layout
 from tapestry.ingest.raw import RawFile
-from tapestry.ingest.rows import BATCH_ROWS, BLANK_LINE, INVALID_UTF8, Query, no_rows_error, trimmed
+from tapestry.ingest.rows import BATCH_ROWS, BLANK_LINE, INVALID_UTF8, KEYS, Query, no_rows_error, quoted, trimmed
 from tapestry.tables.database import quote
 
 LONGEST_LINE = 1 << 24  # bytes; a longer line is cut, but stays longer than this
@@ -60,6 +60,8 @@ class JsonRows:
 
     def query(self, layout: Layout) -> Query:
         paths = {key: f"'$.\"{quote(name)}\"'" for key, name in layout.by_key.items()}
+        fields = [f"f[{number}] AS {quoted(key)}" for number, key in enumerate(paths, start=1)]
+        fields += [f"CAST(NULL AS VARCHAR) AS {quoted(key)}" for key in KEYS if key not in paths]
         text = "coalesce(TRY(decode(line)), decode(line, 'replace'))"
         document = "decode(coalesce(json, line))"
         # Extraction gives the same text for 1.0 and "1.0", and for a list and its text. Only for such texts is the type
@@ -82,7 +84,7 @@ class JsonRows:
         END"""
         return Query(
             select=f"""
-                SELECT row, line, json, f[1] AS "user", f[2] AS item, f[3] AS "timestamp", f[4] AS rating
+                SELECT row, line, json, {", ".join(fields)}
                 FROM (
                     SELECT *, CASE WHEN octet_length(line) > {_SHORTEST_ROW}
                         THEN TRY(json_extract_string({document}, [{", ".join(paths.values())}])) END AS f

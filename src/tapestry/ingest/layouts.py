@@ -29,6 +29,8 @@ class Layout:
     timestamp: str
     rating: str
     unit: Literal["s", "ms"]
+    given: tuple[str, ...] = ()
+    """Further columns to read, of the same names in every layout: `position` and `split` (`ingest.given_columns`)."""
 
     @property
     def needed(self) -> tuple[str, str, str]:
@@ -38,7 +40,8 @@ class Layout:
     @property
     def by_key(self) -> dict[str, str]:
         """{field of an interaction: the name of its column in the file}; the fields are `tapestry.ingest.rows.KEYS`."""
-        return {"user": self.user, "item": self.item, "timestamp": self.timestamp, "rating": self.rating}
+        own = {"user": self.user, "item": self.item, "timestamp": self.timestamp, "rating": self.rating}
+        return own | {name: name for name in self.given}
 
     def __str__(self) -> str:
         return f"{', '.join(self.needed)}[, {self.rating}] ({self.name}, timestamps in {self.unit})"

@@ -19,7 +19,7 @@ _UNREADABLE = (pa.ArrowException, OSError)
 
 
 class ParquetRows:
-    """Batches of (row int64, user, item, timestamp, rating string). Rows are counted from 1.
+    """Batches of (row int64, and each of KEYS as string). Rows are counted from 1.
 
     Raises:
         TapestryError: not a Parquet file, or a damaged one; from `batches`, also a column that occurs twice.

@@ -16,8 +16,9 @@ import pyarrow as pa
 from tapestry.core.errors import TapestryError
 from tapestry.ingest.layouts import Layout
 
-KEYS = ("user", "item", "timestamp", "rating")
-"""The fields of an interaction, as the queries name them. A `Layout` gives the name of its column in the file."""
+KEYS = ("user", "item", "timestamp", "rating", "position", "split")
+"""The fields of an interaction, as the queries name them. A `Layout` gives the name of its column in the file. Position
+and split are null unless the layout has them."""
 BATCH_ROWS = 1 << 17  # rows of a batch, at most
 BLANK_LINE = "blank line"  # reason of quarantine
 INVALID_UTF8 = "invalid UTF-8"  # reason of quarantine
@@ -34,7 +35,7 @@ class Query:
     """
 
     select: str
-    """SELECT of row, user, item, timestamp, rating (as text), and of the columns that the other fields need."""
+    """SELECT of row and KEYS (as text), and of the columns that the other fields need."""
     text: str
     """The row as text."""
     problem: str
@@ -110,6 +111,11 @@ def column_indices(path: Path, columns: Sequence[str], layout: Layout) -> dict[s
 def no_rows_error(path: Path) -> TapestryError:
     """Return the error for a file without rows."""
     return TapestryError(f"{path}: the file holds no rows; fetch or copy it again")
+
+
+def quoted(key: str) -> str:
+    """SQL for the column `key`, whose name may be a word of SQL's own."""
+    return f'"{key}"'
 
 
 def joined_text(keys: Collection[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
@@ -9,6 +10,7 @@ import ibis
 import ibis.expr.datatypes as dt
 import pandera.ibis as pa
 
+from tapestry.core.splits import TEST, TRAIN, VALIDATION
 from tapestry.ingest.settings import IngestSettings
 from tapestry.tables.database import quote
 from tapestry.tables.schema import column_check, table_check, validate
@@ -19,13 +21,13 @@ def check_interactions(
 ) -> None:
     """Check the Parquet file `written` of one domain's interactions.
 
-    Each row must come after the row before it in the order of user_id, timestamp, item_id. This holds only if the rows
-    are sorted and none is a duplicate.
+    Each row must come after the row before it in the order of user_id, timestamp, item_id (and a given position). This
+    holds only if the rows are sorted and none is a duplicate.
 
     Raises:
         TapestryError: a rule is broken; lists each broken rule with some of the values that break it.
     """
-    keys = ("user_id", "timestamp", "item_id")
+    keys = ["user_id", "timestamp", "item_id", *(name for name in settings.given_columns if name == "position")]
     connection.execute(
         f"""CREATE OR REPLACE TEMP VIEW interactions AS
         SELECT * EXCLUDE (file_row_number), {", ".join(f'lag("{key}") OVER () AS "previous_{key}"' for key in keys)}
@@ -40,19 +42,25 @@ def check_interactions(
             "rating": pa.Column(dt.Float32, pa.Check.in_range(settings.min_rating, settings.max_rating), nullable=True),
             "domain": pa.Column(dt.String, pa.Check.equal_to(domain)),
             "row": pa.Column(dt.Int64, pa.Check.ge(1)),
+            **{name: _GIVEN[name] for name in settings.given_columns},
             **{f"previous_{key}": pa.Column(nullable=True) for key in keys},
         },
-        checks=[table_check("each after the one before", _comes_after_previous)],
+        checks=[table_check("each after the one before", lambda table: _comes_after_previous(table, keys))],
         strict=True,
     )
     validate(connection, {"interactions": schema})
 
 
-def _comes_after_previous(table: ibis.Table) -> ibis.expr.types.BooleanValue:
-    user, time = table.user_id == table.previous_user_id, table.timestamp == table.previous_timestamp
-    return (
-        table.previous_user_id.isnull()
-        | (table.user_id > table.previous_user_id)
-        | (user & (table.timestamp > table.previous_timestamp))
-        | (user & time & (table.item_id > table.previous_item_id))
-    )
+_GIVEN = {
+    "position": pa.Column(dt.Int64, pa.Check.ge(0)),
+    "split": pa.Column(dt.Int8, pa.Check.isin([TRAIN, VALIDATION, TEST])),
+}
+
+
+def _comes_after_previous(table: ibis.Table, keys: Sequence[str]) -> ibis.expr.types.BooleanValue:
+    """Compare each row with the one before it, by the first of `keys` in which they differ."""
+    after = ibis.literal(False)
+    for key in reversed(keys):
+        value, previous = table[key], table[f"previous_{key}"]
+        after = (value > previous) | ((value == previous) & after)
+    return table.previous_user_id.isnull() | after

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tapestry.core.bounds import Fraction, MemorySize, Threads, between, require
 
@@ -27,9 +27,16 @@ class IngestSettings:
     """Memory of the process, about, such as 2GB. Larger work spills to a temporary folder."""
     threads: Threads
     """CPU threads. The result is the same for any number."""
+    given_columns: tuple[Literal["position", "split"], ...] = ()
+    """Columns of the raw files that sessionize takes as they are: `position`, a whole number that orders a user's
+    interactions over all domains (`sessionize.order: given`), and `split`, which is train, validation (or valid, val)
+    or test (`sessionize.split: given`)."""
 
     def __post_init__(self) -> None:
         require(self.first_year <= self.last_year, "ingest.first_year: must not be after ingest.last_year")
+        require(
+            len(set(self.given_columns)) == len(self.given_columns), "ingest.given_columns: a column is named twice"
+        )
         require(self.min_rating <= self.max_rating, "ingest.min_rating: must not be above ingest.max_rating")
 
     def time_range(self) -> tuple[int, int]:

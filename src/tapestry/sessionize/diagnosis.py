@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tapestry.core.errors import TapestryError
 from tapestry.sessionize.engine import Engine
-from tapestry.sessionize.k_core import conditions
+from tapestry.sessionize.k_core import Condition, around_truncation, conditions, remove_once
 from tapestry.sessionize.periods import PeriodStarts
 from tapestry.sessionize.settings import SessionizeSettings
 
@@ -36,7 +36,8 @@ class UnfilteredRows:
     settings: SessionizeSettings
     starts: PeriodStarts
     keep_owned_items: Callable[[], None]
-    keep_recent: Callable[[], None]
+    keep_most_recent: Callable[[], None]
+    give_positions: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def missing_target_error(unfiltered: UnfilteredRows, split: str) -> TapestryErro
     elif most_frequent in (_FILTERED_USER, _FILTERED_ITEM):
         fix = _fix(_largest(_filtered_by_rule(unfiltered, [None])[None]), settings)
     else:
-        fix = _fix("item_identity", settings)
+        fix = _fix(_contested_parameter(settings), settings)
     day = datetime.datetime.fromtimestamp(start / 1000, datetime.UTC).date()
     if loaded:
         details = ". Filtered: " + ", ".join(f"{rows} {reason}" for reason, rows in filtered.items() if rows)
@@ -149,6 +150,8 @@ def _largest(filtered: list[_Filtered]) -> str:
 
 def _fix(parameter: str, settings: SessionizeSettings) -> str:
     now = getattr(settings, parameter)
+    if parameter == "contested_items":
+        return "Set sessionize.contested_items to owner (now drop)"
     if parameter == "item_identity":
         return "If each domain numbers its own items, set sessionize.item_identity to domain (now global)"
     if parameter == _SHARES:
@@ -179,28 +182,36 @@ def _filtered_by_rule(unfiltered: UnfilteredRows, scopes: list[_Scope]) -> dict[
 
 
 def _rules(unfiltered: UnfilteredRows) -> Iterator[_Rule]:
-    """Yield the rules in order. The conditions of the k-core are repeated until they filter nothing more."""
+    """Yield the rules in order. The conditions of the iterated k-core are repeated until they filter nothing more."""
 
     def keep(query: str) -> Callable[[], None]:
         return lambda: unfiltered.engine.table("rows", f"SELECT * FROM rows {query}")
 
-    yield _Rule("of items of another domain", "item_identity", unfiltered.keep_owned_items)
+    settings, engine = unfiltered.settings, unfiltered.engine
+
+    def filter_of(condition: Condition) -> _Rule:
+        return _Rule(f"of {condition.description}", condition.parameter, lambda: remove_once(engine, "rows", condition))
+
+    yield _Rule("of items of another domain", _contested_parameter(settings), unfiltered.keep_owned_items)
     if unfiltered.starts:
         yield _Rule("after the training period", _SHARES, keep(f"WHERE timestamp < {unfiltered.starts[0]}"))
-    core = [
-        _Rule(f"of {description}", parameter, keep(_except(key, too_few)))
-        for parameter, key, too_few, description in conditions(unfiltered.settings)
-    ]
-    remaining, before = _count(unfiltered.engine), None
-    while remaining != before:
-        yield from core
-        remaining, before = _count(unfiltered.engine), remaining
-    yield _Rule(f"older than the last {unfiltered.settings.max_length} of a user", "max_length", unfiltered.keep_recent)
+    older = f"older than the last {settings.max_length} of a user"
+    shorten = [_Rule(older, "max_length", unfiltered.keep_most_recent)] if settings.truncate == "before" else []
+    if settings.k_core == "once":
+        before, after = around_truncation(settings, len(unfiltered.domains))
+        yield from [*map(filter_of, before), *shorten, *map(filter_of, after)]
+    else:
+        yield from shorten
+        core = [filter_of(condition) for condition in conditions(settings, len(unfiltered.domains))]
+        remaining, previous = _count(engine), None
+        while remaining != previous:
+            yield from core
+            remaining, previous = _count(engine), remaining
+    yield _Rule(older, "max_length", unfiltered.give_positions)
 
 
-def _except(key: str, too_few: str) -> str:
-    """SQL join that removes the rows of users or items (`key`) for which `too_few` is true."""
-    return f"ANTI JOIN (SELECT {key} FROM rows GROUP BY {key} HAVING {too_few}) AS to_remove USING ({key})"
+def _contested_parameter(settings: SessionizeSettings) -> str:
+    return "contested_items" if settings.contested_items == "drop" else "item_identity"
 
 
 def _where(scope: _Scope) -> str:

@@ -1,4 +1,8 @@
-"""The iterated k-core: remove users and items with too few interactions until every remaining one has enough."""
+"""The filters of users and items with too few interactions: as an iterated k-core, or each condition once.
+
+The iterated k-core removes users and items until every remaining one has enough. Many papers filter once instead:
+first users of too few domains, then items, then users, without counting again.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ _ROUNDS_THAT_REWRITE = 3
 
 
 class Condition(NamedTuple):
-    """A condition under which the k-core removes a user or an item."""
+    """A condition under which a user or an item is removed."""
 
     parameter: str
     """The parameter of section `sessionize` that sets the bound."""
@@ -23,23 +27,58 @@ class Condition(NamedTuple):
     """Whose interactions are removed, for messages."""
 
 
-def conditions(settings: SessionizeSettings) -> list[Condition]:
-    """Return the conditions of the k-core, in the order in which they are applied."""
-    users, items, domains = settings.min_user_interactions, settings.min_item_interactions, settings.min_domains
-    active_domains = "bit_count(bit_or(CAST(1 AS BIGINT) << domain))"
-    return [
-        Condition(
-            "min_user_interactions", "user", f"count(*) < {users}", f"users with fewer than {users} interactions"
-        ),
-        Condition("min_domains", "user", f"{active_domains} < {domains}", f"users with fewer than {domains} domains"),
-        Condition(
-            "min_item_interactions", "item", f"count(*) < {items}", f"items with fewer than {items} interactions"
-        ),
-    ]
+def conditions(settings: SessionizeSettings, domains: int) -> list[Condition]:
+    """Return the conditions in the order in which they are applied; `domains` is the number of domains."""
+    users, items = settings.min_user_interactions, settings.min_item_interactions
+    of_user = Condition(
+        "min_user_interactions", "user", f"count(*) < {users}", f"users with fewer than {users} interactions"
+    )
+    of_item = Condition(
+        "min_item_interactions", "item", f"count(*) < {items}", f"items with fewer than {items} interactions"
+    )
+    of_domains = _domains_condition(settings, settings.min_user_domain_interactions, domains)
+    if settings.k_core == "iterated":
+        return [of_user, of_domains, of_item]
+    return [_domains_condition(settings, 1, domains), of_item, of_user, of_domains]
 
 
-def cut_to_k_core(engine: Engine, table: str, settings: SessionizeSettings) -> None:
-    """Replace `table` by its k-core.
+def around_truncation(settings: SessionizeSettings, domains: int) -> tuple[list[Condition], list[Condition]]:
+    """Return the conditions of `k_core: once` that come before `truncate: before`, and those after it: of users."""
+    in_order = conditions(settings, domains)
+    return in_order[:2], in_order[2:]
+
+
+def _domains_condition(settings: SessionizeSettings, interactions: int, domains: int) -> Condition:
+    """Make the condition of users with fewer than `min_domains` domains that have so many of their interactions."""
+    wanted = settings.min_domains
+    if interactions == 1:
+        few = f"bit_count(bit_or(CAST(1 AS BIGINT) << domain)) < {wanted}"
+        return Condition("min_domains", "user", few, f"users with fewer than {wanted} domains")
+    enough = (
+        f"CASE WHEN sum(CASE WHEN domain = {domain} THEN 1 ELSE 0 END) >= {interactions} THEN 1 ELSE 0 END"
+        for domain in range(domains)
+    )
+    return Condition(
+        "min_user_domain_interactions",
+        "user",
+        f"{' + '.join(enough)} < {wanted}",
+        f"users with fewer than {wanted} domains of {interactions} interactions",
+    )
+
+
+def remove_once(engine: Engine, table: str, condition: Condition) -> None:
+    """Remove from `table` the interactions of the users or items that meet the condition now."""
+    key = condition.key
+    engine.table(
+        table,
+        f"""SELECT * FROM {table} ANTI JOIN (
+            SELECT {key} FROM {table} GROUP BY {key} HAVING {condition.too_few}
+        ) AS to_remove USING ({key})""",
+    )
+
+
+def cut_to_k_core(engine: Engine, table: str, settings: SessionizeSettings, domains: int) -> None:
+    """Replace `table` by its iterated k-core.
 
     Rounds alternate between users and items. The first round counts all users, the second all items. A later round
     counts only users (or items) that lost an interaction in the round before, since no other count has changed.
@@ -48,7 +87,7 @@ def cut_to_k_core(engine: Engine, table: str, settings: SessionizeSettings) -> N
     the removed users and items, and the table is written once at the end.
     """
     too_few = {
-        key: " OR ".join(condition.too_few for condition in conditions(settings) if condition.key == key)
+        key: " OR ".join(condition.too_few for condition in conditions(settings, domains) if condition.key == key)
         for key in ("user", "item")
     }
     for key in too_few:

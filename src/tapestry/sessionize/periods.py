@@ -9,7 +9,7 @@ from tapestry.sessionize.engine import Engine
 from tapestry.sessionize.settings import SessionizeSettings
 
 PeriodStarts = tuple[int, int] | None
-"""First millisecond of the validation period and of the test period; None with leave-one-out."""
+"""First millisecond of the validation period and of the test period; None without the temporal split."""
 _DAY = 86_400_000  # milliseconds
 
 
@@ -19,7 +19,7 @@ def period_starts(engine: Engine, settings: SessionizeSettings) -> PeriodStarts:
     They are quantiles of the timestamps of all loaded interactions. They must be known before the first rule, because
     the rules look at the training period only.
     """
-    if settings.split == "leave_one_out":
+    if settings.split != "temporal":
         return None
     validation, test = (Fraction(str(share)) for share in (settings.validation_share, settings.test_share))
     days = engine.fetch(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import duckdb
 import ibis
@@ -10,19 +10,19 @@ import ibis.expr.datatypes as dt
 import pandera.ibis as pa
 
 from tapestry.core.splits import TEST, TRAIN, VALIDATION
+from tapestry.sessionize.settings import SessionizeSettings
 from tapestry.tables.schema import table_check, validate
 
 
-def check_sequences(
-    connection: duckdb.DuckDBPyConnection, domains: int, item_identity: Literal["global", "domain"]
-) -> None:
+def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int, settings: SessionizeSettings) -> None:
     """Check the tables `sequences`, `users` and `items`: each table, the order of its rows, and that the tables agree.
 
     A rule can concern other rows: for example, a timestamp must not be smaller than the timestamp of the row before.
     For such a rule a view adds the other row's value as a column (`previous_timestamp`), and the rule compares two
     columns of one row.
 
-    item_id is unique with `item_identity: global`, and unique within each domain with `item_identity: domain`.
+    item_id is unique with `item_identity: global`, and unique within each domain with `item_identity: domain`. Times
+    rise within a user unless the order is given.
 
     Raises:
         TapestryError: A rule is broken. The message lists all broken rules, with examples.
@@ -49,6 +49,7 @@ def check_sequences(
             FROM sequences GROUP BY item
         ) USING (item)"""
     )
+    by_time = [table_check("sorted by time", lambda t: _within_user(t, t.timestamp >= t.previous_timestamp))]
     in_order = pa.DataFrameSchema(
         {
             "user": pa.Column(dt.Int32, pa.Check.ge(0)),
@@ -60,10 +61,10 @@ def check_sequences(
         },
         checks=[
             table_check("sorted by user", lambda t: (t.user >= t.previous_user).fill_null(True)),
-            table_check("sorted by time", lambda t: _within_user(t, t.timestamp >= t.previous_timestamp)),
             table_check("test after training", lambda t: _within_user(t, t.split >= t.previous_split)),
             table_check("positions count up", lambda t: _within_user(t, t.position == t.previous_position + 1)),
             table_check("positions from 0", lambda t: (t.user == t.previous_user).fill_null(False) | (t.position == 0)),
+            *(by_time if settings.order == "time" else []),
         ],
     )
     users = pa.DataFrameSchema(
@@ -95,7 +96,7 @@ def check_sequences(
             table_check("training interactions counted", lambda t: t.train_count == t.trained),
             table_check("item of its domain", lambda t: (t.domain == t.least_domain) & (t.domain == t.last_domain)),
         ],
-        unique=["item_id"] if item_identity == "global" else ["domain", "item_id"],
+        unique=["item_id"] if settings.item_identity == "global" else ["domain", "item_id"],
     )
     validate(connection, {"sequences_in_order": in_order, "users_counted": users, "items_counted": items})
 

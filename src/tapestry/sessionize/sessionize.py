@@ -21,15 +21,20 @@ The path of a user's id:
 Rules, in this order:
     1. Owner. If several domains have interactions of an item, the domain with the most of them owns it (the first in
        the list, if equal). Interactions of the item in other domains are filtered. With `item_identity: domain`,
-       item_id and domain together name an item, so every item has one domain and this rule filters nothing.
+       item_id and domain together name an item, so every item has one domain and this rule filters nothing. With
+       `contested_items: drop`, all interactions of an item of several domains are filtered.
     2. k-core. Remove users with too few interactions or domains, then items with too few interactions, and repeat
-       until nothing changes.
-    3. Length. Keep the most recent `max_length` interactions of each user.
+       until nothing changes. A domain counts if the user has `min_user_domain_interactions` interactions there. With
+       `k_core: once`: remove users with too few domains, then items, then users with too few interactions in all or
+       in a domain, without repeating.
+    3. Length. Keep the most recent `max_length` interactions of each user. With `truncate: before` this rule comes
+       before the k-core, or with `k_core: once` between items and the users' interactions.
 
 Leave-one-out applies the rules to all interactions, as the literature does. The temporal split applies them to the
 training period only, so that no later interaction decides which training interactions are kept. Of the later
 interactions it keeps those of a user and an item of the k-core. The periods begin at quantiles of the timestamps of
-all interactions, before any rule.
+all interactions, before any rule. A given split is taken from the raw files; the rules apply to all interactions, so a
+published set that is to stay as it is needs bounds that filter nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +52,8 @@ from tapestry.core.atomic import atomic_folder, write_json
 from tapestry.core.errors import TapestryError
 from tapestry.core.splits import TRAIN
 from tapestry.sessionize.engine import DuckDBEngine, Engine
-from tapestry.sessionize.rules import CONTESTED, RowsByDomain, apply_rules
+from tapestry.sessionize.owners import CONTESTED, RowsByDomain
+from tapestry.sessionize.rules import apply_rules
 from tapestry.sessionize.schema import check_sequences
 from tapestry.sessionize.settings import SessionizeSettings
 from tapestry.sessionize.statistics import sequence_statistics
@@ -86,7 +92,7 @@ def sessionize(inputs: Mapping[str, DomainInput], settings: SessionizeSettings, 
                 engine.export_to_duckdb(name, query)
             _assign_ids(connection)
             _write_files(connection, domains, temporary)
-        check_sequences(connection, len(domains), settings.item_identity)
+        check_sequences(connection, len(domains), settings)
         return _with_row_counts(inputs, filtered, sequence_statistics(connection, domains))
 
 

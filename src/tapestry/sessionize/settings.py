@@ -27,9 +27,10 @@ class SessionizeSettings:
     max_length: Annotated[int, between(3, 10**6)]
     """Longest sequence: the most recent interactions of a user are kept. With `split: temporal` the limit applies to
     the interactions of the training period."""
-    split: Literal["leave_one_out", "temporal"]
+    split: Literal["leave_one_out", "temporal", "given"]
     """`leave_one_out`: each user's last interaction is the test target, the one before it the validation target.
-    `temporal`: two points in time separate training, validation and test for all users."""
+    `temporal`: two points in time separate training, validation and test for all users. `given`: the column `split` of
+    the raw files, as a paper published it."""
     validation_share: Fraction
     """Temporal split: fraction of all interactions in the validation period, just before the test period."""
     test_share: Fraction
@@ -46,6 +47,19 @@ class SessionizeSettings:
     """Approximate memory of the process, such as 2GB. Larger data spills to a temporary folder."""
     threads: Threads
     """Number of CPU threads. It does not change the result."""
+    contested_items: Literal["owner", "drop"] = "owner"
+    """What becomes of an item_id with interactions in several domains (`item_identity: global`): the domain with most
+    of them owns it, or the item is dropped from all."""
+    min_user_domain_interactions: Count = 1
+    """k-core: how many interactions of a user a domain needs, to count as one of the user's `min_domains`."""
+    k_core: Literal["iterated", "once"] = "iterated"
+    """`iterated`: users and items with too few interactions are filtered until there are none. `once`, as many papers
+    do: users with fewer than `min_domains` domains, then items, then users, each counted once."""
+    truncate: Literal["after", "before"] = "after"
+    """Whether `max_length` applies after the k-core or before it. With `k_core: once`, before means between items and
+    users, so that users are counted by what is left of their sequence."""
+    order: Literal["time", "given"] = "time"
+    """A user's interactions are in the order of their timestamps, or of the column `position` of the raw files."""
 
     def __post_init__(self) -> None:
         if self.split == "leave_one_out":
@@ -58,6 +72,12 @@ class SessionizeSettings:
             "sessionize: validation_share + test_share leaves nothing to train on",
         )
         if self.split == "temporal":
+            for name, value in (("truncate", "after"), ("order", "time")):
+                require(
+                    getattr(self, name) == value,
+                    f"sessionize.{name}: {getattr(self, name)} is for leave_one_out and given splits; the temporal "
+                    f"split needs {value}",
+                )
             for name in ("validation_share", "test_share"):
                 require(
                     getattr(self, name) > 0,

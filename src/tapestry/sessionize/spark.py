@@ -92,7 +92,7 @@ def spark_engine(
     active = SparkSession.getActiveSession()
     try:
         session = active or builder.getOrCreate()
-        with temporary_folder(folder.with_name(f"{folder.name}.spark")) as shared:
+        with temporary_folder(folder.with_name(f"{folder.name}.spark")) as shared, _unconstrained(session):
             yield SparkEngine(session, connection, shared)
     except PySparkException as error:
         raise TapestryError(
@@ -103,6 +103,22 @@ def spark_engine(
     finally:
         if active is None and (started := SparkSession.getActiveSession()) is not None:
             started.stop()
+
+
+@contextmanager
+def _unconstrained(session: SparkSession) -> Iterator[None]:
+    """Switch off the propagation of constraints for a while.
+
+    Of tables that were checkpointed several times, Spark keeps constraints on columns that are no longer there, and a
+    union of two such tables, as in the late rounds of the k-core, fails with "key not found".
+    """
+    option = "spark.sql.constraintPropagation.enabled"
+    before = session.conf.get(option)
+    session.conf.set(option, "false")
+    try:
+        yield
+    finally:
+        session.conf.set(option, str(before))
 
 
 def _require_java() -> None:
