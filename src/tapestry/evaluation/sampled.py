@@ -32,22 +32,24 @@ Floats = npt.NDArray[np.float64]
 
 
 def sampled_metrics(rank: Integers, candidates: Integers, negatives: int, ks: Sequence[int]) -> dict[str, float]:
-    """Return the expected means over targets, as fractions of 1, with names such as `hr_10_of_999` and `mrr_of_999`.
+    """Return the means over targets of `sampled_values`; nothing without targets."""
+    if len(rank) == 0:
+        return {}
+    return {name: float(np.mean(values)) for name, values in sampled_values(rank, candidates, negatives, ks).items()}
+
+
+def sampled_values(rank: Integers, candidates: Integers, negatives: int, ks: Sequence[int]) -> dict[str, Floats]:
+    """Return the expected metrics of each target, (targets,), with names such as `hr_10_of_999` and `mrr_of_999`.
 
     Args:
         rank: (targets,), from 1, in a full ranking.
         candidates: (targets,), the number of ranked items, the target included.
         negatives: n. A target with fewer other candidates is ranked among all of them.
         ks: the cut-offs K.
-
-    Returns:
-        The means; nothing without targets.
     """
-    if len(rank) == 0:
-        return {}
     pairs_P2, pair = np.unique(np.stack([candidates, rank], axis=1), axis=0, return_inverse=True)
     expected = _expected(pairs_P2[:, 0], pairs_P2[:, 1], negatives, ks)
-    return {f"{name}_of_{negatives}": float(np.mean(values[pair.ravel()])) for name, values in expected.items()}
+    return {f"{name}_of_{negatives}": values[pair.ravel()] for name, values in expected.items()}
 
 
 def _expected(candidates_P: Integers, rank_P: Integers, negatives: int, ks: Sequence[int]) -> dict[str, Floats]:
