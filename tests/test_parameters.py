@@ -151,6 +151,7 @@ def test_a_value_of_the_wrong_type_is_named_with_what_was_expected(
         ("train.learning_rate", 0.0, "train.learning_rate: must be above 0"),
         ("train.temperature", -1.0, "train.temperature: must be above 0"),
         ("train.negatives", 0, "train.negatives: at least 1"),
+        ("train.stop_by", "ndcg", "train.stop_by: 'ndcg' is no validation figure; accepted are hr_K, ndcg_K (K from 1"),
         ("evaluate.ks", [], "evaluate.ks: at least one cut-off"),
         ("evaluate.ks", [10, 5], "evaluate.ks: must be ascending"),
         ("evaluate.ks", [0, 5], "evaluate.ks: cut-offs are at least 1"),

@@ -227,6 +227,22 @@ def test_training_stops_early_and_keeps_the_best_epochs_weights(settings: TrainS
     assert not torch.equal(weights[1], weights[-1])
 
 
+def test_a_training_is_stopped_by_the_figure_of_its_settings_and_its_line_shows_it(settings: TrainSettings) -> None:
+    """NDCG@10 gets better with each epoch, MRR over domains is best in the second."""
+    figures = iter([0.1, 0.3, 0.2, 0.2, 0.2])
+    shown: list[Epoch] = []
+
+    def validate(model: Recommender) -> dict[str, float]:
+        ndcg = 0.1 * (1 + len(shown))
+        return {"ndcg_10": ndcg, "hr_10": 0.0, "hr_100": 0.0, "mrr": 0.0, "domain_mrr": next(figures)}
+
+    settings = dataclasses.replace(settings, epochs=9, patience=3, stop_by="domain_mrr")
+    training = train(random_sequences(2, users=20), MODEL, settings, validate, shown.append)
+    assert (training.best.epoch, len(training.epochs)) == (2, 5)
+    assert ", ndcg_10 0.2000, mrr 0.0000, domain_mrr 0.3000; " in str(training.best)
+    assert training.record()["summary"]["best"]["domain_mrr"] == 0.3
+
+
 def test_a_nan_loss_is_an_error_with_the_users_and_the_largest_norms(settings: TrainSettings) -> None:
     expected = r"epoch 1, step \d+: the loss is nan; users u\d+, .*TAPE's \|r\| is at most .*; largest norms: "
     with pytest.raises(DivergedError, match=expected) as failure:

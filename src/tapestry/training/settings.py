@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tapestry.core.bounds import Seed, Threads, at_most, between, require
+from tapestry.core.validation_figure import ValidationFigure
 
-STOPPING_METRIC = "ndcg_10"
-"""The validation metric of early stopping, and of the choice among registered models."""
+
+def _validation_figure(value: Any, name: str) -> None:
+    """Rule: the name of a validation figure."""
+    ValidationFigure.of_name(value, name)
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class TrainSettings:
     epochs: Annotated[int, between(1, 10**6)]
     """Maximum number of passes over the training tokens."""
     patience: Annotated[int, between(1, 10**6)]
-    """Training stops after this number of consecutive epochs without a better validation NDCG@10."""
+    """Training stops after this number of consecutive epochs without a better figure `stop_by`."""
     init: Literal["random", "cooccurrence"]
     """Item embeddings to start from: `random`, or `cooccurrence`: items of the same users are close
     (`tapestry.training.initialization`)."""
@@ -58,6 +61,9 @@ class TrainSettings:
     """`torchrun`: several processes train together (`tapestry.parallel.launch`)."""
     processes: Annotated[int, between(1, 1024)] = 1
     """Processes on each machine. Gradients are those of one process, but for rounding and the draws of dropout."""
+    stop_by: Annotated[str, _validation_figure] = "ndcg_10"
+    """The validation figure by which training stops early and by which the best epoch is chosen: `hr_K`, `ndcg_K` or
+    `mrr`; with the prefix `domain_`, its mean over domains (`tapestry.evaluation.validation`)."""
 
     def __post_init__(self) -> None:
         require(
