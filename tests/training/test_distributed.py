@@ -24,6 +24,7 @@ from small import quick_training
 
 from tapestry.parallel.processes import ALONE
 from tapestry.parameters import Parameters
+from tapestry.training.schedule import plateau
 from tapestry.training.settings import TrainSettings
 
 SEQUENCES = sequences_with_a_lone_last_batch()
@@ -83,6 +84,19 @@ def test_a_killed_training_goes_on_with_as_many_processes_and_ends_in_the_same_b
 ) -> None:
     undisturbed = in_processes(2, train_killed, SEQUENCES, settings, 0.3, None, 0)[0]
     assert in_processes(2, train_killed, SEQUENCES, settings, 0.3, tmp_path, 9)[0] is None
+    resumed = in_processes(2, train_killed, SEQUENCES, settings, 0.3, tmp_path, 10**6)[0]
+    assert weights_of(resumed) == weights_of(undisturbed)
+
+
+def test_a_killed_training_of_several_processes_goes_on_at_the_rate_that_validation_has_lowered(
+    settings: TrainSettings, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(
+        settings, schedule="plateau", plateau_patience=0, stop_by="hr_1", warmup_epochs=1, epochs=4
+    )
+    undisturbed = in_processes(2, train_killed, SEQUENCES, settings, 0.3, None, 0)[0]
+    assert plateau([row["hr_1"] for row in undisturbed["curve"][:3]], 0.1, 0) < 1
+    assert in_processes(2, train_killed, SEQUENCES, settings, 0.3, tmp_path, 18)[0] is None  # of 20 steps
     resumed = in_processes(2, train_killed, SEQUENCES, settings, 0.3, tmp_path, 10**6)[0]
     assert weights_of(resumed) == weights_of(undisturbed)
 

@@ -29,6 +29,7 @@ from tapestry.parameters import Parameters
 from tapestry.sequences.reader import Sequences
 from tapestry.training import trainer
 from tapestry.training.loop import DivergedError, Epoch, Training, train
+from tapestry.training.optimizer import NetworkAdam
 from tapestry.training.settings import TrainSettings
 
 MODEL = dataclasses.replace(WHOLE_MODEL, width=16, state_dim=16, dropout=0.0)
@@ -241,6 +242,41 @@ def test_a_training_is_stopped_by_the_figure_of_its_settings_and_its_line_shows_
     assert (training.best.epoch, len(training.epochs)) == (2, 5)
     assert ", ndcg_10 0.2000, mrr 0.0000, domain_mrr 0.3000; " in str(training.best)
     assert training.record()["summary"]["best"]["domain_mrr"] == 0.3
+
+
+@pytest.mark.parametrize("refit", ["none", "validation"])
+def test_the_learning_rate_warms_up_and_falls_when_the_stopping_figure_gets_no_better(
+    settings: TrainSettings, refit: Any
+) -> None:
+    """3 steps an epoch. The figure is best in epoch 5; epochs 3 and 4 and epochs 6 and 7 bring no better one."""
+    figures = iter([0.1, 0.3, 0.2, 0.3, 0.4, 0.4, 0.1, 0.2])
+    rates: list[float] = []
+    step = NetworkAdam.step
+
+    def recorded(self: NetworkAdam, learning_rate: float) -> None:
+        rates.append(learning_rate)
+        step(self, learning_rate)
+
+    def validate(model: Recommender) -> dict[str, float]:
+        return {"ndcg_10": 0.1, "hr_10": 0.0, "hr_100": 0.0, "mrr": 0.0, "hr_3": next(figures)}
+
+    settings = dataclasses.replace(
+        settings,
+        epochs=8,
+        patience=8,
+        stop_by="hr_3",
+        schedule="plateau",
+        warmup_epochs=2,
+        plateau_factor=0.5,
+        plateau_patience=1,
+        refit=refit,
+        learning_rate=0.01,
+    )
+    with patch.object(NetworkAdam, "step", recorded):
+        best = train(random_sequences(2, users=20), MODEL, settings, validate, lambda epoch: None).best.epoch
+    assert best == 5
+    expected = [0.01 * number / 6 for number in range(1, 7)] + [0.01] * 6 + [0.005] * 9 + [0.0025] * 3
+    assert rates == pytest.approx(expected + (expected[:15] if refit == "validation" else []))
 
 
 def test_a_nan_loss_is_an_error_with_the_users_and_the_largest_norms(settings: TrainSettings) -> None:

@@ -21,7 +21,7 @@ from tapestry.parameters import Parameters
 from tapestry.sequences.batches import pack
 from tapestry.training import optimizer
 from tapestry.training.optimizer import Optimizer, RowAdam
-from tapestry.training.schedule import Schedule, constant, half_cosine
+from tapestry.training.schedule import Schedule, constant, cosine, half_cosine, warmed_up
 from tapestry.training.settings import TrainSettings
 from tapestry.training.steps import Step, prepare_step
 
@@ -73,7 +73,7 @@ def test_rows_touched_in_all_steps_equal_adam(seed: int) -> None:
     seed=SEEDS,
     steps=st.sampled_from([3, 40, 600]),
     caught_up=st.booleans(),
-    schedule=st.sampled_from([constant, half_cosine(30), half_cosine(900)]),
+    schedule=st.sampled_from([constant, half_cosine(30), cosine(900), warmed_up(20, half_cosine(900))]),
     epsilon=st.sampled_from([1e-8, 1e-300]),
 )
 @example(seed=3749, steps=600, caught_up=False, schedule=constant, epsilon=1e-300)  # first a gradient of 4e-5
@@ -114,6 +114,41 @@ def compare_rows_with_adam(
         step_rows(rows, table, touched, gradient)
     rows.catch_up_all()
     torch.testing.assert_close(table, parameter, rtol=0, atol=tolerance)
+
+
+@hypothesis.settings(max_examples=50, deadline=None)
+@given(
+    seed=SEEDS,
+    epochs=st.lists(st.tuples(st.integers(1, 12), st.sampled_from([1.0, 0.5, 0.1])), min_size=2, max_size=6),
+    schedule=st.sampled_from([constant, warmed_up(10, constant)]),
+    caught_up=st.booleans(),
+)
+def test_rows_equal_adam_at_a_rate_that_changes_between_epochs(
+    seed: int, epochs: list[tuple[int, float]], schedule: Schedule, caught_up: bool
+) -> None:
+    """The changes aren't known ahead, as with torch's ReduceLROnPlateau. A row may wait over several of them."""
+    with patch.object(optimizer, "_EPSILON", 1e-300):
+        generator, table, parameter = tables(seed)
+        reference = torch.optim.Adam([parameter], lr=RATE, eps=optimizer._EPSILON)
+        rows = RowAdam(table, RATE, schedule)
+        number, rate = 0, RATE
+        for steps, decrease in epochs:
+            rate *= decrease
+            rows.set_rate_factor(rate / RATE)
+            for _ in range(steps):
+                touched = torch.randperm(7, generator=generator)[: int(torch.randint(1, 4, (), generator=generator))]
+                gradient = torch.zeros_like(table)
+                gradient[touched] = torch.randn(len(touched), 3, generator=generator, dtype=torch.float64)
+                parameter.grad = gradient
+                if caught_up:
+                    rows.catch_up(touched)
+                    torch.testing.assert_close(table[touched], parameter[touched], rtol=0, atol=1e-9)
+                number += 1
+                reference.param_groups[0]["lr"] = rate * schedule(number)
+                reference.step()
+                step_rows(rows, table, touched, gradient)
+        rows.catch_up_all()
+        torch.testing.assert_close(table, parameter, rtol=0, atol=1e-9)
 
 
 @hypothesis.settings(max_examples=25, deadline=None)

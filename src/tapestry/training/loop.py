@@ -22,6 +22,7 @@ from tapestry.parallel.shard import Shard
 from tapestry.sequences.batches import trained_users
 from tapestry.sequences.reader import Sequences
 from tapestry.training.checkpoints import Checkpoints
+from tapestry.training.schedule import plateau
 from tapestry.training.settings import TrainSettings
 from tapestry.training.trainer import NotFiniteError, Pass, Trainer
 
@@ -116,7 +117,8 @@ def train(
     """Train for `epochs` epochs, or until `patience` epochs in a row brought no better figure `stop_by`.
 
     With `refit: validation` the result has the weights of a second training, on training and validation interactions,
-    of as many epochs as the best epoch's number. The epochs and their figures are those of the first training.
+    of as many epochs as the best epoch's number. The epochs and their figures are those of the first training. With
+    `schedule: plateau` each epoch of the second training has the learning rate of the same epoch of the first.
 
     Args:
         validate: returns a model's figures on the validation targets, among them `stop_by`.
@@ -147,6 +149,13 @@ def train(
             state = {"phase": phase, "passes": passes, "progress": progress.state(), "trainer": trainer.state()}
             checkpoints.write(state)
 
+    def rate_factor(number: int) -> float:
+        """Return the factor of the learning rate in an epoch, beside that of the schedule of steps."""
+        if settings.schedule != "plateau":
+            return 1.0
+        figures = [epoch.stopping_figure() for epoch in progress.epochs[: number - 1]]
+        return plateau(figures, settings.plateau_factor, settings.plateau_patience)
+
     refitting = checkpoint is not None and checkpoint["phase"] == "refit"
     try:
         if not refitting:
@@ -154,6 +163,7 @@ def train(
             while len(progress.epochs) < settings.epochs and progress.epochs_since_best() < settings.patience:
                 number = len(progress.epochs) + 1
                 name = f"epoch {number}"
+                trainer.set_rate_factor(rate_factor(number))
                 trained = trainer.run(f"{name}/{settings.epochs}", partial(save, trainer, "fit", number - 1))
                 epoch = Epoch(number, trained, validate(trainer.model), settings.stop_by)
                 on_epoch(epoch)
@@ -169,6 +179,7 @@ def train(
             done = checkpoint["passes"] if refitting and checkpoint is not None else 0
             for number in range(done + 1, best.epoch + 1):
                 name = f"epoch {number} of the refit"
+                refit.set_rate_factor(rate_factor(number))
                 refit.run(f"refit {number}/{best.epoch}", partial(save, refit, "refit", number - 1))
                 save(refit, "refit", number)
             model = refit.model.cpu().eval()

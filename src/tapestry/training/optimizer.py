@@ -80,6 +80,10 @@ class Optimizer:
         self._network.step(self._rows.next_rate())
         self._rows.step()
 
+    def set_rate_factor(self, factor: float) -> None:
+        """Multiply the learning rate of later steps by a factor, instead of the factor before."""
+        self._rows.set_rate_factor(factor)
+
     @property
     def steps(self) -> int:
         """The number of steps so far."""
@@ -164,10 +168,12 @@ class NetworkAdam:
 class RowState:
     """The state of `RowAdam`. mean_IK, square_IK: Adam's first and second moments of each row, as of its last step.
 
-    step: number of steps so far. last_step_I: the step up to which each row is up to date, 0 if never read.
+    step: number of steps so far. rate_factor: see `RowAdam.set_rate_factor`. last_step_I: the step up to which each row
+    is up to date, 0 if never read.
     """
 
     step: int
+    rate_factor: float
     last_step_I: Tensor
     mean_IK: Tensor
     square_IK: Tensor
@@ -187,6 +193,7 @@ class RowAdam:
         self._learning_rate, self._schedule = learning_rate, schedule
         self.state = RowState(
             step=0,
+            rate_factor=1.0,
             last_step_I=torch.zeros(len(table), dtype=torch.int64, device=table.device),
             mean_IK=torch.zeros_like(table, requires_grad=False),
             square_IK=torch.zeros_like(table, requires_grad=False),
@@ -195,7 +202,17 @@ class RowAdam:
 
     def next_rate(self) -> float:
         """Return the learning rate of the next step."""
-        return self._learning_rate * self._schedule(self.state.step + 1)
+        return self._learning_rate * self.state.rate_factor * self._schedule(self.state.step + 1)
+
+    def set_rate_factor(self, factor: float) -> None:
+        """Multiply the learning rate of later steps by a factor, instead of the factor before, which is 1 at first.
+
+        Unlike the schedule, it needn't be known ahead (`train.schedule: plateau`). All rows are first brought up to
+        date, so that the postponed updates of a row are all of one factor, and the table of future updates holds.
+        """
+        if factor != self.state.rate_factor:
+            self.catch_up_all()
+            self.state.rate_factor = factor
 
     @torch.no_grad()
     def catch_up(self, touched_U: Tensor) -> None:
@@ -212,7 +229,7 @@ class RowAdam:
         )
         epsilon_U = _EPSILON * _root(1 - _BETAS[1] ** last_U.clamp(min=1).double())
         scale_UK = _root(square_UK).add_(epsilon_U[:, None]).div_(missed_updates_U[:, None])
-        value_UK.addcdiv_(mean_UK, scale_UK, value=-self._learning_rate)
+        value_UK.addcdiv_(mean_UK, scale_UK, value=-self._learning_rate * state.rate_factor)
         for moment_UK, beta in zip((mean_UK, square_UK), _BETAS, strict=True):
             moment_UK.mul_((beta ** missed_U.double())[:, None])
         self._write(touched_U, value_UK, mean_UK, square_UK)
@@ -260,9 +277,9 @@ class RowAdam:
     def _future_updates(self, step_U: Tensor) -> Tensor:
         """Return Σ_{k ≥ 1} of the updates at steps t = step + k if no gradient comes after `step`, (U,).
 
-        The unit is m / √v, the moments at `step`, at the full learning rate. Update t is β₁ᵏ m / (1 - β₁ᵗ) by
-        √(β₂ᵏ v / (1 - β₂ᵗ)), times the schedule's factor, so it is (β₁ / √β₂)ᵏ √(1 - β₂ᵗ) / (1 - β₁ᵗ) in this unit,
-        times the factor.
+        The unit is m / √v, the moments at `step`, at the full learning rate times `rate_factor`. Update t is
+        β₁ᵏ m / (1 - β₁ᵗ) by √(β₂ᵏ v / (1 - β₂ᵗ)), times the schedule's factor, so it is
+        (β₁ / √β₂)ᵏ √(1 - β₂ᵗ) / (1 - β₁ᵗ) in this unit, times the factor.
         """
         while self.state.step >= len(self._future):
             k = torch.arange(1, _NEGLIGIBLE, dtype=torch.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from tapestry.core.bounds import Seed, Threads, at_most, between, require
+from tapestry.core.bounds import Fraction, Seed, Threads, at_most, between, require
 from tapestry.core.validation_figure import ValidationFigure
 
 
@@ -25,9 +25,11 @@ class TrainSettings:
     init: Literal["random", "cooccurrence"]
     """Item embeddings to start from: `random`, or `cooccurrence`: items of the same users are close
     (`tapestry.training.initialization`)."""
-    schedule: Literal["constant", "half_cosine"]
-    """Of the learning rate: `constant`, or `half_cosine`: constant for half of the steps of `epochs`, then along half a
-    cosine to 0 (`tapestry.training.schedule`). Early stopping may end a training before."""
+    schedule: Literal["constant", "half_cosine", "cosine", "plateau"]
+    """Of the learning rate: `constant`; `half_cosine`: constant for half of the steps of `epochs`, then along half a
+    cosine to 0; `cosine`: along half a cosine to 0 over all steps; `plateau`: lower once the figure `stop_by` no longer
+    gets better (`tapestry.training.schedule`). Early stopping may end a training before. With `warmup_epochs`, the
+    steps are those after them."""
     auxiliary: Literal["none", "domains", "items"]
     """Auxiliary targets of a token, beside the interaction that follows it: `domains`, the next interaction in each
     other domain; `items`, the second to the fourth interaction after it (`tapestry.training.auxiliary`)."""
@@ -64,6 +66,13 @@ class TrainSettings:
     stop_by: Annotated[str, _validation_figure] = "ndcg_10"
     """The validation figure by which training stops early and by which the best epoch is chosen: `hr_K`, `ndcg_K` or
     `mrr`; with the prefix `domain_`, its mean over domains (`tapestry.evaluation.validation`)."""
+    warmup_epochs: Annotated[int, between(0, 10**6)] = 0
+    """The learning rate rises along a line over the steps of these epochs: of W steps, step s has s / W of it."""
+    plateau_factor: Fraction = 0.3162
+    """`plateau`: the learning rate is multiplied by this number, in (0, 1], at each decrease."""
+    plateau_patience: Annotated[int, between(0, 10**6)] = 5
+    """`plateau`: the learning rate decreases once more than this number of epochs in a row brought no better figure
+    `stop_by`. After a decrease the epochs are counted anew. To have an effect it must be below `patience`."""
 
     def __post_init__(self) -> None:
         require(
@@ -77,3 +86,8 @@ class TrainSettings:
         )
         require(self.learning_rate > 0, "train.learning_rate: must be above 0")
         require(self.temperature > 0, "train.temperature: must be above 0")
+        require(
+            self.warmup_epochs < self.epochs,
+            f"train.warmup_epochs: {self.warmup_epochs} must be below train.epochs: {self.epochs}",
+        )
+        require(self.plateau_factor > 0, "train.plateau_factor: must be above 0")
