@@ -37,7 +37,8 @@ _ROWS = 1 << 16  # rows that `catch_up_all` processes at a time
 class Optimizer:
     """AdamW for a model's network and `RowAdam` for its item embedding, updated together by `step`.
 
-    Weight decay applies only to the weights of linear layers. The state is that of the two optimizers.
+    Weight decay applies to the weights of linear layers, and another one to the item embedding (see `RowAdam`). The
+    state is that of the two optimizers.
 
     Args:
         schedule: the factor of `settings.learning_rate` at each step.
@@ -55,7 +56,9 @@ class Optimizer:
         others = [parameter for name, parameter in model.named_parameters() if name != "item.weight"]
         self._network = NetworkAdam(others, [settings.weight_decay if id(p) in decayed else 0.0 for p in others])
         self._item = model.item
-        self._rows = RowAdam(model.item.weight, settings.learning_rate, schedule)
+        self._rows = RowAdam(
+            model.item.weight, settings.learning_rate, schedule, weight_decay=settings.embedding_weight_decay
+        )
         self._read_UK = torch.empty(0)
         self._exchange = None if processes.count == 1 else RowExchange(model.item.weight, processes)
 
@@ -186,11 +189,24 @@ class RowAdam:
     is next read, and then applies them at once: without gradients the moments only decay, so the sum of n updates is
     the first one times a factor that depends on n and the step. One difference to Adam: in the postponed updates, the
     ε beside the root of the second moment decays with the root. It matters only for gradients as small as ε.
+
+    Weight decay is decoupled (AdamW, arXiv 1711.05101) and lazy: a step multiplies each row that it touches by
+    1 − learning rate · decay, once, before its update. Rows that the step doesn't touch keep their length, so the decay
+    of a row grows with the number of steps that read it, where AdamW's is that of all steps. It is no AdamW for rows
+    that are rarely touched. For rows touched in every step, it is.
+
+    Args:
+        table: (I, K); its sparse gradient has the rows that a step touches.
+        learning_rate: at the factor 1.
+        schedule: the factor of the learning rate at each step.
+        weight_decay: of a touched row, in units of the learning rate.
     """
 
-    def __init__(self, table: Tensor, learning_rate: float, schedule: Schedule = constant) -> None:
+    def __init__(
+        self, table: Tensor, learning_rate: float, schedule: Schedule = constant, weight_decay: float = 0.0
+    ) -> None:
         self._table = table
-        self._learning_rate, self._schedule = learning_rate, schedule
+        self._learning_rate, self._schedule, self._weight_decay = learning_rate, schedule, weight_decay
         self.state = RowState(
             step=0,
             rate_factor=1.0,
@@ -246,6 +262,7 @@ class RowAdam:
         self.state.step += 1
         step = self.state.step
         value_UK, mean_UK, square_UK = self._select(touched_U)
+        value_UK.mul_(1 - learning_rate * self._weight_decay)  # by exactly 1 without weight decay
         mean_UK.lerp_(grad_UK, 1 - _BETAS[0])
         square_UK.lerp_(grad_UK.square_(), 1 - _BETAS[1])
         rate = learning_rate / (1 - _BETAS[0] ** step)

@@ -46,7 +46,8 @@ class TrainSettings:
     learning_rate: Annotated[float, at_most(1_000)]
     """Learning rate of AdamW (network) and Adam (item embedding)."""
     weight_decay: Annotated[float, between(0, 1_000)]
-    """AdamW's weight decay, only of the weights of linear layers; embeddings, biases and norms have none."""
+    """AdamW's weight decay, only of the weights of linear layers; other embeddings than that of items
+    (`embedding_weight_decay`), biases and norms have none."""
     negatives: Annotated[int | None, at_most(10**9)]
     """Negatives that a step draws for each target domain; all items of the domain if null or if it has no more."""
     temperature: Annotated[float, at_most(1_000)]
@@ -66,6 +67,9 @@ class TrainSettings:
     stop_by: Annotated[str, _validation_figure] = "ndcg_10"
     """The validation figure by which training stops early and by which the best epoch is chosen: `hr_K`, `ndcg_K` or
     `mrr`; with the prefix `domain_`, its mean over domains (`tapestry.evaluation.validation`)."""
+    embedding_weight_decay: Annotated[float, between(0, 1_000)] = 0.0
+    """Lazy weight decay of the item embedding: each step multiplies the rows that it reads by 1 − learning rate ·
+    decay, and leaves all others (`tapestry.training.optimizer.RowAdam`)."""
     warmup_epochs: Annotated[int, between(0, 10**6)] = 0
     """The learning rate rises along a line over the steps of these epochs: of W steps, step s has s / W of it."""
     plateau_factor: Fraction = 0.3162
