@@ -35,9 +35,18 @@ def settings(parameters: Parameters) -> TrainSettings:
     return quick_training(parameters, schedule="half_cosine", auxiliary="items", negatives=5)
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_several_processes_take_the_steps_of_one(settings: TrainSettings, count: int) -> None:
+PUBLISHED = {
+    "schedule": "cosine",
+    "warmup_epochs": 1,
+    "embedding_weight_decay": 0.5,
+    "own_items_as_negatives": False,
+}  # parts of published recipes
+
+
+@pytest.mark.parametrize(("count", "changes"), [(2, {}), (4, {}), (4, PUBLISHED)])
+def test_several_processes_take_the_steps_of_one(settings: TrainSettings, count: int, changes: dict[str, Any]) -> None:
     """In float64, so that only an error of the equations shows: after 12 steps all weights agree to seven digits."""
+    settings = dataclasses.replace(settings, **changes)
     alone = steps_in_float64(ALONE, SEQUENCES, settings)
     first, *others = in_processes(count, steps_in_float64, SEQUENCES, settings)
     for name, expected in alone.items():

@@ -95,11 +95,20 @@ def trainer_of(sequences: Sequences, settings: TrainSettings) -> trainer.Trainer
     return trainer.Trainer(Recommender(MODEL, sequences.items, len(sequences.domains)), sequences, settings)
 
 
+@pytest.mark.parametrize("own_items_as_negatives", [True, False])
 @pytest.mark.parametrize("kind", ["domains", "items"])
-def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(settings: TrainSettings, kind: Any) -> None:
+def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(
+    settings: TrainSettings, kind: Any, own_items_as_negatives: bool
+) -> None:
     """Probability 0.5 would draw half of them at twice the weight; with 1, all are drawn and the loss is known."""
     sequences = random_sequences(4, users=6)
-    settings = dataclasses.replace(settings, auxiliary=kind, auxiliary_rate=1.0, auxiliary_weight=0.3)
+    settings = dataclasses.replace(
+        settings,
+        auxiliary=kind,
+        auxiliary_rate=1.0,
+        auxiliary_weight=0.3,
+        own_items_as_negatives=own_items_as_negatives,
+    )
     trainer = trainer_of(sequences, settings)
     step = next(trainer.steps())
     model = trainer.model.train()
@@ -109,6 +118,9 @@ def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(settings: TrainS
     user_of = np.repeat(step.users, lengths)
 
     def loss_of(token: int, target: int) -> float:
+        start, length = sequences.offsets[user_of[token]], sequences.train_length[user_of[token]]
+        left_out = set() if own_items_as_negatives else set(sequences.item[start : start + length].tolist())
+        left_out -= {int(sequences.item[target])}
         now = dataclasses.replace(
             batch, target_time_N=torch.full_like(batch.target_time_N, sequences.timestamp[target])
         )
@@ -118,7 +130,7 @@ def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(settings: TrainS
         scores = {
             item: items[item] @ query / settings.temperature
             for item in range(domain.start, domain.end)
-            if sequences.train_count[item] > 0
+            if sequences.train_count[item] > 0 and item not in left_out
         }
         return float(torch.stack(list(scores.values())).logsumexp(0) - scores[int(sequences.item[target])])
 

@@ -67,6 +67,9 @@ class TrainSettings:
     stop_by: Annotated[str, _validation_figure] = "ndcg_10"
     """The validation figure by which training stops early and by which the best epoch is chosen: `hr_K`, `ndcg_K` or
     `mrr`; with the prefix `domain_`, its mean over domains (`tapestry.evaluation.validation`)."""
+    own_items_as_negatives: bool = True
+    """Whether an item that a user has chosen in training, before or after, may be a negative of another target of that
+    user. A target is never its own negative."""
     embedding_weight_decay: Annotated[float, between(0, 1_000)] = 0.0
     """Lazy weight decay of the item embedding: each step multiplies the rows that it reads by 1 − learning rate ·
     decay, and leaves all others (`tapestry.training.optimizer.RowAdam`)."""

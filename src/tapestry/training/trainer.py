@@ -218,7 +218,16 @@ class Trainer:
                 lengths = batch.offsets_B1.diff().numpy()
                 part = balanced(lengths, self._processes.count)[self._processes.rank]
             step = prepare_step(
-                self.model, self._kernel, sequences, users, batch, settings.negatives, self._draws, auxiliary, part
+                self.model,
+                self._kernel,
+                sequences,
+                users,
+                batch,
+                settings.negatives,
+                self._draws,
+                auxiliary,
+                part,
+                settings.own_items_as_negatives,
             )
             self._trained_P[period_of(step.requests.time_R)] = True
             yield pinned(step) if self._device.type == "cuda" else step, self._draw_state()
