@@ -9,9 +9,9 @@ from tapestry.core.cpu import describe_cpu
 from tapestry.core.errors import TapestryError
 from tapestry.core.settings import flatten, load_section
 from tapestry.core.splits import VALIDATION
-from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.scoring import rank_by_model
 from tapestry.evaluation.settings import EvaluateSettings
+from tapestry.evaluation.validation import validation_figures
 from tapestry.model.device import choose_device
 from tapestry.model.network import Recommender
 from tapestry.model.settings import ModelSettings
@@ -25,8 +25,6 @@ from tapestry.tracking.runs import stage_run
 from tapestry.training.checkpoints import Checkpoints
 from tapestry.training.loop import DivergedError, Epoch, train
 from tapestry.training.settings import TrainSettings
-
-KS = (1, 10, 100)
 
 
 def main() -> None:
@@ -60,7 +58,7 @@ def train_and_save(model_settings: ModelSettings, settings: TrainSettings, proce
 
         def validate(model: Recommender) -> dict[str, float]:
             ranks = rank_by_model(model, sequences, targets, exclude_seen, settings.batch_users, processes)
-            return ranking_metrics(ranks.rank, KS)
+            return validation_figures(sequences, targets, ranks, settings.stop_by)
 
         def show(epoch: Epoch) -> None:
             run.log_points(curve_metrics(epoch.figures()), epoch.epoch)

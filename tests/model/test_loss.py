@@ -21,13 +21,17 @@ DRAWS: dict[str, st.SearchStrategy[Any]] = {
     "sizes": st.lists(st.integers(1, 12), min_size=1, max_size=4),
     "candidates": st.integers(1, 12),
     "tokens": st.integers(1, 20),
+    "more_hits": st.booleans(),
 }
 
 
 def random_targets(
-    generator: np.random.Generator, sizes: list[int], candidates: int, tokens: int
+    generator: np.random.Generator, sizes: list[int], candidates: int, tokens: int, more_hits: bool
 ) -> list[DomainTargets]:
-    """Random targets in domains of `sizes` items. Candidates are drawn from all items of a domain."""
+    """Random targets in domains of `sizes` items. Candidates are drawn from all items of a domain.
+
+    The hits are the accidental ones; with `more_hits` any others too, several of a query, and some twice.
+    """
     domain_of = generator.integers(0, len(sizes), tokens)
     found, start = [], 0
     for domain, size in enumerate(sizes):
@@ -35,6 +39,9 @@ def random_targets(
         drawn = start + np.sort(generator.choice(size, min(candidates, size), replace=False))
         target = start + generator.integers(0, size, len(members))
         hits = [(t, c) for t, row in enumerate(target) for c, candidate in enumerate(drawn) if candidate == row]
+        if more_hits:
+            others = [(t, c) for t in range(len(target)) for c in range(len(drawn)) for _ in range(2)]
+            hits = sorted(hits + [pair for pair in others if generator.random() < 0.3])
         hit = np.array(hits, dtype=np.int64).reshape(-1, 2)
         if len(members):
             arrays = (members, target, drawn, hit[:, 0].copy(), hit[:, 1].copy())
@@ -49,8 +56,13 @@ def naive_loss(
     """Weighted sum of −log softmax, a query at a time, in torch operations that autograd knows."""
     losses = []
     for domain in targets:
-        for row, target in zip(domain.query_T.tolist(), domain.target_T.tolist(), strict=True):
-            others = [candidate for candidate in domain.candidates_C.tolist() if candidate != target]
+        hits = set(zip(domain.hit_query_M.tolist(), domain.hit_candidate_M.tolist(), strict=True))
+        for number, (row, target) in enumerate(zip(domain.query_T.tolist(), domain.target_T.tolist(), strict=True)):
+            others = [
+                candidate
+                for index, candidate in enumerate(domain.candidates_C.tolist())
+                if candidate != target and (number, index) not in hits
+            ]
             rows = table[[target, *others]]
             scores = rows @ query[row] / rows.square().sum(1).sqrt() / temperature
             losses.append(weight[row] * (torch.logsumexp(scores, 0) - scores[0]))
@@ -65,10 +77,17 @@ def naive_loss(
     weighted=st.booleans(),
 )
 def test_the_loss_and_its_gradients_equal_plain_loops(
-    seed: int, sizes: list[int], candidates: int, tokens: int, temperature: float, block: int, weighted: bool
+    seed: int,
+    sizes: list[int],
+    candidates: int,
+    tokens: int,
+    more_hits: bool,
+    temperature: float,
+    block: int,
+    weighted: bool,
 ) -> None:
     generator = np.random.default_rng(seed)
-    targets = random_targets(generator, sizes, candidates, tokens)
+    targets = random_targets(generator, sizes, candidates, tokens, more_hits)
     query = torch.nn.functional.normalize(torch.from_numpy(generator.normal(size=(tokens, 5))), dim=1).requires_grad_()
     table = torch.from_numpy(generator.normal(size=(sum(sizes), 5))).requires_grad_()
     weight = generator.uniform(0, 2, tokens) if weighted else np.ones(tokens)
@@ -91,10 +110,17 @@ def test_the_loss_and_its_gradients_equal_plain_loops(
     weighted=st.booleans(),
 )
 def test_the_kernel_equals_its_reference_with_its_gradients(
-    seed: int, sizes: list[int], candidates: int, tokens: int, temperature: float, block: int, weighted: bool
+    seed: int,
+    sizes: list[int],
+    candidates: int,
+    tokens: int,
+    more_hits: bool,
+    temperature: float,
+    block: int,
+    weighted: bool,
 ) -> None:
     generator = np.random.default_rng(seed)
-    targets = random_targets(generator, sizes, candidates, tokens)
+    targets = random_targets(generator, sizes, candidates, tokens, more_hits)
     query = torch.from_numpy(generator.normal(size=(tokens, 5))).requires_grad_()
     unit = torch.nn.functional.normalize(torch.from_numpy(generator.normal(size=(sum(sizes), 5))), dim=1)
     unit.requires_grad_()

@@ -88,7 +88,7 @@ def inputs(
         curve=curve,
         config={
             "model": {"width": 64, "tape": True, "attention": "intra", "dropout": 0.5},
-            "train": {"negatives": None, "learning_rate": 1e-05},
+            "train": {"negatives": None, "learning_rate": 1e-05, "stop_by": "ndcg_10"},
             "domains": [{"name": name, "start": 0, "end": 1} for name in names],
         },
         parameters={
@@ -236,6 +236,7 @@ def test_training_shows_the_best_and_the_last_epoch_and_every_parameter(default:
     epochs = named(page.tables["Validation figures"])
     assert epochs["Best epoch"] == ["2", "1.0000", "3.00%", "30.00%", "1.50%", "15.00%", "30.00%"]
     assert epochs["Last epoch"] == ["3", "2.0000", "2.00%", "20.00%", "1.00%", "10.00%", "20.00%"]
+    assert "epoch 2, the best by validation NDCG@10, whose" in default
     model, train = page.tables["Parameters of model"], page.tables["Parameters of train"]
     assert named(model) == {
         "model": [""],
@@ -244,7 +245,21 @@ def test_training_shows_the_best_and_the_last_epoch_and_every_parameter(default:
         "tape": ["true"],
         "width": ["64"],
     }
-    assert named(train) == {"train": [""], "learning_rate": ["1e-05"], "negatives": ["null"]}
+    expected = {"train": [""], "learning_rate": ["1e-05"], "negatives": ["null"], "stop_by": ["ndcg_10"]}
+    assert named(train) == expected
+
+
+def test_another_figure_that_training_was_stopped_by_has_a_column_and_is_named() -> None:
+    given = inputs()
+    given.config["train"]["stop_by"] = "domain_mrr"
+    for row in given.curve:
+        row["domain_mrr"] = 0.125 * row["epoch"]  # type: ignore[index]
+    shown = render(given)
+    assert "epoch 2, the best by validation MRR, mean over domains, whose" in shown
+    table = Page(shown).tables["Validation figures"]
+    assert table[0][-1] == "MRR, mean over domains"
+    assert named(table)["Best epoch"][-1] == "25.00%"
+    assert named(table)["Last epoch"][-1] == "37.50%"
 
 
 def test_the_best_of_a_column_is_bold(default: str) -> None:

@@ -25,6 +25,7 @@ from tapestry.parameters import Parameters
 from tapestry.training import checkpoints as module
 from tapestry.training.checkpoints import Checkpoints, StoppedError
 from tapestry.training.loop import Epoch, Training, train
+from tapestry.training.schedule import plateau
 from tapestry.training.settings import TrainSettings
 
 SEQUENCES = random_sequences(1, users=40)
@@ -87,6 +88,35 @@ def test_a_training_that_is_killed_again_and_again_ends_in_the_same_bytes(
     assert contents(training) == contents(undisturbed)
     assert seen == [epoch.epoch for epoch in undisturbed.epochs]
     assert [epoch.training.tokens for epoch in training.epochs] == [e.training.tokens for e in undisturbed.epochs]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_killed_training_goes_on_at_the_learning_rate_that_validation_has_lowered(
+    settings: TrainSettings, tmp_path: Path, every: int
+) -> None:
+    """The rate falls after each epoch that brought no better figure; a rate that isn't resumed would show in a byte."""
+    settings = dataclasses.replace(
+        settings,
+        epochs=6,
+        patience=6,
+        schedule="plateau",
+        plateau_factor=0.1,
+        plateau_patience=0,
+        stop_by="hr_1",
+        warmup_epochs=1,
+        refit="validation",
+    )
+    undisturbed = run(settings, None)
+    figures = [epoch.stopping_figure() for epoch in undisturbed.epochs]
+    assert plateau(figures[:-1], 0.1, 0) < 1
+    lives = np.random.default_rng(every)
+    for _ in range(100):
+        try:
+            training = run(settings, KillingCheckpoints(tmp_path, every, int(lives.integers(every, 6))))
+            break
+        except KilledError:
+            pass
+    assert contents(training) == contents(undisturbed)
 
 
 def killed_at(settings: TrainSettings, folder: Path, steps: int) -> list[Path]:

@@ -24,6 +24,7 @@ from small import quick_training
 
 from tapestry.parallel.processes import ALONE
 from tapestry.parameters import Parameters
+from tapestry.training.schedule import plateau
 from tapestry.training.settings import TrainSettings
 
 SEQUENCES = sequences_with_a_lone_last_batch()
@@ -34,9 +35,18 @@ def settings(parameters: Parameters) -> TrainSettings:
     return quick_training(parameters, schedule="half_cosine", auxiliary="items", negatives=5)
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_several_processes_take_the_steps_of_one(settings: TrainSettings, count: int) -> None:
+PUBLISHED = {
+    "schedule": "cosine",
+    "warmup_epochs": 1,
+    "embedding_weight_decay": 0.5,
+    "own_items_as_negatives": False,
+}  # parts of published recipes
+
+
+@pytest.mark.parametrize(("count", "changes"), [(2, {}), (4, {}), (4, PUBLISHED)])
+def test_several_processes_take_the_steps_of_one(settings: TrainSettings, count: int, changes: dict[str, Any]) -> None:
     """In float64, so that only an error of the equations shows: after 12 steps all weights agree to seven digits."""
+    settings = dataclasses.replace(settings, **changes)
     alone = steps_in_float64(ALONE, SEQUENCES, settings)
     first, *others = in_processes(count, steps_in_float64, SEQUENCES, settings)
     for name, expected in alone.items():
@@ -83,6 +93,19 @@ def test_a_killed_training_goes_on_with_as_many_processes_and_ends_in_the_same_b
 ) -> None:
     undisturbed = in_processes(2, train_killed, SEQUENCES, settings, 0.3, None, 0)[0]
     assert in_processes(2, train_killed, SEQUENCES, settings, 0.3, tmp_path, 9)[0] is None
+    resumed = in_processes(2, train_killed, SEQUENCES, settings, 0.3, tmp_path, 10**6)[0]
+    assert weights_of(resumed) == weights_of(undisturbed)
+
+
+def test_a_killed_training_of_several_processes_goes_on_at_the_rate_that_validation_has_lowered(
+    settings: TrainSettings, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(
+        settings, schedule="plateau", plateau_patience=0, stop_by="hr_1", warmup_epochs=1, epochs=4
+    )
+    undisturbed = in_processes(2, train_killed, SEQUENCES, settings, 0.3, None, 0)[0]
+    assert plateau([row["hr_1"] for row in undisturbed["curve"][:3]], 0.1, 0) < 1
+    assert in_processes(2, train_killed, SEQUENCES, settings, 0.3, tmp_path, 18)[0] is None  # of 20 steps
     resumed = in_processes(2, train_killed, SEQUENCES, settings, 0.3, tmp_path, 10**6)[0]
     assert weights_of(resumed) == weights_of(undisturbed)
 

@@ -29,6 +29,7 @@ from tapestry.parameters import Parameters
 from tapestry.sequences.reader import Sequences
 from tapestry.training import trainer
 from tapestry.training.loop import DivergedError, Epoch, Training, train
+from tapestry.training.optimizer import NetworkAdam
 from tapestry.training.settings import TrainSettings
 
 MODEL = dataclasses.replace(WHOLE_MODEL, width=16, state_dim=16, dropout=0.0)
@@ -94,11 +95,20 @@ def trainer_of(sequences: Sequences, settings: TrainSettings) -> trainer.Trainer
     return trainer.Trainer(Recommender(MODEL, sequences.items, len(sequences.domains)), sequences, settings)
 
 
+@pytest.mark.parametrize("own_items_as_negatives", [True, False])
 @pytest.mark.parametrize("kind", ["domains", "items"])
-def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(settings: TrainSettings, kind: Any) -> None:
+def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(
+    settings: TrainSettings, kind: Any, own_items_as_negatives: bool
+) -> None:
     """Probability 0.5 would draw half of them at twice the weight; with 1, all are drawn and the loss is known."""
     sequences = random_sequences(4, users=6)
-    settings = dataclasses.replace(settings, auxiliary=kind, auxiliary_rate=1.0, auxiliary_weight=0.3)
+    settings = dataclasses.replace(
+        settings,
+        auxiliary=kind,
+        auxiliary_rate=1.0,
+        auxiliary_weight=0.3,
+        own_items_as_negatives=own_items_as_negatives,
+    )
     trainer = trainer_of(sequences, settings)
     step = next(trainer.steps())
     model = trainer.model.train()
@@ -108,6 +118,9 @@ def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(settings: TrainS
     user_of = np.repeat(step.users, lengths)
 
     def loss_of(token: int, target: int) -> float:
+        start, length = sequences.offsets[user_of[token]], sequences.train_length[user_of[token]]
+        left_out = set() if own_items_as_negatives else set(sequences.item[start : start + length].tolist())
+        left_out -= {int(sequences.item[target])}
         now = dataclasses.replace(
             batch, target_time_N=torch.full_like(batch.target_time_N, sequences.timestamp[target])
         )
@@ -117,7 +130,7 @@ def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(settings: TrainS
         scores = {
             item: items[item] @ query / settings.temperature
             for item in range(domain.start, domain.end)
-            if sequences.train_count[item] > 0
+            if sequences.train_count[item] > 0 and item not in left_out
         }
         return float(torch.stack(list(scores.values())).logsumexp(0) - scores[int(sequences.item[target])])
 
@@ -225,6 +238,57 @@ def test_training_stops_early_and_keeps_the_best_epochs_weights(settings: TrainS
     assert training.best.epoch == 2
     assert torch.equal(training.model.item.weight, weights[1])
     assert not torch.equal(weights[1], weights[-1])
+
+
+def test_a_training_is_stopped_by_the_figure_of_its_settings_and_its_line_shows_it(settings: TrainSettings) -> None:
+    """NDCG@10 gets better with each epoch, MRR over domains is best in the second."""
+    figures = iter([0.1, 0.3, 0.2, 0.2, 0.2])
+    shown: list[Epoch] = []
+
+    def validate(model: Recommender) -> dict[str, float]:
+        ndcg = 0.1 * (1 + len(shown))
+        return {"ndcg_10": ndcg, "hr_10": 0.0, "hr_100": 0.0, "mrr": 0.0, "domain_mrr": next(figures)}
+
+    settings = dataclasses.replace(settings, epochs=9, patience=3, stop_by="domain_mrr")
+    training = train(random_sequences(2, users=20), MODEL, settings, validate, shown.append)
+    assert (training.best.epoch, len(training.epochs)) == (2, 5)
+    assert ", ndcg_10 0.2000, mrr 0.0000, domain_mrr 0.3000; " in str(training.best)
+    assert training.record()["summary"]["best"]["domain_mrr"] == 0.3
+
+
+@pytest.mark.parametrize("refit", ["none", "validation"])
+def test_the_learning_rate_warms_up_and_falls_when_the_stopping_figure_gets_no_better(
+    settings: TrainSettings, refit: Any
+) -> None:
+    """3 steps an epoch. The figure is best in epoch 5; epochs 3 and 4 and epochs 6 and 7 bring no better one."""
+    figures = iter([0.1, 0.3, 0.2, 0.3, 0.4, 0.4, 0.1, 0.2])
+    rates: list[float] = []
+    step = NetworkAdam.step
+
+    def recorded(self: NetworkAdam, learning_rate: float) -> None:
+        rates.append(learning_rate)
+        step(self, learning_rate)
+
+    def validate(model: Recommender) -> dict[str, float]:
+        return {"ndcg_10": 0.1, "hr_10": 0.0, "hr_100": 0.0, "mrr": 0.0, "hr_3": next(figures)}
+
+    settings = dataclasses.replace(
+        settings,
+        epochs=8,
+        patience=8,
+        stop_by="hr_3",
+        schedule="plateau",
+        warmup_epochs=2,
+        plateau_factor=0.5,
+        plateau_patience=1,
+        refit=refit,
+        learning_rate=0.01,
+    )
+    with patch.object(NetworkAdam, "step", recorded):
+        best = train(random_sequences(2, users=20), MODEL, settings, validate, lambda epoch: None).best.epoch
+    assert best == 5
+    expected = [0.01 * number / 6 for number in range(1, 7)] + [0.01] * 6 + [0.005] * 9 + [0.0025] * 3
+    assert rates == pytest.approx(expected + (expected[:15] if refit == "validation" else []))
 
 
 def test_a_nan_loss_is_an_error_with_the_users_and_the_largest_norms(settings: TrainSettings) -> None:

@@ -21,17 +21,19 @@ from tapestry.parameters import Parameters
 from tapestry.sequences.batches import pack
 from tapestry.training import optimizer
 from tapestry.training.optimizer import Optimizer, RowAdam
-from tapestry.training.schedule import Schedule, constant, half_cosine
+from tapestry.training.schedule import Schedule, constant, cosine, half_cosine, warmed_up
 from tapestry.training.settings import TrainSettings
 from tapestry.training.steps import Step, prepare_step
 
 SEEDS = st.integers(0, 10_000)
-RATE, DECAY = 0.01, 0.2
+RATE, DECAY, EMBEDDING_DECAY = 0.01, 0.2, 0.3
 
 
 @pytest.fixture
 def settings(parameters: Parameters) -> TrainSettings:
-    return dataclasses.replace(parameters.train, learning_rate=RATE, weight_decay=DECAY)
+    return dataclasses.replace(
+        parameters.train, learning_rate=RATE, weight_decay=DECAY, embedding_weight_decay=EMBEDDING_DECAY
+    )
 
 
 def gradients(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -73,7 +75,7 @@ def test_rows_touched_in_all_steps_equal_adam(seed: int) -> None:
     seed=SEEDS,
     steps=st.sampled_from([3, 40, 600]),
     caught_up=st.booleans(),
-    schedule=st.sampled_from([constant, half_cosine(30), half_cosine(900)]),
+    schedule=st.sampled_from([constant, half_cosine(30), cosine(900), warmed_up(20, half_cosine(900))]),
     epsilon=st.sampled_from([1e-8, 1e-300]),
 )
 @example(seed=3749, steps=600, caught_up=False, schedule=constant, epsilon=1e-300)  # first a gradient of 4e-5
@@ -114,6 +116,88 @@ def compare_rows_with_adam(
         step_rows(rows, table, touched, gradient)
     rows.catch_up_all()
     torch.testing.assert_close(table, parameter, rtol=0, atol=tolerance)
+
+
+@hypothesis.settings(max_examples=50, deadline=None)
+@given(
+    seed=SEEDS,
+    epochs=st.lists(st.tuples(st.integers(1, 12), st.sampled_from([1.0, 0.5, 0.1])), min_size=2, max_size=6),
+    schedule=st.sampled_from([constant, warmed_up(10, constant)]),
+    caught_up=st.booleans(),
+)
+def test_rows_equal_adam_at_a_rate_that_changes_between_epochs(
+    seed: int, epochs: list[tuple[int, float]], schedule: Schedule, caught_up: bool
+) -> None:
+    """The changes aren't known ahead, as with torch's ReduceLROnPlateau. A row may wait over several of them."""
+    with patch.object(optimizer, "_EPSILON", 1e-300):
+        generator, table, parameter = tables(seed)
+        reference = torch.optim.Adam([parameter], lr=RATE, eps=optimizer._EPSILON)
+        rows = RowAdam(table, RATE, schedule)
+        number, rate = 0, RATE
+        for steps, decrease in epochs:
+            rate *= decrease
+            rows.set_rate_factor(rate / RATE)
+            for _ in range(steps):
+                touched = torch.randperm(7, generator=generator)[: int(torch.randint(1, 4, (), generator=generator))]
+                gradient = torch.zeros_like(table)
+                gradient[touched] = torch.randn(len(touched), 3, generator=generator, dtype=torch.float64)
+                parameter.grad = gradient
+                if caught_up:
+                    rows.catch_up(touched)
+                    torch.testing.assert_close(table[touched], parameter[touched], rtol=0, atol=1e-9)
+                number += 1
+                reference.param_groups[0]["lr"] = rate * schedule(number)
+                reference.step()
+                step_rows(rows, table, touched, gradient)
+        rows.catch_up_all()
+        torch.testing.assert_close(table, parameter, rtol=0, atol=1e-9)
+
+
+@hypothesis.settings(max_examples=50, deadline=None)
+@given(seed=SEEDS, steps=st.integers(1, 40), decay=st.sampled_from([0.1, 3.0, 50.0]), caught_up=st.booleans())
+def test_weight_decay_shrinks_the_rows_of_a_step_and_no_others(
+    seed: int, steps: int, decay: float, caught_up: bool
+) -> None:
+    """The reference loops over rows and steps: Adam for every row, and decay only for those that the step touches."""
+    schedule = half_cosine(30)
+    generator, table, parameter = tables(seed)
+    naive = [{"x": x.clone(), "m": torch.zeros(3).double(), "v": torch.zeros(3).double()} for x in parameter.detach()]
+    rows = RowAdam(table, RATE, schedule, weight_decay=decay)
+    with patch.object(optimizer, "_EPSILON", 1e-300):
+        for step in range(1, steps + 1):
+            touched = torch.randperm(7, generator=generator)[: int(torch.randint(1, 4, (), generator=generator))]
+            gradient = torch.zeros_like(table)
+            gradient[touched] = torch.randn(len(touched), 3, generator=generator, dtype=torch.float64)
+            if step % 5 == 0:
+                gradient[touched[0]] = 0.0  # read, but without a gradient: an item that is in no loss
+            if caught_up:
+                rows.catch_up(touched)
+            step_rows(rows, table, touched, gradient)
+            rate = RATE * schedule(step)
+            for number, row in enumerate(naive):
+                if number in touched.tolist():
+                    row["x"] = row["x"] - rate * decay * row["x"]
+                row["m"] = 0.9 * row["m"] + 0.1 * gradient[number]
+                row["v"] = 0.999 * row["v"] + 0.001 * gradient[number] ** 2
+                move = row["m"] / (1 - 0.9**step) / (row["v"] / (1 - 0.999**step)).sqrt()
+                row["x"] = row["x"] - rate * move.nan_to_num(0.0)
+        rows.catch_up_all()
+    expected = torch.stack([row["x"] for row in naive])
+    torch.testing.assert_close(table.detach(), expected, rtol=0, atol=1e-9)
+
+
+@hypothesis.settings(max_examples=25, deadline=None)
+@given(seed=SEEDS)
+def test_weight_decay_of_rows_touched_in_all_steps_is_adamws(seed: int) -> None:
+    generator, table, parameter = tables(seed)
+    reference = torch.optim.AdamW([parameter], lr=RATE, weight_decay=DECAY)
+    rows = RowAdam(table, RATE, weight_decay=DECAY)
+    for _ in range(6):
+        parameter.grad = gradients((7, 3), generator)
+        gradient = parameter.grad.clone()
+        reference.step()
+        step_rows(rows, table, torch.randperm(7, generator=generator), gradient)
+        torch.testing.assert_close(table, parameter, rtol=1e-11, atol=1e-13)
 
 
 @hypothesis.settings(max_examples=25, deadline=None)
@@ -165,6 +249,7 @@ def test_the_first_step_equals_the_one_computed_by_hand(settings: TrainSettings)
     for name, parameter in model.named_parameters():
         if name == "item.weight":
             expected = before[name].clone()
+            expected[touched] *= 1 - RATE * EMBEDDING_DECAY
             expected[touched] -= RATE * signs[name][touched]
         else:
             expected = before[name] * (1 - RATE * DECAY if is_linear_weight(name) else 1) - RATE * signs[name]
@@ -192,7 +277,11 @@ def test_training_steps_that_touch_all_items_equal_adamw(settings: TrainSettings
     adamw = torch.optim.AdamW(
         [
             {"params": [p for name, p in named if is_linear_weight(name)], "weight_decay": DECAY},
-            {"params": [p for name, p in named if not is_linear_weight(name)], "weight_decay": 0.0},
+            {"params": [reference.item.weight], "weight_decay": EMBEDDING_DECAY},
+            {
+                "params": [p for name, p in named if not is_linear_weight(name) and name != "item.weight"],
+                "weight_decay": 0.0,
+            },
         ],
         lr=RATE,
     )

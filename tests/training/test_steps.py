@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import WHOLE_MODEL, all_in_training, random_sequences
 
+from tapestry.core.splits import TRAIN
 from tapestry.model.network import Recommender
-from tapestry.sequences.batches import Batch, pack
+from tapestry.sequences.batches import Batch, pack, trained_users, training_histories
 from tapestry.sequences.reader import Sequences
 from tapestry.training.auxiliary import Auxiliary
-from tapestry.training.steps import Step, prefetched, prepare_step
+from tapestry.training.steps import Integers, Step, prefetched, prepare_step
 
 SEEDS = st.integers(0, 10_000)
 
@@ -121,6 +122,71 @@ def test_auxiliary_targets_follow_the_tokens_own_targets(seed: int, negatives: i
         assert all(domain.start <= item < domain.end for item in candidates)
         assert all(domain.start <= found[query] < domain.end for query in part.query_T.tolist())
     assert [found[query] for query in range(len(index))] == index
+
+
+def own_items(sequences: Sequences, user: int) -> set[int]:
+    start, end = sequences.offsets[user : user + 2].tolist()
+    return {int(sequences.item[index]) for index in range(start, end) if sequences.split[index] == TRAIN}
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=SEEDS, negatives=st.sampled_from([None, 1, 4]), parts=st.sampled_from([None, [0, 2, 3], [4], []]))
+def test_a_users_own_items_are_no_negatives(seed: int, negatives: int | None, parts: list[int] | None) -> None:
+    """Also those that the model's window doesn't reach, and of a process that computes only some of the histories."""
+    sequences = random_sequences(seed, users=9, longest=12)
+    users = np.random.default_rng(seed).permutation(trained_users(sequences))[:5]
+    starts, ends = training_histories(sequences, window=3)
+    batch = pack(sequences, starts[users], ends[users])
+    pairs = later_interactions(sequences, users, batch)
+    token_A, target_A = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    auxiliary = Auxiliary(token_A, target_A, weight=0.5)
+    model = Recommender(WHOLE_MODEL, sequences.items, len(sequences.domains))
+    part = None if parts is None else np.array([place for place in parts if place < len(users)], dtype=np.int64)
+
+    def prepare(own_items_as_negatives: bool) -> Step:
+        generator = np.random.default_rng(seed)
+        return prepare_step(
+            model,
+            "tiled",
+            sequences,
+            users,
+            batch,
+            negatives,
+            generator,
+            auxiliary,
+            part,
+            own_items_as_negatives,
+        )
+
+    step, usual = prepare(own_items_as_negatives=False), prepare(own_items_as_negatives=True)
+    order = step.segments.order_N.tolist()
+    user_of_token = np.repeat(step.users, step.batch.offsets_B1.diff().numpy()).tolist()
+    assert len(step.targets) == len(usual.targets)
+    for domain, same in zip(step.targets, usual.targets, strict=True):
+        for name in ("query_T", "target_T", "candidates_C"):
+            assert torch.equal(getattr(domain, name), getattr(same, name))
+        candidates = step.touched_U[domain.candidates_C].tolist()
+        hits = list(zip(domain.hit_query_M.tolist(), domain.hit_candidate_M.tolist(), strict=True))
+        assert [query for query, _ in hits] == sorted(query for query, _ in hits)
+        expected = set()
+        for number, query in enumerate(domain.query_T.tolist()):
+            own = own_items(sequences, user_of_token[order[int(step.requests.token_R[query])]])
+            expected |= {(number, place) for place, candidate in enumerate(candidates) if candidate in own}
+        assert set(hits) == expected
+        assert set(hits) >= set(zip(same.hit_query_M.tolist(), same.hit_candidate_M.tolist(), strict=True))
+
+
+def later_interactions(sequences: Sequences, users: Integers, batch: Batch) -> list[tuple[int, int]]:
+    """Pairs of a token and each training interaction after the one that follows it."""
+    found: list[tuple[int, int]] = []
+    first = 0
+    starts, _ = training_histories(sequences, window=3)
+    for user, length in zip(users.tolist(), batch.offsets_B1.diff().tolist(), strict=True):
+        end = int(sequences.offsets[user] + sequences.train_length[user])
+        start = int(starts[user])
+        found += [(first + token, index) for token in range(length) for index in range(start + token + 2, end)]
+        first += length
+    return found
 
 
 def candidates_of(step: Step) -> list[list[int]]:

@@ -3,9 +3,10 @@
     loss = 1/N Σ w · −log( exp(s_t) / (exp(s_t) + Σ_c exp(s_c)) ),   s_u = cos(q, e_u) / τ
 
 The sum is over queries. q is the query, t its target, c the candidates of the target's domain without the target
-itself, e_u an item's embedding, τ the temperature, N the number of tokens. A token has one query for the interaction
-that follows it, of weight w = 1, and maybe others for auxiliary targets (`tapestry.training.auxiliary`). Queries are
-grouped by their target's domain, whose candidates they share, so scores are one matrix product a domain.
+itself (with `train.own_items_as_negatives: false`, without any item of the query's user), e_u an item's embedding,
+τ the temperature, N the number of tokens. A token has one query for the interaction that follows it, of weight w = 1,
+and maybe others for auxiliary targets (`tapestry.training.auxiliary`). Queries are grouped by their target's domain,
+whose candidates they share, so scores are one matrix product a domain.
 
 Suffixes: R queries, K width, U rows of the table.
 """

@@ -170,7 +170,7 @@ def render(inputs: ReportInputs) -> str:
     groups = {"Domain": {_spaced(name): row for name, row in test["domain"].items()}} | {
         title: {_name(name): row for name, row in test[key].items()} for key, title in GROUPS.items()
     }
-    validated = inputs.train["best"]
+    validated, stop_by = inputs.train["best"], inputs.config["train"]["stop_by"]
     environment = Environment(
         loader=PackageLoader("tapestry.report", ""),
         autoescape=True,
@@ -195,7 +195,8 @@ def render(inputs: ReportInputs) -> str:
         length_bars=length_bars(inputs.data["lengths"]),
         examples=[_example(example) for example in inputs.examples],
         studies=inputs.studies,
-        epochs=_epochs(inputs.train),
+        stopped_by=metric_label(stop_by),
+        epochs=_epochs(inputs.train, stop_by),
         made=_made(inputs.parameters),
         origin=SLOT,
         parameters=[_parameters(key, values) for key, values in inputs.config.items() if isinstance(values, dict)],
@@ -313,8 +314,9 @@ def _reasons(domains: Mapping[str, Any]) -> Table:
     return Table("Rows lost by reason", ["Reason", *map(_spaced, domains), "All"], sections)
 
 
-def _epochs(train: Mapping[str, Any]) -> Table:
+def _epochs(train: Mapping[str, Any], stop_by: str) -> Table:
     keys = [*_pick(train["best"], "hr", 10, 100), *_pick(train["best"], "ndcg", 10, 100), "mrr"]
+    keys = list(dict.fromkeys([*keys, stop_by]))
     rows = [
         (name, [Cell(f"{row['epoch']:.0f}"), Cell(f"{row['loss']:.4f}"), *(Cell(_share(row, key)) for key in keys)])
         for name, row in (("Best epoch", train["best"]), ("Last epoch", train["final"]))

@@ -21,7 +21,9 @@ _NUMBERED = 12  # domains up to which the map of transitions has numbers
 
 
 def metric_label(key: str) -> str:
-    """`hr_10` → `HR@10`, `mrr` → `MRR`, `hr_10_of_999` → `HR@10 of 999`."""
+    """`hr_10` → `HR@10`, `hr_10_of_999` → `HR@10 of 999`, `domain_mrr` → `MRR, mean over domains`."""
+    if key.startswith("domain_"):
+        return f"{metric_label(key.removeprefix('domain_'))}, mean over domains"
     metric, of, negatives = key.partition("_of_")
     return metric.upper().replace("_", "@") + of.replace("_", " ") + negatives
 

@@ -10,11 +10,11 @@ from tapestry.core.atomic import atomic_folder, write_json
 from tapestry.core.settings import load_section, parse
 from tapestry.core.splits import TEST, VALIDATION
 from tapestry.core.yaml_file import read_yaml
-from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.ranking import Ranks
 from tapestry.evaluation.ranks import ranks_table, write_ranks
 from tapestry.evaluation.scoring import rank_by_model
 from tapestry.evaluation.settings import EvaluateSettings
+from tapestry.evaluation.validation import validation_figures
 from tapestry.model.network import Recommender
 from tapestry.model.settings import ModelSettings
 from tapestry.sequences.reader import Sequences
@@ -80,7 +80,8 @@ def run_trial(
         return rank_by_model(trained, sequences, targets, evaluate.exclude_seen, evaluate.batch_users)
 
     def validate(trained: Recommender) -> dict[str, float]:
-        return ranking_metrics(ranked(trained, VALIDATION).rank, evaluate.ks)
+        targets, ranks = sequences.targets(VALIDATION), ranked(trained, VALIDATION)
+        return validation_figures(sequences, targets, ranks, settings.stop_by, evaluate.ks)
 
     def show(epoch: Epoch) -> None:
         print(epoch, flush=True)

@@ -9,6 +9,13 @@ from typing import Any
 TRAINING_METRICS = ("loss", "tape_norm")
 """The training metrics of an epoch; the other metrics of an epoch are validation metrics."""
 
+COMPARED_BY = "ndcg_10"
+"""The validation figure of the best epoch by which registered models are compared (`tapestry.tracking.registry`).
+
+It is the same for all, whatever `train.stop_by` is: models that were stopped by different figures don't compare by
+these. Every training has it.
+"""
+
 _REFUSED = re.compile(r"[^/\w.\- :]")  # characters that MLflow doesn't accept in a metric's name
 
 

@@ -22,10 +22,9 @@ from tapestry.provenance.hashes import code_hash, content_hash
 from tapestry.tracking.delivery import sending
 from tapestry.tracking.experiment import REPORT
 from tapestry.tracking.journal import Journal, now_ms
-from tapestry.tracking.names import TRAINING_METRICS, curve_metrics, flatten_metrics
+from tapestry.tracking.names import COMPARED_BY, TRAINING_METRICS, curve_metrics, flatten_metrics
 from tapestry.tracking.pipeline import dvc_experiment, experiment_name, pipeline_id
 from tapestry.tracking.store import shown_uri
-from tapestry.training.settings import STOPPING_METRIC
 
 FIGURES = ("summary.json", "test.json", "train.json", "data.json", "curve.csv", "cutoffs.csv")
 ARTIFACTS = (REPORT, "models/config.json", "params.yaml", "dvc.lock", *(f"metrics/{n}" for n in FIGURES))
@@ -65,7 +64,7 @@ def collect(parameters: Parameters) -> dict[str, Any]:
         "name": experiment_name(commit),
         "time": now,
         "artifacts": ARTIFACTS,
-        "validation": train["best"][STOPPING_METRIC],
+        "validation": train["best"][COMPARED_BY],
         "exclude_seen": parameters.evaluate.exclude_seen,
         "pipeline": pipeline_id(),
         "dvc_exp": dvc_experiment(),

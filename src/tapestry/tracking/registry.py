@@ -54,9 +54,9 @@ def register(
     """Log and register a model, unless it is registered, and make it the champion if it is the best of its kind.
 
     The first model becomes the champion. A later model replaces it if its validation NDCG@10 is greater, on the same
-    data and with the same candidate items. Metrics on different data don't compare, so a champion of other data stays
-    until another version is chosen by hand (`choose`). The rule is applied only once to a version, so that a choice by
-    hand isn't undone.
+    data and with the same candidate items, whatever figure training was stopped by (`names.COMPARED_BY`). Metrics on
+    different data don't compare, so a champion of other data stays until another version is chosen by hand (`choose`).
+    The rule is applied only once to a version, so that a choice by hand isn't undone.
 
     Args:
         run_id: the model's run.

@@ -1,4 +1,4 @@
-"""Training with AdamW and early stopping on validation NDCG@10."""
+"""Training with AdamW and early stopping on a validation figure (`train.stop_by`)."""
 
 from __future__ import annotations
 
@@ -22,17 +22,26 @@ from tapestry.parallel.shard import Shard
 from tapestry.sequences.batches import trained_users
 from tapestry.sequences.reader import Sequences
 from tapestry.training.checkpoints import Checkpoints
-from tapestry.training.settings import STOPPING_METRIC, TrainSettings
+from tapestry.training.schedule import plateau
+from tapestry.training.settings import TrainSettings
 from tapestry.training.trainer import NotFiniteError, Pass, Trainer
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch, numbered from 1: its pass over the training tokens and the validation metrics after it."""
+    """One epoch, numbered from 1: its pass over the training tokens and the validation figures after it.
+
+    stop_by: the name of the figure that compares epochs.
+    """
 
     epoch: int
     training: Pass
     validation: dict[str, float]
+    stop_by: str
+
+    def stopping_figure(self) -> float:
+        """Return the figure that compares epochs: greater is better."""
+        return self.validation[self.stop_by]
 
     def figures(self) -> dict[str, float]:
         """Return the figures that are equal in every run, for tracked files and curves."""
@@ -52,7 +61,8 @@ class Epoch:
         }
 
     def __str__(self) -> str:
-        shown = ", ".join(f"{name} {self.validation[name]:.4f}" for name in ("hr_10", "hr_100", "ndcg_10", "mrr"))
+        names = dict.fromkeys(("hr_10", "hr_100", "ndcg_10", "mrr", self.stop_by))
+        shown = ", ".join(f"{name} {self.validation[name]:.4f}" for name in names)
         timings = self.timings()
         return (
             f"epoch {self.epoch}: loss {self.training.loss:.4f}, validation {shown}; {self.training.seconds:.1f} s of "
@@ -104,13 +114,14 @@ def train(
     checkpoints: Checkpoints | None = None,
     processes: Processes = ALONE,
 ) -> Training:
-    """Train for `epochs` epochs, or until `patience` epochs in a row brought no better validation NDCG@10.
+    """Train for `epochs` epochs, or until `patience` epochs in a row brought no better figure `stop_by`.
 
     With `refit: validation` the result has the weights of a second training, on training and validation interactions,
-    of as many epochs as the best epoch's number. The epochs and their figures are those of the first training.
+    of as many epochs as the best epoch's number. The epochs and their figures are those of the first training. With
+    `schedule: plateau` each epoch of the second training has the learning rate of the same epoch of the first.
 
     Args:
-        validate: returns a model's metrics on the validation targets, among them "ndcg_10".
+        validate: returns a model's figures on the validation targets, among them `stop_by`.
         on_epoch: called after each epoch, to print or log it; first with the epochs of the checkpoint.
         checkpoints: where a training that was killed goes on, and ends with the same bytes.
         processes: those that train the model together. The result of the first one has the whole model, that of the
@@ -138,6 +149,13 @@ def train(
             state = {"phase": phase, "passes": passes, "progress": progress.state(), "trainer": trainer.state()}
             checkpoints.write(state)
 
+    def rate_factor(number: int) -> float:
+        """Return the factor of the learning rate in an epoch, beside that of the schedule of steps."""
+        if settings.schedule != "plateau":
+            return 1.0
+        figures = [epoch.stopping_figure() for epoch in progress.epochs[: number - 1]]
+        return plateau(figures, settings.plateau_factor, settings.plateau_patience)
+
     refitting = checkpoint is not None and checkpoint["phase"] == "refit"
     try:
         if not refitting:
@@ -145,8 +163,9 @@ def train(
             while len(progress.epochs) < settings.epochs and progress.epochs_since_best() < settings.patience:
                 number = len(progress.epochs) + 1
                 name = f"epoch {number}"
+                trainer.set_rate_factor(rate_factor(number))
                 trained = trainer.run(f"{name}/{settings.epochs}", partial(save, trainer, "fit", number - 1))
-                epoch = Epoch(number, trained, validate(trainer.model))
+                epoch = Epoch(number, trained, validate(trainer.model), settings.stop_by)
                 on_epoch(epoch)
                 progress.add(epoch, trainer.model)
                 save(trainer, "fit", number)
@@ -160,6 +179,7 @@ def train(
             done = checkpoint["passes"] if refitting and checkpoint is not None else 0
             for number in range(done + 1, best.epoch + 1):
                 name = f"epoch {number} of the refit"
+                refit.set_rate_factor(rate_factor(number))
                 refit.run(f"refit {number}/{best.epoch}", partial(save, refit, "refit", number - 1))
                 save(refit, "refit", number)
             model = refit.model.cpu().eval()
@@ -219,9 +239,9 @@ class Progress:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, epoch: Epoch, model: Recommender) -> None:
-        """Record an epoch; copy the model's weights if its validation metric is the best so far."""
+        """Record an epoch; copy the model's weights if its stopping figure is the best so far."""
         self.epochs.append(epoch)
-        if self.best is None or epoch.validation[STOPPING_METRIC] > self.best.validation[STOPPING_METRIC]:
+        if self.best is None or epoch.stopping_figure() > self.best.stopping_figure():
             self.best, self.best_weights = epoch, copy.deepcopy(model.state_dict())
 
     def state(self) -> dict[str, Any]:
@@ -235,7 +255,7 @@ class Progress:
     @classmethod
     def of_state(cls, state: Mapping[str, Any]) -> Progress:
         """Return the object whose `state` this is."""
-        epochs = [Epoch(epoch["epoch"], Pass(**epoch["training"]), epoch["validation"]) for epoch in state["epochs"]]
+        epochs = [Epoch(**(epoch | {"training": Pass(**epoch["training"])})) for epoch in state["epochs"]]
         best = None if state["best"] is None else epochs[state["best"] - 1]
         return cls(epochs, best, state["best_weights"])
 

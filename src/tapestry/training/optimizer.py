@@ -37,7 +37,8 @@ _ROWS = 1 << 16  # rows that `catch_up_all` processes at a time
 class Optimizer:
     """AdamW for a model's network and `RowAdam` for its item embedding, updated together by `step`.
 
-    Weight decay applies only to the weights of linear layers. The state is that of the two optimizers.
+    Weight decay applies to the weights of linear layers, and another one to the item embedding (see `RowAdam`). The
+    state is that of the two optimizers.
 
     Args:
         schedule: the factor of `settings.learning_rate` at each step.
@@ -55,7 +56,9 @@ class Optimizer:
         others = [parameter for name, parameter in model.named_parameters() if name != "item.weight"]
         self._network = NetworkAdam(others, [settings.weight_decay if id(p) in decayed else 0.0 for p in others])
         self._item = model.item
-        self._rows = RowAdam(model.item.weight, settings.learning_rate, schedule)
+        self._rows = RowAdam(
+            model.item.weight, settings.learning_rate, schedule, weight_decay=settings.embedding_weight_decay
+        )
         self._read_UK = torch.empty(0)
         self._exchange = None if processes.count == 1 else RowExchange(model.item.weight, processes)
 
@@ -79,6 +82,10 @@ class Optimizer:
             self._exchange.collect_gradient(self._read_UK.grad)
         self._network.step(self._rows.next_rate())
         self._rows.step()
+
+    def set_rate_factor(self, factor: float) -> None:
+        """Multiply the learning rate of later steps by a factor, instead of the factor before."""
+        self._rows.set_rate_factor(factor)
 
     @property
     def steps(self) -> int:
@@ -164,10 +171,12 @@ class NetworkAdam:
 class RowState:
     """The state of `RowAdam`. mean_IK, square_IK: Adam's first and second moments of each row, as of its last step.
 
-    step: number of steps so far. last_step_I: the step up to which each row is up to date, 0 if never read.
+    step: number of steps so far. rate_factor: see `RowAdam.set_rate_factor`. last_step_I: the step up to which each row
+    is up to date, 0 if never read.
     """
 
     step: int
+    rate_factor: float
     last_step_I: Tensor
     mean_IK: Tensor
     square_IK: Tensor
@@ -180,13 +189,27 @@ class RowAdam:
     is next read, and then applies them at once: without gradients the moments only decay, so the sum of n updates is
     the first one times a factor that depends on n and the step. One difference to Adam: in the postponed updates, the
     ε beside the root of the second moment decays with the root. It matters only for gradients as small as ε.
+
+    Weight decay is decoupled (AdamW, arXiv 1711.05101) and lazy: a step multiplies each row that it touches by
+    1 − learning rate · decay, once, before its update. Rows that the step doesn't touch keep their length, so the decay
+    of a row grows with the number of steps that read it, where AdamW's is that of all steps. It is no AdamW for rows
+    that are rarely touched. For rows touched in every step, it is.
+
+    Args:
+        table: (I, K); its sparse gradient has the rows that a step touches.
+        learning_rate: at the factor 1.
+        schedule: the factor of the learning rate at each step.
+        weight_decay: of a touched row, in units of the learning rate.
     """
 
-    def __init__(self, table: Tensor, learning_rate: float, schedule: Schedule = constant) -> None:
+    def __init__(
+        self, table: Tensor, learning_rate: float, schedule: Schedule = constant, weight_decay: float = 0.0
+    ) -> None:
         self._table = table
-        self._learning_rate, self._schedule = learning_rate, schedule
+        self._learning_rate, self._schedule, self._weight_decay = learning_rate, schedule, weight_decay
         self.state = RowState(
             step=0,
+            rate_factor=1.0,
             last_step_I=torch.zeros(len(table), dtype=torch.int64, device=table.device),
             mean_IK=torch.zeros_like(table, requires_grad=False),
             square_IK=torch.zeros_like(table, requires_grad=False),
@@ -195,7 +218,17 @@ class RowAdam:
 
     def next_rate(self) -> float:
         """Return the learning rate of the next step."""
-        return self._learning_rate * self._schedule(self.state.step + 1)
+        return self._learning_rate * self.state.rate_factor * self._schedule(self.state.step + 1)
+
+    def set_rate_factor(self, factor: float) -> None:
+        """Multiply the learning rate of later steps by a factor, instead of the factor before, which is 1 at first.
+
+        Unlike the schedule, it needn't be known ahead (`train.schedule: plateau`). All rows are first brought up to
+        date, so that the postponed updates of a row are all of one factor, and the table of future updates holds.
+        """
+        if factor != self.state.rate_factor:
+            self.catch_up_all()
+            self.state.rate_factor = factor
 
     @torch.no_grad()
     def catch_up(self, touched_U: Tensor) -> None:
@@ -212,7 +245,7 @@ class RowAdam:
         )
         epsilon_U = _EPSILON * _root(1 - _BETAS[1] ** last_U.clamp(min=1).double())
         scale_UK = _root(square_UK).add_(epsilon_U[:, None]).div_(missed_updates_U[:, None])
-        value_UK.addcdiv_(mean_UK, scale_UK, value=-self._learning_rate)
+        value_UK.addcdiv_(mean_UK, scale_UK, value=-self._learning_rate * state.rate_factor)
         for moment_UK, beta in zip((mean_UK, square_UK), _BETAS, strict=True):
             moment_UK.mul_((beta ** missed_U.double())[:, None])
         self._write(touched_U, value_UK, mean_UK, square_UK)
@@ -229,6 +262,7 @@ class RowAdam:
         self.state.step += 1
         step = self.state.step
         value_UK, mean_UK, square_UK = self._select(touched_U)
+        value_UK.mul_(1 - learning_rate * self._weight_decay)  # by exactly 1 without weight decay
         mean_UK.lerp_(grad_UK, 1 - _BETAS[0])
         square_UK.lerp_(grad_UK.square_(), 1 - _BETAS[1])
         rate = learning_rate / (1 - _BETAS[0] ** step)
@@ -260,9 +294,9 @@ class RowAdam:
     def _future_updates(self, step_U: Tensor) -> Tensor:
         """Return Σ_{k ≥ 1} of the updates at steps t = step + k if no gradient comes after `step`, (U,).
 
-        The unit is m / √v, the moments at `step`, at the full learning rate. Update t is β₁ᵏ m / (1 - β₁ᵗ) by
-        √(β₂ᵏ v / (1 - β₂ᵗ)), times the schedule's factor, so it is (β₁ / √β₂)ᵏ √(1 - β₂ᵗ) / (1 - β₁ᵗ) in this unit,
-        times the factor.
+        The unit is m / √v, the moments at `step`, at the full learning rate times `rate_factor`. Update t is
+        β₁ᵏ m / (1 - β₁ᵗ) by √(β₂ᵏ v / (1 - β₂ᵗ)), times the schedule's factor, so it is
+        (β₁ / √β₂)ᵏ √(1 - β₂ᵗ) / (1 - β₁ᵗ) in this unit, times the factor.
         """
         while self.state.step >= len(self._future):
             k = torch.arange(1, _NEGLIGIBLE, dtype=torch.float64)

@@ -58,6 +58,7 @@ def prepare_step(
     generator: np.random.Generator,
     auxiliary: Auxiliary | None = None,
     part: Integers | None = None,
+    own_items_as_negatives: bool = True,
 ) -> Step:
     """Order a batch's tokens for `kernel`, and draw negatives for each target domain of the batch.
 
@@ -73,6 +74,8 @@ def prepare_step(
         auxiliary: auxiliary targets; None without.
         part: the histories of the batch that this process computes, ascending; by default all. All processes draw the
             same candidates for the whole batch, so the parts' gradients add up to that of the whole.
+        own_items_as_negatives: if False, no item of a user's training interactions is a negative of that user's
+            queries. All targets, auxiliary ones too, are such items.
     """
     whole_tokens = len(batch.item_N)
     present = np.unique(batch.target_domain_N.numpy())
@@ -106,14 +109,19 @@ def prepare_step(
     present = np.unique(domain_R)
     drawn = [drawn_of[index] for index in present]
     touched_U, local = np.unique(np.concatenate([batch.item_N.numpy(), target_R, *drawn]), return_inverse=True)
+    if not own_items_as_negatives:
+        owner_R = np.repeat(np.arange(len(users)), batch.offsets_B1.diff().numpy())[order_N][token_R]
+        own = _own_items(sequences, users)
     start = tokens + len(target_R)
     item_N, target_local_R = local[:tokens], local[tokens:start]
     targets = []
     for index, items in zip(present, drawn, strict=True):
         query_T = np.flatnonzero(domain_R == index)
-        candidate_T = np.minimum(np.searchsorted(items, target_R[query_T]), len(items) - 1)
-        hit = np.flatnonzero(items[candidate_T] == target_R[query_T])  # accidental hits
-        arrays = (query_T, target_local_R[query_T], local[start : start + len(items)], hit, candidate_T[hit])
+        if own_items_as_negatives:
+            hits = _found(target_R[query_T], items)  # accidental hits
+        else:
+            hits = _hits_of_owners(owner_R[query_T], *own, items)
+        arrays = (query_T, target_local_R[query_T], local[start : start + len(items)], *hits)
         targets.append(DomainTargets(*(torch.from_numpy(array) for array in arrays)))
         start += len(items)
     return Step(
@@ -133,6 +141,42 @@ def _draw(items: Integers, negatives: int | None, generator: np.random.Generator
     if negatives is None or negatives >= len(items):
         return items
     return np.sort(items[generator.choice(len(items), negatives, replace=False, shuffle=False)])
+
+
+def _found(wanted: Integers, items: Integers) -> tuple[Integers, Integers]:
+    """Return which of the wanted items are among `items` (ascending): indices into `wanted`, and into `items`."""
+    place = np.minimum(np.searchsorted(items, wanted), len(items) - 1)
+    found = np.flatnonzero(items[place] == wanted)
+    return found, place[found]
+
+
+def _own_items(sequences: Sequences, users: Integers) -> tuple[Integers, Integers]:
+    """Return the items of the users' training interactions, user after user: (index into `users`, item) of each."""
+    lengths = sequences.train_length[users]
+    owner = np.repeat(np.arange(len(users)), lengths)
+    return owner, sequences.item[_ranges(sequences.offsets[users], lengths)].astype(np.int64)
+
+
+def _hits_of_owners(owner_T: Integers, owner: Integers, item: Integers, items: Integers) -> tuple[Integers, Integers]:
+    """Return the pairs of a query and a candidate that its user has chosen: indices into T (ascending), and `items`.
+
+    Args:
+        owner_T: the user of each query.
+        owner, item: by `_own_items`.
+        items: the candidates, ascending.
+    """
+    found, candidate = _found(item, items)
+    counts = np.bincount(owner[found], minlength=owner_T.max() + 1)
+    firsts = np.cumsum(counts) - counts
+    counts_T = counts[owner_T]
+    return np.repeat(np.arange(len(owner_T)), counts_T), candidate[_ranges(firsts[owner_T], counts_T)]
+
+
+def _ranges(starts: Integers, lengths: Integers) -> Integers:
+    """Return start, start + 1, …, start + length − 1 of each, one after the other."""
+    firsts = np.cumsum(lengths) - lengths
+    ranges: Integers = np.arange(lengths.sum()) + np.repeat(starts - firsts, lengths)
+    return ranges
 
 
 def prefetched(items: Iterator[T]) -> Iterator[T]:

@@ -25,7 +25,7 @@ from tapestry.sequences.batches import balanced, trained_users, training_batches
 from tapestry.sequences.reader import Sequences
 from tapestry.training.auxiliary import AuxiliaryTargets
 from tapestry.training.optimizer import Optimizer
-from tapestry.training.schedule import constant, half_cosine
+from tapestry.training.schedule import schedule_of
 from tapestry.training.settings import TrainSettings
 from tapestry.training.steps import Step, prefetched, prepare_step
 
@@ -83,8 +83,7 @@ class Trainer:
         self._kernel = model.kernel(self._device, train=True)
         self._steps_a_pass = -(-len(trained_users(sequences)) // settings.batch_users)
         steps = settings.epochs * self._steps_a_pass
-        schedules = {"constant": constant, "half_cosine": half_cosine(steps)}
-        self._optimizer = Optimizer(model, settings, schedules[settings.schedule], processes)
+        self._optimizer = Optimizer(model, settings, schedule_of(settings, self._steps_a_pass), processes)
         self._shuffle = np.random.default_rng(settings.seed)
         self._draws = np.random.default_rng([settings.seed, 1])
         self._auxiliary = AuxiliaryTargets(sequences, model.settings.window, settings, steps)
@@ -92,6 +91,14 @@ class Trainer:
         self._part = _Part()
         self._shuffled: Mapping[str, Any] = {}
         self._drawn: Mapping[str, Any] = {}
+
+    def set_rate_factor(self, factor: float) -> None:
+        """Multiply the learning rate of the steps from here on by a factor, instead of the factor before (1 at first).
+
+        Args:
+            factor: beside that of the schedule. A training that goes on from a checkpoint has the factor already.
+        """
+        self._optimizer.set_rate_factor(factor)
 
     def run(self, name: str, after_step: Callable[[], None] = _nothing) -> Pass:
         """Train on all training tokens once, or on the rest of a pass that was stopped.
@@ -211,7 +218,16 @@ class Trainer:
                 lengths = batch.offsets_B1.diff().numpy()
                 part = balanced(lengths, self._processes.count)[self._processes.rank]
             step = prepare_step(
-                self.model, self._kernel, sequences, users, batch, settings.negatives, self._draws, auxiliary, part
+                self.model,
+                self._kernel,
+                sequences,
+                users,
+                batch,
+                settings.negatives,
+                self._draws,
+                auxiliary,
+                part,
+                settings.own_items_as_negatives,
             )
             self._trained_P[period_of(step.requests.time_R)] = True
             yield pinned(step) if self._device.type == "cuda" else step, self._draw_state()

@@ -5,7 +5,7 @@ candidates that these queries share.
 
 Forward, for a query q of weight w with target t, with e_u the unit vector of row u and τ the temperature:
 
-    s_t = q · e_t / τ        s_c = q · e_c / τ,  or −∞ where candidate c is the target t (an "accidental hit")
+    s_t = q · e_t / τ        s_c = q · e_c / τ,  or −∞ where candidate c is no negative of the query (a "hit")
     p   = softmax over { t } ∪ candidates
     loss = Σ over queries of −w log p_t
 
@@ -41,8 +41,10 @@ class DomainTargets:
     """The queries whose target is of one domain, and the candidates that they share.
 
     query_T: indices of the queries. target_T: rows of their targets in the table. candidates_C: rows of the candidates
-    in the table, each once. hit_query_M, hit_candidate_M: the M accidental hits: pairs of a query and a candidate that
-    is its target, as indices into T (ascending) and into C. Such a candidate is no negative.
+    in the table, each once. hit_query_M, hit_candidate_M: the M hits: pairs of a query and a candidate that is no
+    negative of it, as indices into T (ascending) and into C. That is the query's target (an "accidental hit"), and with
+    `train.own_items_as_negatives: false` each item of its user. A query may have any number of hits, and a pair may
+    come twice.
 
     Example: queries with targets 7 and 9 and candidates [3, 9] have one accidental hit, hit_query_M = [1],
     hit_candidate_M = [1].
@@ -98,7 +100,7 @@ def softmax_loss_reference(
 
 
 def _first_hits(domain: DomainTargets, size: int) -> list[int]:
-    """The index of the first accidental hit in each block of `size` queries, and their number at the end."""
+    """The index of the first hit in each block of `size` queries, and their number at the end."""
     if len(domain.query_T) <= size:  # with one block, don't wait for the device
         return [0, len(domain.hit_query_M)]
     starts = torch.arange(0, len(domain.query_T) + size, size, device=domain.query_T.device)
