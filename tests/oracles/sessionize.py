@@ -258,6 +258,9 @@ def expected_result(interactions: list[Interaction], settings: SessionizeSetting
     def split(position: int, timeline: list[Interaction]) -> int:
         if settings.split == "given":
             return timeline[position].split
+        if settings.split == "leave_one_out_by_domain":
+            same = [k for k, i in enumerate(timeline) if i.domain == timeline[position].domain]
+            return 0 if len(same) < 3 else max(0, same.index(position) + 3 - len(same))
         if starts is None:
             return max(0, position + 3 - len(timeline))
         return sum(timeline[position].day >= start for start in starts)
@@ -269,8 +272,8 @@ def expected_result(interactions: list[Interaction], settings: SessionizeSetting
     ]
     for number, name in ((1, "validation"), (2, "test")):
         if not any(which == number and position > 0 for _, position, _, which in steps):
-            given = f"split: given, but no interaction of {name}"
-            raise ExpectedError(given if settings.split == "given" else f"the {name} split has no target")
+            given = rf"split: {settings.split}, but no interaction of {name}"
+            raise ExpectedError(f"the {name} split has no target" if settings.split == "temporal" else given)
     vocabulary = sorted(set(map(item_of, kept)))
     ids = {item: number for number, item in enumerate(vocabulary)}
     numbers = {user: number for number, user in enumerate(timelines)}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small import random_sequences, sequences_of
 
 from tapestry.core.errors import TapestryError
 from tapestry.core.splits import TEST, TRAIN, VALIDATION
@@ -163,3 +164,20 @@ def test_a_column_of_another_type_is_an_error(folder: Path, tmp_path: Path, chan
     pq.write_table(table, copy / "sequences.parquet")
     with pytest.raises(TapestryError, match=r"damaged or from another version \(.*item.*run `dvc repro sessionize`"):
         read_sequences(copy)
+
+
+def test_the_training_part_leaves_out_targets_between_training_interactions() -> None:
+    split = [[0, 1, 2, 0, 0], [0, 0, 1, 2], [1, 2, 0]]
+    sequences = sequences_of([[0, 1, 2, 3, 4], [4, 3, 2, 1], [2, 1, 0]], [0, 0, 0, 1, 1], split=split)
+    part = sequences.training_part()
+    histories = [part.item[part.offsets[u] : part.offsets[u + 1]].tolist() for u in range(3)]
+    assert histories == [[0, 3, 4], [4, 3], [0]]
+    assert part.domain.tolist() == [0, 1, 1, 1, 1, 0]
+    assert part.timestamp.tolist() == [86_400_000 * day for day in (0, 3, 4, 0, 1, 2)]
+    assert part.train_length.tolist() == [3, 2, 1]
+    assert part.train_count.tolist() == sequences.train_count.tolist()
+
+
+def test_the_training_part_of_sequences_that_begin_with_training_is_the_sequences() -> None:
+    sequences = random_sequences(0)
+    assert sequences.training_part() is sequences

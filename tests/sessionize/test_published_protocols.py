@@ -104,6 +104,13 @@ def test_a_given_split_is_taken_as_it_is(tmp_path: Path) -> None:
     assert [split for *_, split in result.sequences] == splits
 
 
+def test_the_last_of_each_domain_with_three_interactions_is_a_target(tmp_path: Path) -> None:
+    domains = [0, 1, 0, 0, 1, 2, 1, 1, 2]
+    steps = timeline("u", *((f"{domain}{number}", domain, number) for number, domain in enumerate(domains)))
+    result = sessionized(tmp_path, steps, replace(SETTINGS, split="leave_one_out_by_domain"), domains=3)
+    assert [split for *_, split in result.sequences] == [0, 0, 1, 2, 0, 0, 1, 2, 0]
+
+
 def test_a_given_split_orders_what_is_tied(tmp_path: Path) -> None:
     """Whatever the hashes, the test interaction of a day comes after those of validation and training."""
     interactions = [

@@ -85,6 +85,15 @@ def test_the_temporal_split_follows_the_rules(
     assert_follows_the_rules(tmp_path_factory.mktemp("temporal"), case[0], temporal, case[1])
 
 
+@hypothesis.settings(max_examples=12, deadline=None)
+@given(case=cases, values=filters)
+def test_leave_one_out_by_domain_follows_the_rules(
+    tmp_path_factory: pytest.TempPathFactory, case: tuple[list[Interaction], int], values: dict[str, Any]
+) -> None:
+    by_domain = replace(SETTINGS, split="leave_one_out_by_domain", **values)
+    assert_follows_the_rules(tmp_path_factory.mktemp("by_domain"), case[0], by_domain, case[1])
+
+
 @hypothesis.settings(max_examples=15, deadline=None)
 @given(case=cases, values=filters, order=st.sampled_from(["time", "given"]))
 def test_truncation_before_the_filters_follows_the_rules(

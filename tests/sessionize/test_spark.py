@@ -100,6 +100,7 @@ def settings(parameters: Parameters) -> SessionizeSettings:
         {"contested_items": "drop", "k_core": "once", "truncate": "before", "min_user_domain_interactions": 8},
         {"split": "given", "order": "given", "min_user_domain_interactions": 8},
         {"split": "given"},
+        {"split": "leave_one_out_by_domain"},
     ],
     ids=str,
 )

@@ -90,6 +90,27 @@ def test_two_trainings_give_the_same_bytes_and_another_seed_gives_other_weights(
     assert not torch.equal(first.model.item.weight, other.model.item.weight)
 
 
+def test_targets_between_training_interactions_are_not_trained_on(settings: TrainSettings) -> None:
+    """Weights are those of the same users without their targets, wherever these stand."""
+    sequences = random_sequences(2, users=30)
+    generator = np.random.default_rng(0)
+    shuffled = [generator.permutation(sequences.split[sequences.user == user]).tolist() for user in range(30)]
+    items = [sequences.item[sequences.user == user].tolist() for user in range(30)]
+    days = [sequences.timestamp[sequences.user == user].tolist() for user in range(30)]
+    domain_of_item = np.repeat(range(3), [domain.end - domain.start for domain in sequences.domains]).tolist()
+    holes = sequences_of(items, domain_of_item, days, shuffled)
+    at_the_end = [np.argsort(split, kind="stable").tolist() for split in shuffled]
+
+    def in_order(of: list[list[int]]) -> list[list[int]]:
+        return [[values[place] for place in order] for values, order in zip(of, at_the_end, strict=True)]
+
+    prefixes = sequences_of(in_order(items), domain_of_item, in_order(days), in_order(shuffled))
+    settings = dataclasses.replace(settings, refit="none", patience=settings.epochs)
+    first, second = trained(holes, settings), trained(prefixes, settings)
+    assert [epoch.training.loss for epoch in first.epochs] == [epoch.training.loss for epoch in second.epochs]
+    assert any(split != sorted(split) for split in shuffled)
+
+
 def trainer_of(sequences: Sequences, settings: TrainSettings) -> trainer.Trainer:
     torch.manual_seed(0)
     return trainer.Trainer(Recommender(MODEL, sequences.items, len(sequences.domains)), sequences, settings)

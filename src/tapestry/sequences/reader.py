@@ -68,6 +68,25 @@ class Sequences:
         trained = self.train_count > 0
         return tuple(domain.start + np.flatnonzero(trained[domain.start : domain.end]) for domain in self.domains)
 
+    def training_part(self) -> Sequences:
+        """Return the same users with their training interactions alone, if others come between these; else itself.
+
+        That is so where a target of one domain comes before training interactions of another.
+        """
+        training = self.split == TRAIN
+        first_other = self.offsets[:-1] + self.train_length
+        between = training & (np.arange(len(training)) >= first_other[self.user])
+        if not between.any():
+            return self
+        return replace(
+            self,
+            item=self.item[training],
+            domain=self.domain[training],
+            timestamp=self.timestamp[training],
+            split=self.split[training],
+            offsets=np.append(0, np.cumsum(self.train_length)),
+        )
+
     def with_validation_trained(self) -> Sequences:
         """Return the same interactions, with those of validation as training interactions."""
         split = np.where(self.split == VALIDATION, np.int8(TRAIN), self.split)

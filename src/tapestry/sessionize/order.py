@@ -8,6 +8,8 @@ from tapestry.sessionize.engine import Engine
 from tapestry.sessionize.periods import PeriodStarts
 from tapestry.sessionize.settings import SessionizeSettings
 
+_FEWEST_OF_DOMAIN = 3  # training, validation and test
+
 
 def extra_columns(settings: SessionizeSettings) -> list[str]:
     """Return the columns of the table `rows` beside user, item, domain and timestamp, as far as the order needs them.
@@ -37,6 +39,11 @@ def give_positions(engine: Engine, domains: list[str], settings: SessionizeSetti
     _order(engine, domains, settings, starts)
     if settings.split == "given":
         split = "given_split"
+    elif settings.split == "leave_one_out_by_domain":
+        of_domain = "PARTITION BY user, domain"
+        split = f"""CASE WHEN count(*) OVER ({of_domain}) < {_FEWEST_OF_DOMAIN} THEN {TRAIN} ELSE
+            CASE row_number() OVER ({of_domain} ORDER BY time_rank DESC) WHEN 1 THEN {TEST} WHEN 2 THEN {VALIDATION}
+            ELSE {TRAIN} END END"""
     elif starts:
         validation, test = (f"WHEN timestamp >= {start} THEN" for start in starts)
         split = f"CASE {test} {TEST} {validation} {VALIDATION} ELSE {TRAIN} END"

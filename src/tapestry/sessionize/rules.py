@@ -189,10 +189,11 @@ def _require_every_domain(
 def _require_targets(engine: Engine, domains: list[str], settings: SessionizeSettings, starts: PeriodStarts) -> None:
     present = {split for (split,) in engine.fetch("SELECT DISTINCT split FROM rows WHERE position > 0")}
     for split in (VALIDATION, TEST):
-        if split not in present and settings.split == "given":
+        if split not in present and settings.split != "temporal":
+            mend = "mend the column split of the raw files, or " if settings.split == "given" else ""
             raise TapestryError(
-                f"sessionize: split: given, but no interaction of {NAMES[split]} that has an earlier one of its user "
-                "is left: mend the column split of the raw files, or loosen the filters of sessionize"
+                f"sessionize: split: {settings.split}, but no interaction of {NAMES[split]} that has an earlier one of "
+                f"its user is left: {mend}loosen the filters of sessionize"
             )
         if split not in present:
             raise missing_target_error(_load_again(engine, domains, settings, starts), NAMES[split])

@@ -27,8 +27,10 @@ class SessionizeSettings:
     max_length: Annotated[int, between(3, 10**6)]
     """Longest sequence: the most recent interactions of a user are kept. With `split: temporal` the limit applies to
     the interactions of the training period."""
-    split: Literal["leave_one_out", "temporal", "given"]
+    split: Literal["leave_one_out", "leave_one_out_by_domain", "temporal", "given"]
     """`leave_one_out`: each user's last interaction is the test target, the one before it the validation target.
+    `leave_one_out_by_domain`: so in each domain in which a user has three interactions or more; a domain with fewer is
+    training alone. Training then has interactions that come after the target of another domain.
     `temporal`: two points in time separate training, validation and test for all users. `given`: the column `split` of
     the raw files, as a paper published it."""
     validation_share: Fraction
@@ -62,10 +64,10 @@ class SessionizeSettings:
     """A user's interactions are in the order of their timestamps, or of the column `position` of the raw files."""
 
     def __post_init__(self) -> None:
-        if self.split == "leave_one_out":
+        if self.split in ("leave_one_out", "leave_one_out_by_domain"):
             require(
                 self.min_user_interactions >= 3,
-                "sessionize.min_user_interactions: leave_one_out needs at least 3 (training, validation and test item)",
+                f"sessionize.min_user_interactions: {self.split} needs at least 3 (training, validation and test item)",
             )
         require(
             self.validation_share + self.test_share < 1,

@@ -132,7 +132,8 @@ def train(
         DivergedError: the loss, or a weight at the end of an epoch, is NaN or infinite.
         StoppedError: `checkpoints` was asked to stop; a checkpoint is written.
     """
-    if len(trained_users(sequences)) == 0:
+    training = sequences.training_part()
+    if len(trained_users(training)) == 0:
         raise TapestryError("train: no user has two training interactions; there is nothing to learn from")
     checkpoint = None if checkpoints is None else checkpoints.read_latest()
     progress = Progress() if checkpoint is None else Progress.of_state(checkpoint["progress"])
@@ -159,7 +160,7 @@ def train(
     refitting = checkpoint is not None and checkpoint["phase"] == "refit"
     try:
         if not refitting:
-            trainer = _start(sequences, model_settings, settings, checkpoint, processes)
+            trainer = _start(training, model_settings, settings, checkpoint, processes)
             while len(progress.epochs) < settings.epochs and progress.epochs_since_best() < settings.patience:
                 number = len(progress.epochs) + 1
                 name = f"epoch {number}"
@@ -174,7 +175,7 @@ def train(
         best = progress.best
         assert best is not None
         if settings.refit == "validation":
-            whole = sequences.with_validation_trained()
+            whole = sequences.with_validation_trained().training_part()
             refit = _start(whole, model_settings, settings, checkpoint if refitting else None, processes)
             done = checkpoint["passes"] if refitting and checkpoint is not None else 0
             for number in range(done + 1, best.epoch + 1):
