@@ -33,8 +33,8 @@ def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int, setting
         f"""SELECT *, {", ".join(f'lag("{name}") OVER () AS previous_{name}' for name in previous)} FROM sequences"""
     )
     if settings.split == "leave_one_out_by_domain":  # a step of its own, since it may change the order of rows
-        in_file = f"""SELECT * REPLACE (lag(split) OVER (PARTITION BY "user", domain ORDER BY position) AS previous_split)
-        FROM ({in_file})"""
+        of_domain = 'lag(split) OVER (PARTITION BY "user", domain ORDER BY position)'
+        in_file = f"SELECT * REPLACE ({of_domain} AS previous_split) FROM ({in_file})"
     connection.execute(f"CREATE OR REPLACE TEMP VIEW sequences_in_order AS {in_file}")
     connection.execute(
         """CREATE OR REPLACE TEMP TABLE users_counted AS
