@@ -8,7 +8,9 @@ from tapestry.figures.summary import read_results, write_figures
 
 
 def main() -> None:
-    ks = load_section(EvaluateSettings, "evaluate").ks
+    settings = load_section(EvaluateSettings, "evaluate")
     models, metrics = Path("models"), Path("metrics")
-    results = read_results(Path("data/statistics.json"), models, metrics / "ranks.parquet", Path("data/baselines"))
-    write_figures(results, ks, metrics)
+    baselines = Path("data/baselines")
+    ranks = metrics / "ranks.parquet"
+    results = read_results(Path("data/statistics.json"), models, ranks, baselines, settings.baselines)
+    write_figures(results, settings.ks, metrics)
