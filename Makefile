@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==\([^ ]*\).*/\1/p' requirements.lock)
 PIP_LOCKED := $(PIP) --require-hashes --no-deps
 
-.PHONY: help install lock spark repro audit test fuzz results ui bench clean
+.PHONY: help install lock spark peers repro audit test fuzz results ui bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
@@ -32,6 +32,18 @@ spark: .venv/.spark  ## Add PySpark, for sessionize.engine: spark (Java 17 or ne
 
 .venv/.spark: requirements-spark.lock | $(INSTALLED)
 	$(PIP_LOCKED) --requirement requirements-spark.lock
+	touch $@
+
+# implicit joins .venv. RecTools wants NumPy below 2, so it has an environment of its own.
+peers: .venv/.peers .venv-rectools/.installed  ## Add implicit and RecTools, for the baselines als, sasrec, hstu_rectools
+
+.venv/.peers: requirements-peers.lock | $(INSTALLED)
+	$(PIP_LOCKED) --requirement requirements-peers.lock
+	touch $@
+
+.venv-rectools/.installed: requirements-rectools.txt
+	test -x .venv-rectools/bin/python || $(PYTHON) -m venv .venv-rectools
+	.venv-rectools/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
 repro: install  ## Run the pipeline that params.yaml describes, from raw files to the report
@@ -60,17 +72,11 @@ ui: install  ## Browse the MLflow store on http://127.0.0.1:5000
 	$(RUN) tapestry ui
 
 SEQUENCES ?= data/sequences
-PEERS := benchmarks/peers
 
 bench: export MKL_CBWR = AUTO  # the processor's own arithmetic, as the alternatives have it
-bench: install $(PEERS)/.venv/.installed  ## Measure everything beside its alternatives (hours; SEQUENCES=folder)
+bench: install .venv-rectools/.installed  ## Measure everything beside its alternatives (hours; SEQUENCES=folder)
 	for name in attention step growth evaluation scaling resume ingestion sessionizing; do $(BIN)/python benchmarks/$$name.py || exit; done
 	for name in throughput quality epoch; do $(BIN)/python benchmarks/$$name.py $(SEQUENCES) || exit; done
-
-$(PEERS)/.venv/.installed: $(PEERS)/requirements.txt
-	test -x $(PEERS)/.venv/bin/python || $(PYTHON) -m venv $(PEERS)/.venv
-	$(PEERS)/.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
-	touch $@
 
 clean:  ## Remove what the pipeline made (DVC's cache stays)
 	find data -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +

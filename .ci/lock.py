@@ -2,8 +2,8 @@
 
 `requirements.lock` has the packages of continuous integration. `requirements-cuda.lock` has the packages that torch's
 build for CUDA needs in addition; the build for Linux on the common index is one for CUDA. `requirements-spark.lock` has
-those that PySpark adds. All three are from one resolution, for the platforms and Pythons below. A version stays the
-same if it still fits; `--upgrade` takes the newest versions.
+those that PySpark adds, `requirements-peers.lock` that of the baseline `als`. All four are from one resolution, for the
+platforms and Pythons below. A version stays the same if it still fits; `--upgrade` takes the newest versions.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ LOCKS = {
     "requirements.lock": (re.compile(""), "what continuous integration runs"),
     "requirements-cuda.lock": (re.compile(r"(nvidia|cuda)-|triton$"), "what torch's build for CUDA adds"),
     "requirements-spark.lock": (re.compile(r"(pyspark|py4j)$"), "what PySpark adds"),
+    "requirements-peers.lock": (re.compile(r"implicit$"), "what the baseline als adds"),
 }
 """The names of packages in each lock; the last pattern that fits decides."""
 

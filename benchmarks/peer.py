@@ -1,4 +1,4 @@
-"""RecTools' models, trained on our sequences in the environment of `peers/`, which `make bench` creates."""
+"""RecTools' models, trained on our sequences in the environment that `make peers` creates."""
 
 from __future__ import annotations
 
@@ -14,33 +14,19 @@ import torch
 from torch import Tensor
 from workloads import PARAMETERS
 
+from tapestry.baselines.rectools_models import ALLOCATOR, SCRIPT, rectools_python
 from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.ranking import Integers, ScoreFunction, rank_targets
 from tapestry.sequences.reader import Sequences
 
-PEERS = Path(__file__).parent / "peers"
+PEERS = Path(__file__).parent / "peers"  # scripts of that environment
 NAMES = ("sasrec", "hstu")
 KS = (1, 10, 100)
-# By default glibc returns large blocks to the system after each use, and RecTools' softmax over the catalogue spends
-# half of its time on page faults of new blocks. These settings keep the blocks.
-_ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=16000000000"}
 
 
 def case_of(sequences: Sequences) -> str:
     """Return the size of the data that the models are compared on, as text."""
     return f"{len(sequences.domains)} domains, {len(sequences.user_id):,} users, {sequences.items:,} items"
-
-
-def export(sequences: Sequences, targets: Integers, file: Path) -> None:
-    """Write the sequences and the targets in the format that `peers/train.py` reads."""
-    np.savez(
-        file,
-        item=sequences.item,
-        offsets=sequences.offsets,
-        split=sequences.split,
-        targets=targets,
-        items=np.array(sequences.items),
-    )
 
 
 def start_training(name: str, data: Path, report: Path, **more: object) -> subprocess.Popen[bytes]:
@@ -61,7 +47,7 @@ def start_training(name: str, data: Path, report: Path, **more: object) -> subpr
         **more,
     }
     options = [text for key, value in settings.items() for text in (f"--{key}", str(value))]
-    return subprocess.Popen([PEERS / ".venv/bin/python", PEERS / "train.py", *options], env=os.environ | _ALLOCATOR)
+    return subprocess.Popen([rectools_python(), "-P", SCRIPT, *options], env=os.environ | ALLOCATOR)
 
 
 def finish_training(process: subprocess.Popen[bytes], report: Path) -> dict[str, Any]:

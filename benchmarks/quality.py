@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from harness import report
-from peer import KS, NAMES, PEERS, case_of, export, finish_training, rank_by_vectors, start_training
+from peer import KS, NAMES, PEERS, case_of, finish_training, rank_by_vectors, start_training
 from workloads import PARAMETERS, model_settings, train_settings
 
+from tapestry.baselines.rectools_models import export
 from tapestry.core.splits import TEST, VALIDATION
 from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.scoring import rank_by_model

@@ -1,7 +1,7 @@
 """Time and memory of sessionize, against pandas and Polars, for growing numbers of rows: python sessionizing.py
 
 The interactions are random, in five domains; most users have few. pandas and Polars do the same work
-(`peers/sessions.py`, in the environment of `peers/`), without our checks and statistics of the written files. All may
+(`peers/sessions.py`, in the environment of RecTools), without our checks and statistics of the written files. All may
 use two threads. Each run is a separate process, so that its peak memory can be measured.
 
 Environment variables: ROWS are the sizes, ascending. PANDAS_ROWS and POLARS_ROWS are the largest sizes for pandas and
@@ -22,6 +22,7 @@ from harness import against, apart, exponent, peak_mib, report
 from peer import PEERS
 from workloads import PARAMETERS
 
+from tapestry.baselines.rectools_models import rectools_python
 from tapestry.core.atomic import write_json
 from tapestry.sessionize.sessionize import DomainInput, sessionize
 from tapestry.tables.database import connect
@@ -67,7 +68,7 @@ def ours(folder: Path) -> Figures:
 
 
 def peer(folder: Path, library: str) -> Figures:
-    command: list[str | Path] = [PEERS / ".venv/bin/python", PEERS / "sessions.py", library, folder, *DOMAINS]
+    command: list[str | Path] = [rectools_python(), PEERS / "sessions.py", library, folder, *DOMAINS]
     threads = {"POLARS_MAX_THREADS": str(PARAMETERS.sessionize.threads)}
     process = subprocess.run(command, env=os.environ | threads, stdout=subprocess.PIPE, check=True)
     figures: Figures = json.loads(process.stdout)

@@ -15,9 +15,10 @@ import tempfile
 from pathlib import Path
 
 from harness import against, report
-from peer import NAMES, case_of, export, finish_training, start_training
+from peer import NAMES, case_of, finish_training, start_training
 from workloads import model_settings, train_settings, trainer_of
 
+from tapestry.baselines.rectools_models import export
 from tapestry.core.splits import TEST
 from tapestry.sequences.reader import read_sequences
 

@@ -10,5 +10,7 @@ from tapestry.figures.summary import read_results, write_figures
 def main() -> None:
     settings = load_section(EvaluateSettings, "evaluate")
     models, metrics = Path("models"), Path("metrics")
-    results = read_results(Path("data/statistics.json"), models, metrics / "ranks.parquet", Path("data/baselines"))
+    baselines = Path("data/baselines")
+    ranks = metrics / "ranks.parquet"
+    results = read_results(Path("data/statistics.json"), models, ranks, baselines, settings.baselines)
     write_figures(results, settings.ks, settings.sampled_negatives, metrics)

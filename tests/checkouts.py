@@ -23,6 +23,7 @@ DOMAINS = ["Books", "Toys"]
 # threads and memory limits, which don't affect the real stages' outputs either.
 STAND_IN = """
 import hashlib
+import re
 from pathlib import Path
 from ruamel.yaml import YAML
 
@@ -32,7 +33,10 @@ def load(name):
 def files(path):
     return sorted(p for p in [path, *path.rglob("*")] if p.is_file() and p.suffix != ".pyc")
 
-def main(domain=""):
+def filled(name, item):
+    return re.sub("[$]{item[.][a-z]+}", item, name)
+
+def main(item=""):
     stage = Path(__file__).stem
     spec, values = load("dvc.yaml")["stages"][stage], load("params.yaml")
     digest = hashlib.sha256(stage.encode())
@@ -42,10 +46,10 @@ def main(domain=""):
             if each not in ("threads", "memory_limit"):
                 digest.update(f"{section}.{each}={values[section][each]}".encode())
     for name in spec.get("deps", []):
-        for file in files(Path(name.replace("${item.domain}", domain))):
+        for file in files(Path(filled(name, item))):
             digest.update(file.read_bytes())
     for out in [*spec.get("outs", []), *spec.get("metrics", []), *spec.get("plots", [])]:
-        path = Path((out if isinstance(out, str) else next(iter(out))).replace("${item.domain}", domain))
+        path = Path(filled(out if isinstance(out, str) else next(iter(out)), item))
         folder = not path.suffix
         (path if folder else path.parent).mkdir(parents=True, exist_ok=True)
         (path / "part" if folder else path).write_text('{"x": "' + digest.hexdigest() + '"}')
@@ -54,7 +58,7 @@ def main(domain=""):
 
 def make_checkout(folder: Path, stand_ins: bool = True) -> Path:
     """A committed checkout of the working tree's code, with two domains; its stages stand-ins, but for `source`."""
-    for name in ("src", "stages"):
+    for name in ("src", "stages", "baselines"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "params.yaml", "Makefile"):
         shutil.copy(ROOT / name, folder)

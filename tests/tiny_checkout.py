@@ -17,8 +17,10 @@ from tapestry.provenance.dvc_files import ALWAYS
 from tapestry.source.source import fetch
 
 DOMAINS = ("Books", "Toys")
+BASELINES = ("popularity", "recent_popularity", "item_knn")
+_ITEMS = {"fetch": DOMAINS, "ingest": DOMAINS, "baseline": BASELINES}
 # Of the studies' pipelines one is enough: DVC reads them all for each experiment, which takes ten times as long.
-_LEFT_OUT = re.compile(r"metrics/|dvc\.lock|studies/(?!popularity/)[^/]+/dvc\.(yaml|lock)")
+_LEFT_OUT = re.compile(r"metrics/|dvc\.lock|(studies/(?!popularity/)|benchmarks/protocols/)[^/]+/dvc\.(yaml|lock)")
 NARROW = (
     "model.state_dim=4",
     "train.epochs=3",
@@ -32,7 +34,7 @@ def read_yaml(path: Path) -> Any:
 
 def stage_names(of: str) -> set[str]:
     """Return the names in dvc.lock of a stage of dvc.yaml."""
-    return {f"{of}@{domain}" for domain in DOMAINS} if of in ("fetch", "ingest") else {of}
+    return {f"{of}@{item}" for item in _ITEMS[of]} if of in _ITEMS else {of}
 
 
 def run(command: list[str], folder: Path) -> str:

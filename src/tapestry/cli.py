@@ -49,9 +49,10 @@ def figures(
         rows = {"tapestry": metrics["all"], **metrics["baselines"]}
         names = [name for name in metrics["all"] if name != "n"]
         typer.echo(f"{metrics['all']['n']} test targets")
-        typer.echo(f"{'':10}" + "".join(f"{name:>12}" for name in rows))
+        widths = {name: max(12, len(name) + 2) for name in rows}
+        typer.echo(f"{'':10}" + "".join(f"{name:>{width}}" for name, width in widths.items()))
         for name in names:
-            typer.echo(f"{name:10}" + "".join(f"{row[name]:12.2%}" for row in rows.values()))
+            typer.echo(f"{name:10}" + "".join(f"{row[name]:{widths[method]}.2%}" for method, row in rows.items()))
 
 
 @app.command(name="plan")

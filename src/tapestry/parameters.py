@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tapestry.baselines.settings import PeerSettings
 from tapestry.core.errors import TapestryError
 from tapestry.core.settings import PARAMETERS, parse
 from tapestry.core.yaml_file import read_yaml
@@ -14,6 +15,8 @@ from tapestry.model.settings import ModelSettings
 from tapestry.sessionize.settings import SessionizeSettings
 from tapestry.source.settings import SourceSettings, SyntheticSettings
 from tapestry.training.settings import TrainSettings
+
+_PEERS = PeerSettings()  # for files from before this section
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Parameters:
     model: ModelSettings
     train: TrainSettings
     evaluate: EvaluateSettings
+    peers: PeerSettings = _PEERS
 
 
 def load_parameters(path: Path = PARAMETERS) -> Parameters:

@@ -144,8 +144,8 @@ def edit_curve(folder: Path) -> None:
 
 
 def edit_lock(folder: Path) -> None:
-    (out,) = read_yaml(folder / "dvc.lock")["stages"]["baselines"]["outs"]
-    replace(folder / "dvc.lock", out["md5"], f"{'0' * 32}.dir")
+    (out,) = read_yaml(folder / "dvc.lock")["stages"]["baseline@item_knn"]["outs"]
+    replace(folder / "dvc.lock", out["md5"], "0" * 32)
     commit(folder)
 
 
@@ -285,7 +285,7 @@ def damage_cached(folder: Path) -> None:
         (
             edit_lock,
             "lock",
-            r"data/baselines: its MD5 is \w+\.dir, dvc\.lock has 0{32}\.dir \(baselines, ",
+            r"data/baselines/item_knn\.parquet: its MD5 is \w+, dvc\.lock has 0{32} \(baseline@item_knn, ",
             {"cache"},
         ),
         (drop_dependency, "lock", r"train: deps of dvc\.lock and dvc\.yaml differ by stages/train\.py", {"code"}),
@@ -335,7 +335,7 @@ def test_a_moved_checkout_is_reported_with_the_command_that_fixes_it(checkout: P
         store.execute("UPDATE runs SET artifact_uri = '/elsewhere/mlartifacts/' || run_uuid || '/artifacts'")
     claims = audited(checkout)
     assert failing(claims) == {"artifacts"}
-    assert "8 runs have their files in /elsewhere/mlartifacts" in failures_of(claims["artifacts"])
+    assert "10 runs have their files in /elsewhere/mlartifacts" in failures_of(claims["artifacts"])
     assert "tapestry relocate" in failures_of(claims["artifacts"])
 
 

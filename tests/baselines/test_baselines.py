@@ -13,12 +13,23 @@ from oracles.ranking import naive_rank
 from small import random_sequences
 
 from tapestry.baselines import baselines
-from tapestry.baselines.baselines import rank_by_item_knn, rank_by_popularity, rank_by_recent_popularity
+from tapestry.baselines.baselines import ItemKnn, Popularity, RecentPopularity
+from tapestry.baselines.interface import Baseline
+from tapestry.baselines.ranks import rank_baseline
+from tapestry.baselines.settings import BaselineSettings, PeerSettings
 from tapestry.core.splits import TEST
+from tapestry.evaluation.ranking import Ranks
 from tapestry.sequences import cooccurrence
 from tapestry.sequences.reader import Sequences
 
 DAY = 86_400_000
+
+
+def ranked(
+    baseline: Baseline, sequences: Sequences, exclude_seen: bool, batch_users: int, neighbours: int = 1
+) -> Ranks:
+    chosen = BaselineSettings(exclude_seen, batch_users, neighbours, 1, PeerSettings())
+    return rank_baseline("tried", baseline, sequences, sequences.targets(TEST), chosen)
 
 
 def users_of_items(sequences: Sequences) -> list[set[int]]:
@@ -36,7 +47,7 @@ def test_popularity_ranks_by_training_counts_only(seed: int) -> None:
     counts = [0] * sequences.items
     for item, split in zip(sequences.item.tolist(), sequences.split.tolist(), strict=True):
         counts[item] += split == 0
-    ranks = rank_by_popularity(sequences, sequences.targets(TEST), True, 5)
+    ranks = ranked(Popularity(), sequences, True, 5)
     for index, target in enumerate(sequences.targets(TEST)):
         domain = sequences.domains[sequences.domain[target]]
         expected = naive_rank(sequences, int(target), [float(c) for c in counts[domain.start : domain.end]], True)
@@ -51,7 +62,7 @@ def test_recent_popularity_counts_the_training_interactions_of_the_90_days_befor
     days = (sequences.timestamp // DAY).tolist()
     training = np.flatnonzero(sequences.split == 0).tolist()
     end = max(days[index] for index in training) + 1
-    ranks = rank_by_recent_popularity(sequences, sequences.targets(TEST), True, 5)
+    ranks = ranked(RecentPopularity(), sequences, True, 5)
     for index, target in enumerate(sequences.targets(TEST)):
         domain = sequences.domains[sequences.domain[target]]
         now = min(days[target], end)
@@ -74,7 +85,7 @@ def test_item_knn_sums_the_cosines_to_the_items_of_the_history(seed: int) -> Non
         return len(users_of[a] & users_of[b]) / math.sqrt(len(users_of[a]) * len(users_of[b]))
 
     targets = sequences.targets(TEST)
-    ranks = rank_by_item_knn(sequences, targets, False, 4, neighbours=sequences.items)
+    ranks = ranked(ItemKnn(), sequences, False, 4, neighbours=sequences.items)
     for index, target in enumerate(targets):
         history = sequences.item[sequences.offsets[sequences.user[target]] : target].tolist()
         domain = sequences.domains[sequences.domain[target]]

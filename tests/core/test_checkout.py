@@ -22,5 +22,5 @@ def test_a_missing_output_is_an_error_with_the_command_that_makes_it(tmp_path: P
 
 def test_a_missing_dvc_lock_is_made_by_no_single_stage(tmp_path: Path) -> None:
     with pytest.raises(TapestryError) as error:
-        read_lock(tmp_path / "dvc.lock")
+        read_lock(tmp_path / "dvc.lock", ["train"])
     assert str(error.value) == f"{tmp_path / 'dvc.lock'}: not there; run `dvc repro`"

@@ -71,7 +71,8 @@ def changed(table: pa.Table, key: str, row: int, value: object) -> pa.Table:
 def test_baselines_with_the_same_targets_are_read_by_name(tmp_path: Path, table: pa.Table) -> None:
     for name in ("popularity", "item_knn"):
         write_ranks(changed(table, "rank", 5, 7), tmp_path / f"{name}.parquet")
-    baselines = read_baselines(tmp_path, table)
+    (tmp_path / "left_over.parquet").write_bytes(b"of a baseline that no longer runs")
+    baselines = read_baselines(tmp_path, ("popularity", "item_knn"), table)
     assert list(baselines) == ["item_knn", "popularity"]
     assert baselines["item_knn"]["rank"][5].as_py() == 7
 
@@ -93,20 +94,21 @@ def test_ranks_of_other_targets_are_an_error_that_names_the_difference(
 ) -> None:
     write_ranks(changed(table, key, 7, value), tmp_path / "popularity.parquet")
     with pytest.raises(TapestryError, match=rf"popularity\.parquet: .*: {message}.*; run `dvc repro figures`"):
-        read_baselines(tmp_path, table)
+        read_baselines(tmp_path, ["popularity"], table)
 
 
 def test_ranks_of_fewer_targets_or_other_columns_are_an_error(tmp_path: Path, table: pa.Table) -> None:
     path = tmp_path / "popularity.parquet"
     write_ranks(table.slice(0, 50), path)
     with pytest.raises(TapestryError, match=r"50 targets, expected 60; run `dvc repro figures`"):
-        read_baselines(tmp_path, table)
+        read_baselines(tmp_path, ["popularity"], table)
     write_ranks(table.drop(["tied"]), path)
     with pytest.raises(TapestryError, match=r"columns \['user_id', .*; run `dvc repro figures`"):
-        read_baselines(tmp_path, table)
+        read_baselines(tmp_path, ["popularity"], table)
     path.write_bytes(b"PAR1")
     with pytest.raises(TapestryError, match=r"popularity\.parquet: damaged \(.*run `dvc repro`"):
-        read_baselines(tmp_path, table)
+        read_baselines(tmp_path, ["popularity"], table)
     path.unlink()
-    with pytest.raises(TapestryError, match="no ranks; run `dvc repro baselines`"):
-        read_baselines(tmp_path, table)
+    with pytest.raises(TapestryError, match=r"popularity\.parquet: no ranks; run `dvc repro baseline@popularity`"):
+        read_baselines(tmp_path, ["popularity"], table)
+    assert read_baselines(tmp_path, [], table) == {}

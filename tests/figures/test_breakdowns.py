@@ -78,6 +78,10 @@ def test_baselines_are_compared_with_the_model_over_all_targets() -> None:
     assert metrics["baselines"]["item_knn"]["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 2 + 1 / 9) / 4)
     assert metrics["baselines"]["popularity"]["n"] == 4
     assert hr_by_cutoff(metrics, [1, 2]) == [
-        {"k": 1, "tapestry": 0.5, "item_knn": 0.25, "popularity": 0},
-        {"k": 2, "tapestry": 0.75, "item_knn": 0.75, "popularity": 0},
+        {"method": "tapestry", "k": 1, "hr": 0.5},
+        {"method": "tapestry", "k": 2, "hr": 0.75},
+        {"method": "item_knn", "k": 1, "hr": 0.25},
+        {"method": "item_knn", "k": 2, "hr": 0.75},
+        {"method": "popularity", "k": 1, "hr": 0},
+        {"method": "popularity", "k": 2, "hr": 0},
     ]

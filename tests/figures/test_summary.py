@@ -83,7 +83,9 @@ def write_inputs(folder: Path) -> tuple[Path, Path, Path, Path]:
 
 
 def test_the_files_have_the_figures_of_the_earlier_stages_with_all_digits(tmp_path: Path) -> None:
-    test = write_figures(read_results(*write_inputs(tmp_path)), [1, 100], None, tmp_path / "metrics")
+    test = write_figures(
+        read_results(*write_inputs(tmp_path), ["item_knn", "popularity"]), [1, 100], None, tmp_path / "metrics"
+    )
 
     def read(name: str) -> Any:
         return json.loads((tmp_path / "metrics" / name).read_text(encoding="utf-8"))
@@ -96,7 +98,25 @@ def test_the_files_have_the_figures_of_the_earlier_stages_with_all_digits(tmp_pa
         rows = list(csv.DictReader(file))
     assert rows == [{key: str(value) for key, value in epoch.items()} for epoch in EPOCHS]
     cutoffs = (tmp_path / "metrics/cutoffs.csv").read_text(encoding="utf-8").splitlines()
-    assert cutoffs == ["k,tapestry,item_knn,popularity", "1,0.025,0.0,0.0", "100,0.1,0.05,0.025"]
+    assert cutoffs == [
+        "method,k,hr",
+        "tapestry,1,0.025",
+        "tapestry,100,0.1",
+        "item_knn,1,0.0",
+        "item_knn,100,0.05",
+        "popularity,1,0.0",
+        "popularity,100,0.025",
+    ]
+
+
+def test_without_a_baseline_all_files_are_those_of_the_model_alone(tmp_path: Path) -> None:
+    test = write_figures(read_results(*write_inputs(tmp_path), []), [100], None, tmp_path / "metrics")
+    assert test["baselines"] == {}
+    summary_file = json.loads((tmp_path / "metrics/summary.json").read_text(encoding="utf-8"))
+    assert summary_file["gain_hr_100"] is None
+    assert summary_file["hr_100"] == pytest.approx(4 / 40)
+    cutoffs = (tmp_path / "metrics/cutoffs.csv").read_text(encoding="utf-8").splitlines()
+    assert cutoffs == ["method,k,hr", "tapestry,100,0.1"]
 
 
 @pytest.mark.parametrize(("name", "stage"), [("statistics.json", "sessionize"), ("models/training.json", "train")])
@@ -107,7 +127,7 @@ def test_a_missing_or_damaged_file_is_an_error_with_the_stage_that_makes_it(
     for content in ("{", "[" * 100_000, "[]", "{}", "null"):
         (tmp_path / name).write_text(content, encoding="utf-8")
         with pytest.raises(TapestryError, match=rf"{name}: damaged \(.*\); run `dvc repro --force {stage}`"):
-            read_results(*paths)
+            read_results(*paths, ["item_knn", "popularity"])
     (tmp_path / name).unlink()
     with pytest.raises(TapestryError, match=rf"{name}: not there; run `dvc repro {stage}`"):
-        read_results(*paths)
+        read_results(*paths, ["item_knn", "popularity"])

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from checkouts import set_parameters
 from mlflow import MlflowClient
-from tiny_checkout import NARROW, experiment, read_yaml, repro, run, runs_of, sync
+from tiny_checkout import NARROW, experiment, read_yaml, repro, run, runs_of, stage_names, sync
 
 from tapestry.provenance.hashes import code_hash, content_hash
 from tapestry.report.origin import with_origin
 from tapestry.tracking.experiment import stage_name
 
-STAGES = {"fetch@Books", "fetch@Toys", "ingest@Books", "ingest@Toys", "sessionize", "baselines", "evaluate"}
+STAGES = {name for of in ("fetch", "ingest", "sessionize", "baseline", "evaluate") for name in stage_names(of)}
 
 
 @pytest.fixture

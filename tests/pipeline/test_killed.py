@@ -15,7 +15,7 @@ from tiny_checkout import read_yaml, run, run_for_output
 
 KILLS, LONGEST = 6, 9.0  # seconds until a kill
 STAGE_KILLS = 10
-STAGES = ("source", "fetch", "ingest", "sessionize", "baselines", "train", "evaluate", "figures", "report")
+STAGES = ("source", "fetch", "ingest", "sessionize", "baseline", "train", "evaluate", "figures", "report")
 
 
 def undone(checkout: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from checkouts import ROOT, environment, set_parameters
-from tiny_checkout import DOMAINS, read_yaml, repro, run, run_for_output, runs_of, stage_names
+from tiny_checkout import BASELINES, DOMAINS, read_yaml, repro, run, run_for_output, runs_of, stage_names
 
 from tapestry.core.settings import flatten
 from tapestry.parameters import Parameters
@@ -48,12 +48,12 @@ READS = {  # stage → the parameters and whole sections that it reads
     "fetch": set(),  # what determines raw data reaches it through the fingerprints of the stage `source`
     "ingest": {"ingest"},
     "sessionize": {"sessionize", "source.domains"},
-    "baselines": {f"evaluate.{key}" for key in ("exclude_seen", "batch_users", "neighbours", "threads")},
+    "baseline": {f"evaluate.{key}" for key in ("exclude_seen", "batch_users", "neighbours", "threads")} | {"peers"},
     "train": {"model", "train", "evaluate.exclude_seen"},
     "evaluate": {
         f"evaluate.{key}" for key in ("exclude_seen", "batch_users", "device", "threads", "processes", "item_table")
     },
-    "figures": {"evaluate.ks", "evaluate.sampled_negatives"},
+    "figures": {"evaluate.ks", "evaluate.sampled_negatives", "evaluate.baselines"},
     "report": {"source.release", "sessionize.split", "sessionize.seed", "train.seed", "synthetic.seed"},
 }
 
@@ -80,7 +80,8 @@ def test_a_stage_declares_exactly_the_packages_it_imports(stage: str) -> None:
     if spec.get("always_changed"):
         return
     code = [name for name in spec["deps"] if name.startswith(("src/", "stages/"))]
-    imported = {str(Path(name).parent) for name in imported_files(ROOT / f"stages/{stage}.py")}
+    scripts = [ROOT / f"stages/{stage}.py", *((ROOT / "baselines").glob("*.py") if stage == "baseline" else [])]
+    imported = {str(Path(name).parent) for script in scripts for name in imported_files(script)}
     tops = {"/".join(Path(name).parts[:3]) for name in imported}
     assert code == [f"stages/{stage}.py", *sorted(tops)]
 
@@ -137,7 +138,7 @@ def test_dvc_sees_each_parameter_change_for_exactly_the_stages_that_read_it(
     from dvc.repo import Repo
 
     for name, value in flatten(parameters).items():
-        if name != "source.domains":  # it decides which stages there are
+        if name not in ("source.domains", "evaluate.baselines"):  # they decide which stages there are
             set_parameters(original, {name: other_value(value)})
     with Repo(str(original)) as repo:
         status = repo.status()
@@ -148,7 +149,10 @@ def test_dvc_sees_each_parameter_change_for_exactly_the_stages_that_read_it(
             if isinstance(change, dict):
                 seen[stage.rpartition(":")[2]] = set(change.get("changed deps", {}).get("params.yaml", {}))
     expected = {
-        full: reads - {"source.domains"} for stage, reads in READS.items() if reads for full in stage_names(stage)
+        full: reads - {"source.domains", "evaluate.baselines"}
+        for stage, reads in READS.items()
+        if reads
+        for full in stage_names(stage)
     }
     assert seen == expected
 
@@ -181,8 +185,8 @@ def test_dvc_plots_a_coloured_line_for_each_method_and_the_validation_curve(chec
     expected = {(name, k): metrics[f"hr_{k}"] for name, metrics in methods.items() for k in ks}
     plot = drawn["HR@K on the test targets"]
     points = plot["data"]["values"]
-    assert {(p["field"], int(p["k"])): float(p["dvc_inferred_y_value"]) for p in points} == expected
-    assert plot["encoding"]["color"]["field"] == "field"
+    assert {(p["method"], int(p["k"])): float(p["hr"]) for p in points} == expected
+    assert plot["encoding"]["color"]["field"] == "method"
     epochs = drawn["Validation NDCG@10 by epoch"]["data"]["values"]
     assert [point["epoch"] for point in epochs] == ["1", "2"]
     assert all(float(point["ndcg_10"]) > 0 for point in epochs)
@@ -193,7 +197,7 @@ OUTPUTS = {
     "fetch": "data/raw/Books",
     "ingest": "data/interactions/Books.parquet",
     "sessionize": "data/sequences",
-    "baselines": "data/baselines",
+    "baseline": "data/baselines/popularity.parquet",
     "train": "models",
     "evaluate": "metrics/ranks.parquet",
     "figures": "metrics/data.json",
@@ -219,7 +223,7 @@ def test_a_full_disk_ends_each_stage_with_one_line_and_changes_nothing(
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     for stage, output in OUTPUTS.items():
-        arguments = ["Books"] if stage in ("fetch", "ingest") else []
+        arguments = {"fetch": ["Books"], "ingest": ["Books"], "baseline": ["popularity"]}.get(stage, [])
         done = subprocess.run(
             [sys.executable, "stages/run.py", stage, *arguments],
             cwd=folder,
@@ -229,7 +233,7 @@ def test_a_full_disk_ends_each_stage_with_one_line_and_changes_nothing(
         )
         assert done.returncode == 1, stage
         line = done.stderr.splitlines()[-1]
-        name = f"{stage}@Books" if arguments else stage
+        name = "@".join([stage, *arguments])
         assert re.match(rf"{name}: error: {output}: No space left on device: [\d,]+ bytes are free in {folder}", line)
         assert "Traceback" not in done.stderr
         assert content_hash(folder) == before, stage
@@ -283,6 +287,7 @@ def test_a_bad_parameter_stops_the_pipeline_with_one_clear_line(
     assert "Traceback" not in str(failure.value)
 
 
+OF_BASELINES = tuple(f"baseline@{name}" for name in BASELINES)
 LESSER = {  # settings that make libraries choose the code for a processor without AVX-512
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR AVX512F AVX512_SKX AVX512_CLX AVX512_CNL",
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
@@ -295,8 +300,8 @@ def test_stages_give_the_same_bytes_on_each_level_of_processor(reproduced: Path,
     """`reproduced` was made on the processor's own level. Unpinned, two stages are enough to see a difference."""
     unpinned = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "AUTO"}
     levels = {
-        "AVX2": (LESSER, ("baselines", "train", "evaluate", "figures")),
-        "DEFAULT": (unpinned, ("baselines", "train")),
+        "AVX2": (LESSER, (*OF_BASELINES, "train", "evaluate", "figures")),
+        "DEFAULT": (unpinned, (*OF_BASELINES, "train")),
     }
     made = {"own": output_hashes(reproduced)}
     (own,) = runs_of(reproduced, "train")
@@ -309,7 +314,7 @@ def test_stages_give_the_same_bytes_on_each_level_of_processor(reproduced: Path,
             shutil.rmtree(folder / name)
         (folder / ".dvc").mkdir()  # so that it is a checkout
         for stage in stages:
-            command = [sys.executable, "stages/run.py", stage]
+            command = [sys.executable, "stages/run.py", *stage.split("@")]
             subprocess.run(command, cwd=folder, env=environment() | variables, check=True, stdout=subprocess.DEVNULL)
         made[level] = output_hashes(folder)
         tags = [json.loads(line) for file in folder.glob("mlflow.pending/*/events.jsonl") for line in file.open()]

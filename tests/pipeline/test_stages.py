@@ -26,7 +26,8 @@ from tapestry.training.loop import DivergedError
 ROOT = Path(__file__).parents[2]
 
 
-STAGES = ("source", "fetch", "ingest", "sessionize", "baselines", "train", "evaluate", "figures", "report")
+STAGES = ("source", "fetch", "ingest", "sessionize", "baseline", "train", "evaluate", "figures", "report")
+ITEM = {"fetch": ["Books"], "ingest": ["Books"], "baseline": ["popularity"]}
 DOMAINS = "Books, Clothing_Shoes_and_Jewelry, Sports_and_Outdoors, Toys_and_Games, Video_Games"
 
 
@@ -65,7 +66,7 @@ def test_a_stage_of_one_domain_requires_a_known_domain(checkout: Path, name: str
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_in_another_folder_says_where_to_run_and_writes_nothing(tmp_path: Path, name: str) -> None:
-    line = error_line(tmp_path, name, *(["Books"] if name in ("fetch", "ingest") else []))
+    line = error_line(tmp_path, name, *ITEM.get(name, []))
     assert line in (
         "params.yaml not found: run from the checkout's root",
         f"dvc.yaml not found in {tmp_path}: run from the checkout's root",
@@ -78,7 +79,7 @@ def test_a_stage_in_another_folder_says_where_to_run_and_writes_nothing(tmp_path
     [
         ("ingest", "data/raw/Books: not there; run `dvc repro fetch@Books`"),
         ("sessionize", "data/interactions/Books.parquet: not there; run `dvc repro ingest@Books`"),
-        ("baselines", "data/sequences: no sequences; run `dvc repro sessionize`"),
+        ("baseline", "data/sequences: no sequences; run `dvc repro sessionize`"),
         ("train", "data/sequences: no sequences; run `dvc repro sessionize`"),
         ("evaluate", "data/sequences: no sequences; run `dvc repro sessionize`"),
         ("figures", "metrics/ranks.parquet: no ranks; run `dvc repro`"),
@@ -86,7 +87,7 @@ def test_a_stage_in_another_folder_says_where_to_run_and_writes_nothing(tmp_path
     ],
 )
 def test_a_missing_input_is_reported_with_the_stage_that_makes_it(checkout: Path, name: str, expected: str) -> None:
-    assert error_line(checkout, name, *(["Books"] if name == "ingest" else [])) == expected
+    assert error_line(checkout, name, *ITEM.get(name, [])) == expected
 
 
 @pytest.mark.parametrize(("files", "found"), [([], "none"), (["a.csv", "b.csv"], "a.csv, b.csv")])

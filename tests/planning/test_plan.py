@@ -17,7 +17,8 @@ from tapestry.core.errors import TapestryError
 from tapestry.planning.plan import plan
 from tapestry.planning.stage_plan import StagePlan
 
-AFTER_RAW = {"sessionize", "baselines", "train", "evaluate", "figures", "report"}
+BASELINES = {"baseline@item_knn", "baseline@popularity", "baseline@recent_popularity"}
+AFTER_RAW = {"sessionize", *BASELINES, "train", "evaluate", "figures", "report"}
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +187,7 @@ def test_a_filter_that_is_reset_restores_the_sequences_and_all_that_follows(chec
     assert check_against(plan(checkout), run_in(checkout, "dvc", "repro")) == AFTER_RAW
     set_parameters(checkout, {"sessionize.max_length": 512})
     plans = plan(checkout)
-    assert by_action(plans, "restore") == {"sessionize", "baselines", "train", "evaluate"}
+    assert by_action(plans, "restore") == {"sessionize", *BASELINES, "train", "evaluate"}
     assert check_against(plans, run_in(checkout, "dvc", "repro")) == {"figures"}
     assert plan(checkout, []) == [StagePlan(p.stage, p.action if p.action == "always" else "unchanged") for p in plans]
 

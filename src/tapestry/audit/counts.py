@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def check_counts(evidence: Evidence) -> list[Finding]:
     """Check that all counts of rows add up."""
     root = evidence.root
     statistics = _json(root / "metrics/data.json")
-    sums = [*_sequences(root, statistics), *_ranks(root)]
+    sums = [*_sequences(root, statistics), *_ranks(root, evidence.parameters.evaluate.baselines)]
     for domain in evidence.parameters.source.domains:
         sums += _domain(root, domain, statistics["domain"][domain])
     findings = [
@@ -69,14 +69,13 @@ def _sequences(root: Path, statistics: dict[str, Any]) -> Iterator[Sum]:
         yield f"metrics/data.json: rows kept of {domain['name']}, and in data/sequences", recorded, kept[number]
 
 
-def _ranks(root: Path) -> Iterator[Sum]:
+def _ranks(root: Path, baselines: Sequence[str]) -> Iterator[Sum]:
     table = pq.read_table(root / "data/sequences/sequences.parquet", columns=["position", "split"])
     targets = pc.sum(pc.and_(pc.equal(table["split"], TEST), pc.greater(table["position"], 0))).as_py() or 0
     test = _json(root / "metrics/test.json")
     yield "metrics/test.json: targets, and those of data/sequences", test["all"]["n"], targets
-    for path in (root / "metrics/ranks.parquet", *sorted((root / "data/baselines").glob("*.parquet"))):
-        name = path.relative_to(root).as_posix()
-        yield f"{name}: rows, and targets of data/sequences", pq.read_metadata(path).num_rows, targets
+    for name in ("metrics/ranks.parquet", *(f"data/baselines/{name}.parquet" for name in sorted(baselines))):
+        yield f"{name}: rows, and targets of data/sequences", pq.read_metadata(root / name).num_rows, targets
 
 
 def _json(path: Path) -> Any:

@@ -16,18 +16,18 @@ from tapestry.core.checkout import require_made
 from tapestry.core.errors import TapestryError
 from tapestry.core.yaml_file import read_yaml
 from tapestry.parameters import Parameters, load_parameters
-from tapestry.provenance.dvc_files import for_domain, lock_hash, read_lock
+from tapestry.provenance.dvc_files import declared_stages, lock_hash, read_lock
 from tapestry.provenance.hashes import code_hash, content_hash, dvc_md5
 from tapestry.tracking.experiment import MODEL_STAGE
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-HASHED_BY_STAGE = {  # the output that a stage's tag data_hash is the hash of; {} stands for the domain
+HASHED_BY_STAGE = {  # the output that a stage's tag data_hash is the hash of; {} stands for the domain or baseline
     "fetch": "data/raw/{}",
     "ingest": "data/interactions/{}.parquet",
     "sessionize": "data/sequences",
-    "baselines": "data/baselines",
+    "baseline": "data/baselines/{}.parquet",
 }
 
 
@@ -44,6 +44,7 @@ class Evidence:
         Raises:
             TapestryError: dvc.yaml, dvc.lock or params.yaml is missing or damaged.
         """
+        # `declared` has the stages of dvc.yaml, `lock` what dvc.lock has of them, by their names in dvc.lock.
         self.root = root
         self._lock_path = lock or root / "dvc.lock"
         self._model_run = model_run
@@ -52,24 +53,14 @@ class Evidence:
         self._bar: tqdm | None = None
         require_made(self._lock_path)
         try:
-            self.lock: dict[str, dict[str, Any]] = dict(read_yaml(self._lock_path)["stages"])
-            self.lock_hash = lock_hash(read_lock(self._lock_path))
+            stages = read_yaml(self._lock_path)["stages"].items()
             self.values: dict[str, Any] = dict(read_yaml(root / "params.yaml"))
+            self.declared: dict[str, dict[str, Any]] = declared_stages(read_yaml(root / "dvc.yaml"), self.values)
+            self.lock: dict[str, dict[str, Any]] = {name: entry for name, entry in stages if name in self.declared}
+            self.lock_hash = lock_hash(read_lock(self._lock_path, self.declared))
         except (KeyError, TypeError, ValueError) as error:
             raise TapestryError(f"{self._lock_path}: damaged ({error!r}); restore it with git") from error
         self.parameters: Parameters = load_parameters(root / "params.yaml")
-
-    @cached_property
-    def declared(self) -> dict[str, dict[str, Any]]:
-        """The stages of dvc.yaml by their names in dvc.lock, with `${item.domain}` filled in."""
-        stages: dict[str, dict[str, Any]] = {}
-        for name, spec in read_yaml(self.root / "dvc.yaml")["stages"].items():
-            if "matrix" in spec:
-                for domain in self.parameters.source.domains:
-                    stages[f"{name}@{domain}"] = for_domain(spec, domain)
-            else:
-                stages[name] = spec
-        return stages
 
     @cached_property
     def code_hash(self) -> str:
@@ -163,13 +154,13 @@ class Evidence:
         """
         own = self.records.stage_runs(self.model_run).get(stage)
         hashes: Mapping[str, str] = {}
-        name, _, domain = stage.partition("@")
+        name, _, item = stage.partition("@")
         if name == MODEL_STAGE:
             hashes = {"model_hash": self.model_run.data.tags.get("model_hash", "")}
         elif own is not None and "data_hash" in own.data.tags:
             hashes = {"data_hash": own.data.tags["data_hash"]}
-        elif name in HASHED_BY_STAGE and (self.root / HASHED_BY_STAGE[name].format(domain)).exists():
-            hashes = {"data_hash": self.content_hash(HASHED_BY_STAGE[name].format(domain))}
+        elif name in HASHED_BY_STAGE and (self.root / HASHED_BY_STAGE[name].format(item)).exists():
+            hashes = {"data_hash": self.content_hash(HASHED_BY_STAGE[name].format(item))}
         others = self.records.makers(stage, self.lock.get(stage, {}), hashes)
         if own is None or own.data.tags.get("restored") == "true":
             return others

@@ -26,14 +26,14 @@ def check_figures(evidence: Evidence) -> list[Finding]:
 
 
 def _recomputed(evidence: Evidence) -> list[Finding]:
-    """Recompute each file from ranks, baselines, training.json and statistics.json, with the cut-offs of dvc.lock."""
+    """Recompute each file from ranks, baselines, training.json and statistics.json, with the parameters in dvc.lock."""
     root, metrics = evidence.root, evidence.root / "metrics"
     params = evidence.lock.get("figures", {}).get("params", {}).get("params.yaml", {})
-    if "evaluate.ks" not in params:
-        raise NoEvidenceError("dvc.lock has no cut-offs of the stage figures", "run `dvc repro figures`")
-    results = read_results(
-        root / "data/statistics.json", root / "models", metrics / "ranks.parquet", root / "data/baselines"
-    )
+    if not {"evaluate.ks", "evaluate.baselines"} <= set(params):
+        raise NoEvidenceError("dvc.lock has no parameters of the stage figures", "run `dvc repro figures`")
+    data, ranks = root / "data", metrics / "ranks.parquet"
+    names = params["evaluate.baselines"]
+    results = read_results(data / "statistics.json", root / "models", ranks, data / "baselines", names)
     with tempfile.TemporaryDirectory() as folder:
         write_figures(results, params["evaluate.ks"], params.get("evaluate.sampled_negatives"), Path(folder))
         findings = [

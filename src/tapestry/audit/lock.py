@@ -26,9 +26,8 @@ def _stages(evidence: Evidence) -> list[Finding]:
     """Check that dvc.lock has the stages of dvc.yaml, with their commands, inputs and outputs."""
     mend = "run `dvc repro`, or restore both files with git"
     findings = []
-    for name in sorted(set(evidence.declared) ^ set(evidence.lock)):
-        where = "dvc.lock" if name in evidence.declared else "dvc.yaml"
-        findings.append(failed(f"the stage {name} isn't in {where}", mend))
+    for name in sorted(set(evidence.declared) - set(evidence.lock)):
+        findings.append(failed(f"the stage {name} isn't in dvc.lock", mend))
     for name, spec in evidence.declared.items():
         entry = evidence.lock.get(name)
         if entry is None:

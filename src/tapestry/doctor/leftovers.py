@@ -28,7 +28,7 @@ from tapestry.doctor.finding import Finding, try_git
 
 _PARTIAL = re.compile(r"\..+\.[a-z0-9_]{8}\.partial")
 _MOVED = re.compile(r"checkout: moving from \S+ to [0-9a-f]{40}")
-_NOT_OURS = {".git", ".venv", "cache", "node_modules", "__pycache__"}
+_NOT_OURS = {".git", ".venv", ".venv-rectools", "cache", "node_modules", "__pycache__"}
 _RUNNING = 2  # DVC's status of a running experiment; 0 and 1 are those of experiments that wait
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,33 +51,35 @@ def write_ranks(table: pa.Table, path: Path) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def read_ranks(path: Path) -> pa.Table:
+def read_ranks(path: Path, stage: str = "") -> pa.Table:
     """Read a table of ranks.
+
+    Args:
+        stage: the DVC stage that makes the file, for messages.
 
     Raises:
         TapestryError: the file is missing or damaged.
     """
     if not path.is_file():
-        raise TapestryError(f"{path}: no ranks; run `dvc repro`")
+        raise TapestryError(f"{path}: no ranks; run `{f'dvc repro {stage}'.strip()}`")
     try:
         return pq.read_table(path)
     except (OSError, ValueError) as error:
         raise TapestryError(f"{path}: damaged ({one_line(str(error))}); remove it and run `dvc repro`") from error
 
 
-def read_baselines(folder: Path, table: pa.Table) -> dict[str, pa.Table]:
-    """Read the ranks of each baseline in `folder`, by name.
+def read_baselines(folder: Path, names: Iterable[str], table: pa.Table) -> dict[str, pa.Table]:
+    """Read the ranks of baselines in `folder`, by name, in the order of the alphabet.
 
     Args:
+        names: of the baselines; other files of the folder are not read.
         table: the model's ranks. The baselines must have the same targets, in the same order and with as many
             candidates.
 
     Raises:
-        TapestryError: the folder has no ranks, a file is damaged, or a baseline ranks other targets.
+        TapestryError: a file is missing or damaged, or a baseline ranks other targets.
     """
-    baselines = {path.stem: read_ranks(path) for path in sorted(folder.glob("*.parquet"))}
-    if not baselines:
-        raise TapestryError(f"{folder}: no ranks; run `dvc repro baselines`")
+    baselines = {name: read_ranks(folder / f"{name}.parquet", f"baseline@{name}") for name in sorted(names)}
     for name, ranked in baselines.items():
         wrong = _difference(ranked, table)
         if wrong:

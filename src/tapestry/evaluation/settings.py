@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from tapestry.core.bounds import Threads, at_most, between, require
+from tapestry.core.errors import shown
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class EvaluateSettings:
     item_table: Literal["whole", "sharded"] = "whole"
     """What each process holds of the item embedding: `whole`, with exactly the ranks of one process, or its share of a
     table that is too large for one device. Ranks of items with almost equal scores may then differ."""
+    baselines: tuple[str, ...] = ("popularity", "recent_popularity", "item_knn")
+    """The baselines that run: `<name>` is the script `baselines/<name>.py`."""
 
     def __post_init__(self) -> None:
         require(
@@ -41,3 +47,14 @@ class EvaluateSettings:
         require(len(self.ks) > 0, "evaluate.ks: at least one cut-off is needed")
         require(all(k >= 1 for k in self.ks), "evaluate.ks: cut-offs are at least 1")
         require(list(self.ks) == sorted(set(self.ks)), "evaluate.ks: must be ascending, each cut-off once")
+        for name in self.baselines:
+            require(
+                _NAME.fullmatch(name) is not None,
+                f"evaluate.baselines: {shown(name)} is not the name of a script: a letter, then letters, digits and _; "
+                "baselines/my_model.py is my_model",
+            )
+            require(name.casefold() != "tapestry", f"evaluate.baselines: {name} is the name of the model in tables")
+        require(
+            len({name.casefold() for name in self.baselines}) == len(self.baselines),
+            "evaluate.baselines: a baseline is named twice",
+        )

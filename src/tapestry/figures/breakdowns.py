@@ -65,10 +65,10 @@ def _metrics(table: pa.Table, ks: Sequence[int], sampled_negatives: int | None) 
     return metrics
 
 
-def hr_by_cutoff(figures: Mapping[str, Any], ks: Sequence[int]) -> list[dict[str, float]]:
-    """Return the rows of metrics/cutoffs.csv, from the contents of metrics/test.json: k and HR@K of each method.
+def hr_by_cutoff(figures: Mapping[str, Any], ks: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the rows of metrics/cutoffs.csv, from the contents of metrics/test.json: method, k and HR@K.
 
-    Each method, the model and the baselines, has its column, because a plot of DVC's draws one line a column.
+    A method is the model or a baseline. Columns are the same whichever baselines ran, as dvc.yaml names those of plots.
     """
     methods = {MODEL: figures["all"], **figures["baselines"]}
-    return [{"k": k} | {name: metrics[f"hr_{k}"] for name, metrics in methods.items()} for k in ks]
+    return [{"method": name, "k": k, "hr": row[f"hr_{k}"]} for name, row in methods.items() for k in ks]

@@ -37,8 +37,8 @@ class Results:
     baselines: Mapping[str, pa.Table]
 
 
-def read_results(statistics: Path, models: Path, ranks: Path, baselines: Path) -> Results:
-    """Read the results; `models` and `baselines` are folders.
+def read_results(statistics: Path, models: Path, ranks: Path, baselines: Path, names: Sequence[str]) -> Results:
+    """Read the results; `models` and `baselines` are folders, of the latter only the baselines `names` are read.
 
     Raises:
         TapestryError: a file is missing or damaged, or a baseline ranks other targets than the model.
@@ -48,7 +48,7 @@ def read_results(statistics: Path, models: Path, ranks: Path, baselines: Path) -
         statistics=_read(statistics, ("all", "domain"), "sessionize"),
         training=_read(models / "training.json", ("summary", "curve"), "train"),
         ranks=table,
-        baselines=read_baselines(baselines, table),
+        baselines=read_baselines(baselines, names, table),
     )
 
 
@@ -75,11 +75,13 @@ def write_figures(results: Results, ks: Sequence[int], sampled_negatives: int | 
 def summary(results: Results) -> dict[str, float | None]:
     """Return the contents of summary.json. Its cut-offs don't depend on `evaluate.ks`.
 
-    `gain_hr_100` is HR@100 of the model / HR@100 of the best baseline − 1; None if every baseline has HR@100 = 0.
+    `gain_hr_100` is HR@100 of the model / HR@100 of the best baseline − 1; None without a baseline, or if all
+    have HR@100 = 0.
     """
     ks = (10, 100)
     test = ranking_metrics(results.ranks["rank"].to_numpy(), ks)
-    best = max(ranking_metrics(ranked["rank"].to_numpy(), ks)["hr_100"] for ranked in results.baselines.values())
+    others = (ranking_metrics(ranked["rank"].to_numpy(), ks)["hr_100"] for ranked in results.baselines.values())
+    best = max(others, default=0.0)
     return {
         **{name: test[name] for name in _OF_TEST},
         "gain_hr_100": test["hr_100"] / best - 1 if best else None,

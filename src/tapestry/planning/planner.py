@@ -101,7 +101,7 @@ class Planner:
         if self._undetermined_producers(dep):
             return []
         if not self._overlapping_outputs(dep):
-            kind = "code" if dep.def_path.startswith(("src/", "stages/")) else "file"
+            kind = "code" if dep.def_path.startswith(("src/", "stages/", "baselines/")) else "file"
             return [Reason(kind, name, change) for name, change in dep.status().items()]
         return [] if self._future_hash(dep) == dep.hash_info else [Reason("file", str(dep))]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,18 @@ Locked = dict[str, dict[str, str]]
 """A stage's entry in dvc.lock: {"md5": {output: MD5}, "deps": {input: MD5}, "params": {dotted name: value}}."""
 
 
-def read_lock(path: Path) -> dict[str, Locked]:
+def read_lock(path: Path, declared: Collection[str]) -> dict[str, Locked]:
     """Read the stages of a dvc.lock by name, without those that always run.
+
+    Args:
+        declared: the names of the stages that dvc.yaml has; others are left out.
 
     Raises:
         TapestryError: the file is missing or damaged.
     """
     lock = read_yaml(require_made(path))
     try:
-        return {stage: locked(entry) for stage, entry in lock["stages"].items() if stage not in ALWAYS}
+        return {stage: locked(entry) for stage, entry in lock["stages"].items() if stage in {*declared} - {*ALWAYS}}
     except (AttributeError, KeyError, TypeError) as error:
         raise TapestryError(f"{path}: damaged ({error!r}); restore it with `git checkout {path}`") from error
 
@@ -55,10 +59,51 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def for_domain(spec: Any, domain: str) -> Any:
-    """Fill in `${item.domain}` in a stage's entry of dvc.yaml."""
+def split_stage(stage: str) -> dict[str, str]:
+    """Split a stage's name in dvc.lock: `ingest@Books` → {"stage": "ingest", "domain": "Books"}.
+
+    The second key, `domain` or `baseline`, is that of the stage's matrix in dvc.yaml; a stage without one has no such.
+    """
+    name, _, item = stage.partition("@")
+    return {"stage": name} | ({_MATRIX.get(name, "domain"): item} if item else {})
+
+
+def join_stage(tags: Mapping[str, str]) -> str:
+    """Return the name of which `split_stage` made these entries; others are ignored."""
+    items = [tags[key] for key in ("domain", "baseline") if tags.get(key)]
+    return "@".join([tags.get("stage", ""), *items])
+
+
+_MATRIX = {"baseline": "baseline"}  # stage → key of its matrix; that of all others is `domain`
+
+
+def for_item(spec: Any, item: str) -> Any:
+    """Fill in `${item.domain}` or `${item.baseline}`, of which a stage has one, in its entry of dvc.yaml."""
     if isinstance(spec, str):
-        return spec.replace("${item.domain}", domain)
+        return _ITEM.sub(lambda _: item, spec)
     if isinstance(spec, Mapping):
-        return {for_domain(key, domain): for_domain(value, domain) for key, value in spec.items()}
-    return [for_domain(value, domain) for value in spec] if isinstance(spec, list) else spec
+        return {for_item(key, item): for_item(value, item) for key, value in spec.items()}
+    return [for_item(value, item) for value in spec] if isinstance(spec, list) else spec
+
+
+_ITEM = re.compile(r"\$\{item\.\w+\}")
+
+
+def declared_stages(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stages of dvc.yaml by their names in dvc.lock, with `${item.…}` filled in.
+
+    DVC never removes a stage from dvc.lock, such as that of a domain which `source.domains` no longer names. So readers
+    of dvc.lock ask here which of its stages still are.
+
+    Args:
+        pipeline, params: the contents of dvc.yaml and params.yaml. A matrix is `{key: ${section.parameter}}`.
+    """
+    stages: dict[str, Any] = {}
+    for name, spec in pipeline["stages"].items():
+        if "matrix" not in spec:
+            stages[name] = spec
+            continue
+        (source,) = spec["matrix"].values()
+        section, _, key = str(source).removeprefix("${").removesuffix("}").partition(".")
+        stages |= {f"{name}@{item}": for_item(spec, str(item)) for item in params[section][key]}
+    return stages

@@ -7,10 +7,10 @@ import json
 import re
 from pathlib import Path
 
-CODE = ("src", "stages", "dvc.yaml")
+CODE = ("src", "stages", "baselines", "dvc.yaml")
 """The code that affects a result; so do parameters, data and installed packages."""
 
-_IGNORED = re.compile(r"(^|/)(__pycache__|\.venv|\.[^/]*\.partial)/|\.pyc$")  # the patterns of .dvcignore
+_IGNORED = re.compile(r"(^|/)(__pycache__|\.venv(-rectools)?|\.[^/]*\.partial)/|\.pyc$")  # the patterns of .dvcignore
 
 
 def content_hash(path: Path) -> str:

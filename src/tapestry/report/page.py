@@ -31,8 +31,11 @@ from tapestry.report.studies import Study, read_studies
 MODEL = "Tapestry"
 NOTHING = "–"
 NAMES = {
+    "als": "ALS",
+    "hstu_rectools": "RecTools HSTU",
     "item_knn": "Item-kNN",
     "recent_popularity": "Recent popularity",
+    "sasrec": "RecTools SASRec",
     "same": "Same domain",
     "switch": "Other domain",
 }

@@ -102,7 +102,8 @@ def cutoff_curve(models: Mapping[str, Metrics], ks: Sequence[int]) -> str:
         (axes,) = panels(figure, 1)
         for index, (name, metrics) in reversed(list(enumerate(models.items()))):
             drawn = [k for k in ks if f"hr_{k}" in metrics]
-            colour, marker, dash = SERIES[index % 5], MARKERS[index % 5], DASHES[index % 5]
+            again = index + index // 5  # so that the sixth line doesn't look like the first
+            colour, marker, dash = SERIES[index % 5], MARKERS[again % 5], DASHES[again % 5]
             rates = [metrics[f"hr_{k}"] for k in drawn]
             axes.plot(drawn, rates, label=_short(name), color=colour, marker=marker, linestyle=dash)
         axes.set_xscale("log")

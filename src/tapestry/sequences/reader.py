@@ -96,7 +96,7 @@ class Sequences:
     def targets(self, split: int) -> npt.NDArray[np.int64]:
         """Return the indices of the interactions of `split` that have an earlier one of their user, ascending."""
         first = np.zeros(len(self.item), dtype=bool)
-        first[self.offsets[:-1]] = True
+        first[self.offsets[:-1][np.diff(self.offsets) > 0]] = True
         return np.flatnonzero((self.split == split) & ~first)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapestry.core.errors import TapestryError
+from tapestry.provenance.dvc_files import join_stage, split_stage
 from tapestry.report.origin import with_origin
 from tapestry.tracking.client import find_runs, log, log_file, log_input
 from tapestry.tracking.journal import FILES
@@ -106,8 +107,7 @@ def _log_report(client: MlflowClient, model_run: Run, file: Path) -> None:
 
 def stage_name(run: Run) -> str:
     """Return the name in dvc.yaml of a run's stage, such as `ingest@Books`."""
-    stage, domain = run.data.tags.get("stage", ""), run.data.tags.get("domain")
-    return f"{stage}@{domain}" if domain else stage
+    return join_stage(run.data.tags)
 
 
 def _find_model_run(
@@ -131,16 +131,15 @@ def _restored(
 ) -> Run:
     """Create the run of a stage that DVC restored; its tag `made_by` names the run that produced the outputs."""
     entry = experiment["stages"][stage]
-    name, _, domain = stage.partition("@")
+    named = split_stage(stage)
     own = {
-        "stage": name,
-        **({"domain": domain} if domain else {}),
+        **named,
         **{key: experiment[key] for key in ("git_commit", "code_hash", "dvc_exp", "pipeline")},
         "restored": "true",
         _NAME: f"{stage} · {experiment['name']}",
     }
     md5 = md5_tags(entry["md5"])
-    same = find_runs(client, experiment_id, {"stage": name} | md5)
+    same = find_runs(client, experiment_id, {"stage": named["stage"]} | md5)
     makers = [run for run in same if run.data.tags.get("restored") != "true"]
     if makers:
         own["made_by"] = makers[0].info.run_id

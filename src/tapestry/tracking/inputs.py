@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tapestry.core.errors import TapestryError
 from tapestry.core.yaml_file import read_yaml
-from tapestry.provenance.dvc_files import for_domain
+from tapestry.provenance.dvc_files import for_item
 from tapestry.provenance.hashes import dvc_md5, tracked_names
 
 _DVC_YAML = Path("dvc.yaml")
@@ -42,12 +42,12 @@ def stage_inputs(stage: str) -> Inputs:
 
 
 def _declared(stage: str) -> list[str]:
-    name, _, domain = stage.partition("@")
+    name, _, item = stage.partition("@")
     try:
         spec = read_yaml(_DVC_YAML)["stages"][name]
     except (OSError, KeyError, TypeError, TapestryError):
         return []
-    return [str(path) for path in for_domain(spec.get("deps", []), domain)]
+    return [str(path) for path in for_item(spec.get("deps", []), item)]
 
 
 def _signature(path: Path) -> Signature:

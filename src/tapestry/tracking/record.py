@@ -15,8 +15,9 @@ from typing import Any
 from tapestry.core.checkout import read_json, require_made
 from tapestry.core.errors import TapestryError
 from tapestry.core.settings import flatten
+from tapestry.core.yaml_file import read_yaml
 from tapestry.parameters import Parameters
-from tapestry.provenance.dvc_files import lock_hash, read_lock
+from tapestry.provenance.dvc_files import declared_stages, lock_hash, read_lock
 from tapestry.provenance.git import git_commit
 from tapestry.provenance.hashes import code_hash, content_hash
 from tapestry.tracking.delivery import sending
@@ -56,7 +57,8 @@ def record(parameters: Parameters) -> None:
 def collect(parameters: Parameters) -> dict[str, Any]:
     """Collect all that the runs of this execution of the pipeline will hold, as JSON values."""
     now = now_ms()
-    stages = read_lock(Path("dvc.lock"))
+    declared = declared_stages(read_yaml(Path("dvc.yaml")), read_yaml(Path("params.yaml")))
+    stages = read_lock(Path("dvc.lock"), declared)
     metrics, commit = Path("metrics"), git_commit()
     test, train, summary = (read_json(metrics / f"{name}.json", "figures") for name in ("test", "train", "summary"))
     data_hash = content_hash(Path("data/sequences"))

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tapestry.provenance.dvc_files import split_stage
 from tapestry.provenance.git import git_commit
 from tapestry.provenance.hashes import code_hash, content_hash
 from tapestry.tracking.delivery import sending
@@ -83,17 +84,15 @@ def stage_run(stage: str, params: Mapping[str, Any], logged: bool = True) -> Ite
     started = now_ms()
     inputs = stage_inputs(stage)
     packages = packages_text(installed_packages())
-    name, _, domain = stage.partition("@")
     commit = git_commit()
     tags = {
-        "stage": name,
+        **split_stage(stage),
         "git_commit": commit,
         "code_hash": code_hash(),
         "dvc_exp": dvc_experiment(),
         "pipeline": pipeline_id(),
         "dvc_inputs": inputs.as_json(),
         "packages": hashlib.sha256(packages.encode()).hexdigest(),
-        **({"domain": domain} if domain else {}),
         **describe_machine(),
     }
     journal.write("run", {"name": f"{stage} · {experiment_name(commit)}", "start": started, "tags": tags})

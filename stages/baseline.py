@@ -1,0 +1,33 @@
+"""Rank the test targets with one baseline: python stages/run.py baseline popularity"""
+
+from pathlib import Path
+
+import torch
+
+from tapestry.baselines.ranks import rank_baseline
+from tapestry.baselines.scripts import chosen_baseline, load_baseline
+from tapestry.baselines.settings import PeerSettings, baseline_settings
+from tapestry.core.settings import flatten, load_section
+from tapestry.core.splits import TEST
+from tapestry.evaluation.ranks import ranks_table, write_ranks
+from tapestry.evaluation.settings import EvaluateSettings
+from tapestry.provenance.hashes import content_hash
+from tapestry.sequences.reader import read_sequences
+from tapestry.tracking.runs import stage_run
+
+
+def main(*arguments: str) -> None:
+    evaluate, peers = load_section(EvaluateSettings, "evaluate"), load_section(PeerSettings, "peers")
+    name = chosen_baseline(arguments, evaluate.baselines)
+    source, made = Path("data/sequences"), Path(f"data/baselines/{name}.parquet")
+    keys = ("exclude_seen", "batch_users", "neighbours", "threads")
+    params = {f"evaluate.{key}": getattr(evaluate, key) for key in keys} | flatten(peers, "peers")
+    with stage_run(f"baseline@{name}", params) as run:
+        run.tag(input_hash=run.log_input(source, "evaluation"))
+        torch.set_num_threads(evaluate.threads)
+        sequences = read_sequences(source)
+        targets = sequences.targets(TEST)
+        settings = baseline_settings(evaluate, peers)
+        ranks = rank_baseline(name, load_baseline(name), sequences, targets, settings)
+        write_ranks(ranks_table(sequences, targets, ranks), made)
+        run.tag(data_hash=content_hash(made))
