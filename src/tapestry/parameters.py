@@ -28,6 +28,9 @@ class Parameters:
     train: TrainSettings
     evaluate: EvaluateSettings
 
+    def __post_init__(self) -> None:
+        self.sessionize.require_domains(len(self.source.domains))
+
 
 def load_parameters(path: Path = PARAMETERS) -> Parameters:
     """Read and check params.yaml.
