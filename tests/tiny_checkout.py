@@ -20,7 +20,7 @@ from tapestry.source.source import fetch
 
 DOMAINS = ("Books", "Toys")
 # Of the studies' pipelines one is enough: DVC reads them all for each experiment, which takes ten times as long.
-_LEFT_OUT = re.compile(r"metrics/|dvc\.lock|studies/(?!popularity/)[^/]+/dvc\.(yaml|lock)")
+_LEFT_OUT = re.compile(r"metrics/|dvc\.lock|(studies/(?!popularity/)|benchmarks/protocols/)[^/]+/dvc\.(yaml|lock)")
 NARROW = (
     "model.state_dim=4",
     "train.epochs=3",
