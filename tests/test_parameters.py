@@ -127,8 +127,9 @@ def test_a_value_of_the_wrong_type_is_named_with_what_was_expected(
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [
-        ("source.domains", ["Books"], "source.domains: at least 2 domains"),
-        ("source.domains", [], "source.domains: at least 2 domains"),
+        ("source.domains", [], "source.domains: at least 1 domain is needed"),
+        ("source.domains", ["Books"], "sessionize.min_domains: 2 is above 1, the number of domains in source.domains"),
+        ("sessionize.min_domains", 6, "sessionize.min_domains: 6 is above 5, the number of domains in source.domains"),
         ("source.domains", ["Books", "Toys", "Books"], "source.domains: a domain is named twice"),
         ("source.domains", ["Books", "../Toys"], "source.domains: '../Toys' may hold only"),
         ("source.domains", ["Books", ""], "source.domains: '' may hold only"),

@@ -6,7 +6,9 @@ import dataclasses
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from checkouts import ROOT, completed, make_repository, set_parameters
@@ -18,7 +20,6 @@ from tapestry.source.source import fetch
 
 DOMAINS = ("Books", "Toys")
 BASELINES = ("popularity", "recent_popularity", "item_knn")
-_ITEMS = {"fetch": DOMAINS, "ingest": DOMAINS, "baseline": BASELINES}
 # Of the studies' pipelines one is enough: DVC reads them all for each experiment, which takes ten times as long.
 _LEFT_OUT = re.compile(r"metrics/|dvc\.lock|(studies/(?!popularity/)|benchmarks/protocols/)[^/]+/dvc\.(yaml|lock)")
 NARROW = (
@@ -32,9 +33,10 @@ def read_yaml(path: Path) -> Any:
     return YAML(typ="safe", pure=True).load(path.read_text())
 
 
-def stage_names(of: str) -> set[str]:
+def stage_names(of: str, domains: Sequence[str] = DOMAINS) -> set[str]:
     """Return the names in dvc.lock of a stage of dvc.yaml."""
-    return {f"{of}@{item}" for item in _ITEMS[of]} if of in _ITEMS else {of}
+    items = {"fetch": domains, "ingest": domains, "baseline": BASELINES}.get(of)
+    return {of} if items is None else {f"{of}@{item}" for item in items}
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -62,8 +64,17 @@ def _ran(printed: str) -> set[str]:
     return set(re.findall(r"Running stage '([^']+)'", printed)) - set(ALWAYS)
 
 
-def make_checkout(folder: Path, parameters: Parameters) -> None:
-    """Copy the working tree, with a tiny configuration and raw files; commit it and reproduce it once."""
+def make_checkout(
+    folder: Path,
+    parameters: Parameters,
+    domains: Sequence[str] = DOMAINS,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Copy the working tree, with a tiny configuration and raw files; commit it and reproduce it once.
+
+    Args:
+        changes: further parameters, such as {"train.epochs": 3}.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -76,24 +87,25 @@ def make_checkout(folder: Path, parameters: Parameters) -> None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     tiny: dict[str, dict[str, Any]] = {
-        "source": {"release": "files", "domains": list(DOMAINS), "path": "raw"},
+        "source": {"release": "files", "domains": list(domains), "path": "raw"},
         "synthetic": {"users": 150, "items": 30, "interests": 5},
         "model": {"width": 8, "state_dim": 8, "heads": 2, "layers": 1, "attention": "intra"},
         "train": {"epochs": 2, "threads": 1},
         "evaluate": {"threads": 1, "neighbours": 5},
     }
-    set_parameters(folder, {f"{part}.{key}": value for part, values in tiny.items() for key, value in values.items()})
-    make_raw_files(folder, parameters)
+    settings = {f"{part}.{key}": value for part, values in tiny.items() for key, value in values.items()}
+    set_parameters(folder, settings | dict(changes))
+    make_raw_files(folder, parameters, domains)
     make_repository(folder)
-    everything = {name for stage in read_yaml(folder / "dvc.yaml")["stages"] for name in stage_names(stage)}
+    everything = {name for stage in read_yaml(folder / "dvc.yaml")["stages"] for name in stage_names(stage, domains)}
     assert repro(folder) == everything - set(ALWAYS)
 
 
-def make_raw_files(folder: Path, parameters: Parameters) -> None:
-    source = dataclasses.replace(parameters.source, domains=DOMAINS)
+def make_raw_files(folder: Path, parameters: Parameters, domains: Sequence[str]) -> None:
+    source = dataclasses.replace(parameters.source, domains=tuple(domains))
     simulator = dataclasses.replace(parameters.synthetic, users=150, items=30, interests=5)
     (folder / "raw").mkdir()
-    for domain in DOMAINS:
+    for domain in domains:
         file = fetch(source, simulator, domain, folder / "fetched")
         shutil.copy(file, folder / "raw" / file.name)
     shutil.rmtree(folder / "fetched")

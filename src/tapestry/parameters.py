@@ -32,6 +32,9 @@ class Parameters:
     evaluate: EvaluateSettings
     peers: PeerSettings = _PEERS
 
+    def __post_init__(self) -> None:
+        self.sessionize.require_domains(len(self.source.domains))
+
 
 def load_parameters(path: Path = PARAMETERS) -> Parameters:
     """Read and check params.yaml.

@@ -62,6 +62,23 @@ def test_if_all_domains_are_empty_the_error_describes_them_together(tmp_path: Pa
     )
 
 
+def test_more_domains_wanted_than_there_are_is_an_error_before_any_filter(tmp_path: Path) -> None:
+    interactions = timeline("u", ("a", 0, 1), ("b", 0, 2), ("c", 0, 3))
+    with pytest.raises(
+        TapestryError,
+        match=r"^sessionize\.min_domains: 2 is above 1, the number of domains in source\.domains, .* to 1 or less$",
+    ):
+        sessionized(tmp_path, interactions, replace(SETTINGS, min_domains=2), domains=1)
+
+
+@pytest.mark.parametrize(("min_domains", "suggested"), [(1, True), (2, False)])
+def test_a_domain_is_to_be_removed_only_if_enough_are_left(tmp_path: Path, min_domains: int, suggested: bool) -> None:
+    interactions = [*timeline("u", ("a", 0, 1), ("b", 0, 2), ("a", 0, 3)), *timeline("v", ("c", 1, 1), ("c", 1, 2))]
+    with pytest.raises(TapestryError, match=r"no user remains in .*Books") as caught:
+        sessionized(tmp_path, interactions, replace(SETTINGS, min_domains=min_domains))
+    assert str(caught.value).endswith(" Or remove Books from source.domains") == suggested
+
+
 @pytest.mark.parametrize("name", ["validation", "test"])
 def test_a_split_without_targets_is_an_error_that_names_its_share(tmp_path: Path, name: str) -> None:
     """All training interactions are on day 1. No user of that day returns in the period."""

@@ -28,12 +28,12 @@ def load_domains(path: Path = PARAMETERS) -> tuple[str, ...]:
 
 
 def check_domains(domains: Sequence[str]) -> None:
-    """Check that there are 2 to 63 domains, and that each name is a valid and unique file name.
+    """Check that there are 1 to 63 domains, and that each name is a valid and unique file name.
 
     Raises:
         TapestryError: the message names the domain.
     """
-    require(len(domains) >= 2, "source.domains: at least 2 domains are needed")
+    require(len(domains) >= 1, "source.domains: at least 1 domain is needed")
     require(len(domains) <= 63, "source.domains: at most 63 domains (one bit each in a 64-bit number)")
     require(len(set(domains)) == len(domains), "source.domains: a domain is named twice")
     for domain in domains:

@@ -69,7 +69,8 @@ def empty_domains_error(unfiltered: UnfilteredRows, empty: list[str]) -> Tapestr
     filtered = _filtered_by_rule(unfiltered, scopes)
     details = " ".join(_describe(unfiltered, scope, loaded[scope], filtered[scope]) for scope in scopes)
     names = ", ".join(empty)
-    remove_domains = f" Or remove {names} from source.domains" if len(domains) - len(empty) >= 2 else ""
+    enough_left = len(domains) - len(empty) >= unfiltered.settings.min_domains
+    remove_domains = f" Or remove {names} from source.domains" if enough_left else ""
     return TapestryError(f"sessionize: no user remains in {names} after filtering. {details}{remove_domains}")
 
 

@@ -80,10 +80,12 @@ def sessionize(inputs: Mapping[str, DomainInput], settings: SessionizeSettings, 
         The contents of metrics/data.json: row accounting and sequence statistics, of all domains and of each.
 
     Raises:
-        TapestryError: In a domain, more than `max_contested_share` of the interactions are of items that another domain
-            owns; or after filtering a domain has no user, or a split no target.
+        TapestryError: `min_domains` is above the number of domains; in a domain, more than `max_contested_share` of
+            the interactions are of items that another domain owns; or after filtering a domain has no user, or a split
+            no target.
     """
     domains = list(inputs)
+    settings.require_domains(len(domains))
     interactions = {domain: source.interactions for domain, source in inputs.items()}
     with connect(settings.memory_limit, settings.threads) as connection, atomic_folder(folder) as temporary:
         with _engine(settings, connection, folder) as engine:

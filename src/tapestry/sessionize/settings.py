@@ -86,3 +86,11 @@ class SessionizeSettings:
                     f"sessionize.{name}: 0 leaves no {name.removesuffix('_share')} target; the temporal split needs "
                     "more, such as 0.1",
                 )
+
+    def require_domains(self, count: int) -> None:
+        """Raise a TapestryError if `min_domains` is above the number of domains, so that no user could be kept."""
+        require(
+            self.min_domains <= count,
+            f"sessionize.min_domains: {self.min_domains} is above {count}, the number of domains in source.domains, so "
+            f"that no user would be kept; set it to {count} or less",
+        )

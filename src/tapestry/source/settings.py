@@ -26,7 +26,8 @@ class SourceSettings:
     ]
     """`synthetic`: the simulator. `files`: the folder `path`. All others are downloads (`tapestry.source.releases`)."""
     domains: tuple[str, ...]
-    """Product categories, one raw file each. Domains and items are numbered in this order."""
+    """Product categories, one raw file each; one is enough, with `sessionize.min_domains: 1`. Domains and items are
+    numbered in this order."""
     path: str | None
     """Folder of the raw files, for the release `files`. A relative path starts at the checkout's root."""
 

@@ -114,7 +114,7 @@ def run_curve(metrics: Path) -> list[tuple[int, str, float]]:
 
 def describe(parameters: Parameters, summary: Mapping[str, Any], test: Mapping[str, Any]) -> str:
     """Summarise a model in one paragraph, for MLflow's description."""
-    model = parameters.model
+    model, domains = parameters.model, len(parameters.source.domains)
     attention = {
         "intra": "attention within domains",
         "full": "attention over all domains",
@@ -129,6 +129,6 @@ def describe(parameters: Parameters, summary: Mapping[str, Any], test: Mapping[s
     best = f", {gain:+.1%} to {max(baselines, key=lambda name: baselines[name])}" if baselines and gain else ""
     return (
         f"{', '.join(parts)}; {model.layers} layers of {model.width}, window {model.window}. "
-        f"{summary['users']:,} users, {summary['items']:,} items, {len(parameters.source.domains)} domains "
+        f"{summary['users']:,} users, {summary['items']:,} items, {domains} domain{'' if domains == 1 else 's'} "
         f"({parameters.source.release}). Test: HR@10 {summary['hr_10']:.4f}, HR@100 {summary['hr_100']:.4f}{best}."
     )
