@@ -50,9 +50,10 @@ def figures(
         names = [name for name in metrics["all"] if name != "n"]
         typer.echo(f"{metrics['all']['n']} test targets")
         widths = {name: max(12, len(name) + 2) for name in rows}
-        typer.echo(f"{'':10}" + "".join(f"{name:>{width}}" for name, width in widths.items()))
+        first = max(map(len, names))
+        typer.echo(" " * first + "".join(f"{name:>{width}}" for name, width in widths.items()))
         for name in names:
-            typer.echo(f"{name:10}" + "".join(f"{row[name]:{widths[method]}.2%}" for method, row in rows.items()))
+            typer.echo(f"{name:{first}}" + "".join(f"{row[name]:{widths[method]}.2%}" for method, row in rows.items()))
 
 
 @app.command(name="plan")
