@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 
 from tapestry.baselines.ranks import rank_baseline
-from tapestry.baselines.scripts import chosen_baseline, load_baseline
+from tapestry.baselines.scripts import load_baseline
 from tapestry.baselines.settings import PeerSettings, baseline_settings
 from tapestry.core.settings import flatten, load_section
 from tapestry.core.splits import TEST
+from tapestry.core.stage_argument import stage_argument
 from tapestry.evaluation.ranks import ranks_table, write_ranks
 from tapestry.evaluation.settings import EvaluateSettings
 from tapestry.provenance.hashes import content_hash
@@ -18,7 +19,7 @@ from tapestry.tracking.runs import stage_run
 
 def main(*arguments: str) -> None:
     evaluate, peers = load_section(EvaluateSettings, "evaluate"), load_section(PeerSettings, "peers")
-    name = chosen_baseline(arguments, evaluate.baselines)
+    name = stage_argument(arguments, evaluate.baselines, "evaluate.baselines")
     source, made = Path("data/sequences"), Path(f"data/baselines/{name}.parquet")
     keys = ("exclude_seen", "batch_users", "neighbours", "threads")
     params = {f"evaluate.{key}": getattr(evaluate, key) for key in keys} | flatten(peers, "peers")

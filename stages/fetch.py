@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tapestry.core.domains import chosen_domain
 from tapestry.core.settings import flatten, load_section
+from tapestry.core.stage_argument import stage_argument
 from tapestry.provenance.hashes import content_hash
 from tapestry.source.settings import SourceSettings, SyntheticSettings
 from tapestry.source.source import fetch
@@ -13,7 +13,7 @@ from tapestry.tracking.runs import stage_run
 def main(*arguments: str) -> None:
     source = load_section(SourceSettings, "source")
     synthetic = load_section(SyntheticSettings, "synthetic")
-    domain = chosen_domain(arguments, source.domains)
+    domain = stage_argument(arguments, source.domains, "source.domains")
     folder = Path("data/raw", domain)
     params = flatten(source, "source")
     if source.release == "synthetic":

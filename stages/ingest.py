@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from tapestry.core.checkout import only_file
-from tapestry.core.domains import chosen_domain, load_domains
+from tapestry.core.domains import load_domains
 from tapestry.core.settings import flatten, load_section
+from tapestry.core.stage_argument import stage_argument
 from tapestry.ingest.ingest import ingest
 from tapestry.ingest.settings import IngestSettings
 from tapestry.provenance.hashes import content_hash
@@ -13,7 +14,7 @@ from tapestry.tracking.runs import stage_run
 
 def main(*arguments: str) -> None:
     settings = load_section(IngestSettings, "ingest")
-    domain = chosen_domain(arguments, load_domains())
+    domain = stage_argument(arguments, load_domains(), "source.domains")
     raw = only_file(Path("data/raw", domain), f"fetch@{domain}")
     interactions = Path(f"data/interactions/{domain}.parquet")
     quarantine = Path(f"data/quarantine/{domain}.parquet")

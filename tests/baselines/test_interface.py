@@ -16,7 +16,7 @@ from small import random_sequences, sequences_of
 
 from tapestry.baselines.interface import Requests, without_test
 from tapestry.baselines.ranks import rank_baseline
-from tapestry.baselines.scripts import check_scripts, chosen_baseline, load_baseline
+from tapestry.baselines.scripts import check_scripts, load_baseline
 from tapestry.baselines.settings import BaselineSettings, PeerSettings
 from tapestry.core.errors import TapestryError
 from tapestry.core.settings import parse
@@ -186,11 +186,6 @@ def test_an_unknown_baseline_is_an_error_that_lists_the_known(folder: Path) -> N
         TapestryError, match=r"evaluate\.baselines: there is no baselines/alz\.py; known are als, mine$"
     ):
         check_scripts(["mine", "alz"])
-    assert chosen_baseline(["als"], ["als", "mine"]) == "als"
-    with pytest.raises(TapestryError, match=r"'alz' is not one of evaluate\.baselines: als, mine"):
-        chosen_baseline(["alz"], ["als", "mine"])
-    with pytest.raises(TapestryError, match="one argument is needed, found none; accepted is one of evaluate"):
-        chosen_baseline([], [])
 
 
 @pytest.mark.parametrize(

@@ -92,3 +92,10 @@ def test_with_all_other_candidates_drawn_the_metrics_are_those_of_the_full_ranki
 def test_no_targets_no_figures() -> None:
     none = np.array([], dtype=np.int64)
     assert sampled_metrics(none, none, 99, [10]) == {}
+
+
+def test_every_rank_is_a_hit_where_there_are_no_more_negatives_than_ranks() -> None:
+    ranks = np.arange(1, 501)
+    found = sampled_metrics(ranks, np.full(500, 500), 99, [50, 100])
+    assert found["hr_100_of_99"] == 1.0
+    assert found["hr_50_of_99"] < 1.0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tapestry.baselines.interface import Baseline
-from tapestry.core.errors import TapestryError, one_line, shown
+from tapestry.core.errors import TapestryError
 
 FOLDER = Path("baselines")
 CLASS = "Baseline"
@@ -26,21 +26,6 @@ def check_scripts(names: Sequence[str]) -> None:
             raise TapestryError(
                 f"evaluate.baselines: there is no {FOLDER}/{name}.py; known are {', '.join(known) or 'none'}"
             )
-
-
-def chosen_baseline(arguments: Sequence[str], names: Sequence[str]) -> str:
-    """Return the baseline that the command-line arguments of a stage name.
-
-    Raises:
-        TapestryError: there isn't exactly one argument, or it is not one of `names`, those of `evaluate.baselines`.
-    """
-    accepted = f"evaluate.baselines: {', '.join(names) or 'none'}"
-    if len(arguments) != 1:
-        found = one_line(" ".join(arguments)) or "none"
-        raise TapestryError(f"one argument is needed, found {found}; accepted is one of {accepted}")
-    if arguments[0] not in names:
-        raise TapestryError(f"{shown(arguments[0])} is not one of {accepted}")
-    return arguments[0]
 
 
 def load_baseline(name: str) -> Baseline:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tapestry.core.bounds import require
-from tapestry.core.errors import TapestryError, one_line, shown
+from tapestry.core.errors import TapestryError, shown
 from tapestry.core.settings import PARAMETERS, load_section
 
 _LONGEST = 200  # bytes; names of files and temporary files add to it, and may have 255
@@ -53,18 +53,3 @@ def check_domains(domains: Sequence[str]) -> None:
             f"source.domains: {other!r} and {domain!r} would be one name on a file system that ignores case or "
             "how letters are composed; rename one",
         )
-
-
-def chosen_domain(arguments: Sequence[str], domains: Sequence[str]) -> str:
-    """Return the domain that the command-line arguments of a stage name.
-
-    Raises:
-        TapestryError: there isn't exactly one argument, or it is not one of `domains`.
-    """
-    accepted = f"source.domains: {', '.join(domains)}"
-    if len(arguments) != 1:
-        found = one_line(" ".join(arguments)) or "none"
-        raise TapestryError(f"one argument is needed, found {found}; accepted is one of {accepted}")
-    if arguments[0] not in domains:
-        raise TapestryError(f"{shown(arguments[0])} is not one of {accepted}")
-    return arguments[0]

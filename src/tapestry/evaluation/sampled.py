@@ -76,6 +76,7 @@ def _expected(candidates_P: Integers, rank_P: Integers, negatives: int, ks: Sequ
         probability_P = np.where(here, probability_P * ways, probability_P)
         x_P = x_P + here
         if k in ks:
+            hit_P[drawn_P < k] = 1.0  # every rank is among the first K, whatever rounding left of the sum
             hr[f"hr_{k}"], ndcg[f"ndcg_{k}"] = hit_P.copy(), gain_P.copy()
     return hr | ndcg | {"mrr": mrr_P}
 
