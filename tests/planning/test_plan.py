@@ -238,10 +238,11 @@ def test_the_command_prints_a_line_a_stage_from_any_folder(checkout: Path, monke
     monkeypatch.chdir(checkout / "src")
     result = CliRunner().invoke(app, ["plan", "-S", "model.state_dim=32"])
     lines = result.output.splitlines()
-    assert "source        always runs" in lines
-    assert "sessionize    unchanged" in lines
-    assert "train         would rerun: model.state_dim: 64 → 32" in lines
-    assert "evaluate      may rerun, only if what it reads changes: models (of train)" in lines
+    width = len("baseline@recent_popularity")
+    assert f"{'source':{width}}  always runs" in lines
+    assert f"{'sessionize':{width}}  unchanged" in lines
+    assert f"{'train':{width}}  would rerun: model.state_dim: 64 → 32" in lines
+    assert f"{'evaluate':{width}}  may rerun, only if what it reads changes: models (of train)" in lines
     assert lines[-1] == (
         f"of {len(lines) - 1} stages 1 would rerun, 3 may, 0 would come from DVC's cache; nothing was run or changed"
     )
