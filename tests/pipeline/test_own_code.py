@@ -22,7 +22,7 @@ DOMAINS = "domains: [Books, Clothing_Shoes_and_Jewelry, Sports_and_Outdoors, Toy
 def checkout(tmp_path: Path) -> Path:
     """A copy of the working tree with a tiny simulation; the tests run only its stage `fetch`."""
     folder = tmp_path / "My%20Project"
-    for name in ("src", "stages"):
+    for name in ("src", "stages", "baselines"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder)
