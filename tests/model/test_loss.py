@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 from unittest.mock import patch
 
 import numpy as np
@@ -16,38 +16,49 @@ from tapestry.model.kernels import softmax
 from tapestry.model.kernels.softmax import DomainTargets, softmax_loss, softmax_loss_reference
 from tapestry.model.loss import domain_softmax_loss
 
-DRAWS: dict[str, st.SearchStrategy[Any]] = {
-    "seed": st.integers(0, 10_000),
-    "sizes": st.lists(st.integers(1, 12), min_size=1, max_size=4),
-    "candidates": st.integers(1, 12),
-    "tokens": st.integers(1, 20),
-    "more_hits": st.booleans(),
-}
 
-
-def random_targets(
-    generator: np.random.Generator, sizes: list[int], candidates: int, tokens: int, more_hits: bool
-) -> list[DomainTargets]:
+@dataclass(frozen=True)
+class Case:
     """Random targets in domains of `sizes` items. Candidates are drawn from all items of a domain.
 
     The hits are the accidental ones; with `more_hits` any others too, several of a query, and some twice.
     """
-    domain_of = generator.integers(0, len(sizes), tokens)
-    found, start = [], 0
-    for domain, size in enumerate(sizes):
-        members = np.flatnonzero(domain_of == domain)
-        drawn = start + np.sort(generator.choice(size, min(candidates, size), replace=False))
-        target = start + generator.integers(0, size, len(members))
-        hits = [(t, c) for t, row in enumerate(target) for c, candidate in enumerate(drawn) if candidate == row]
-        if more_hits:
-            others = [(t, c) for t in range(len(target)) for c in range(len(drawn)) for _ in range(2)]
-            hits = sorted(hits + [pair for pair in others if generator.random() < 0.3])
-        hit = np.array(hits, dtype=np.int64).reshape(-1, 2)
-        if len(members):
-            arrays = (members, target, drawn, hit[:, 0].copy(), hit[:, 1].copy())
-            found.append(DomainTargets(*(torch.from_numpy(array) for array in arrays)))
-        start += size
-    return found
+
+    seed: int
+    sizes: list[int]
+    candidates: int
+    tokens: int
+    more_hits: bool
+
+    def targets(self) -> tuple[np.random.Generator, list[DomainTargets]]:
+        """The targets, and the generator for what else a test draws."""
+        generator = np.random.default_rng(self.seed)
+        domain_of = generator.integers(0, len(self.sizes), self.tokens)
+        found, start = [], 0
+        for domain, size in enumerate(self.sizes):
+            members = np.flatnonzero(domain_of == domain)
+            drawn = start + np.sort(generator.choice(size, min(self.candidates, size), replace=False))
+            target = start + generator.integers(0, size, len(members))
+            hits = [(t, c) for t, row in enumerate(target) for c, candidate in enumerate(drawn) if candidate == row]
+            if self.more_hits:
+                others = [(t, c) for t in range(len(target)) for c in range(len(drawn)) for _ in range(2)]
+                hits = sorted(hits + [pair for pair in others if generator.random() < 0.3])
+            hit = np.array(hits, dtype=np.int64).reshape(-1, 2)
+            if len(members):
+                arrays = (members, target, drawn, hit[:, 0].copy(), hit[:, 1].copy())
+                found.append(DomainTargets(*(torch.from_numpy(array) for array in arrays)))
+            start += size
+        return generator, found
+
+
+cases = st.builds(
+    Case,
+    seed=st.integers(0, 10_000),
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    candidates=st.integers(1, 12),
+    tokens=st.integers(1, 20),
+    more_hits=st.booleans(),
+)
 
 
 def naive_loss(
@@ -71,27 +82,21 @@ def naive_loss(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    **DRAWS,
+    case=cases,
     temperature=st.sampled_from([0.01, 0.2, 1.0]),
     block=st.sampled_from([1, 20, 10**6]),
     weighted=st.booleans(),
 )
 def test_the_loss_and_its_gradients_equal_plain_loops(
-    seed: int,
-    sizes: list[int],
-    candidates: int,
-    tokens: int,
-    more_hits: bool,
-    temperature: float,
-    block: int,
-    weighted: bool,
+    case: Case, temperature: float, block: int, weighted: bool
 ) -> None:
-    generator = np.random.default_rng(seed)
-    targets = random_targets(generator, sizes, candidates, tokens, more_hits)
-    query = torch.nn.functional.normalize(torch.from_numpy(generator.normal(size=(tokens, 5))), dim=1).requires_grad_()
-    table = torch.from_numpy(generator.normal(size=(sum(sizes), 5))).requires_grad_()
-    weight = generator.uniform(0, 2, tokens) if weighted else np.ones(tokens)
-    of_tokens = max(1, tokens // 2) if weighted else tokens
+    generator, targets = case.targets()
+    query = torch.nn.functional.normalize(
+        torch.from_numpy(generator.normal(size=(case.tokens, 5))), dim=1
+    ).requires_grad_()
+    table = torch.from_numpy(generator.normal(size=(sum(case.sizes), 5))).requires_grad_()
+    weight = generator.uniform(0, 2, case.tokens) if weighted else np.ones(case.tokens)
+    of_tokens = max(1, case.tokens // 2) if weighted else case.tokens
     expected = naive_loss(query, table, targets, temperature, weight.tolist()) / of_tokens
     expected_grads = torch.autograd.grad(expected, (query, table), allow_unused=True)
     with patch.dict(softmax._SCORES, cpu=block):
@@ -104,28 +109,20 @@ def test_the_loss_and_its_gradients_equal_plain_loops(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    **DRAWS,
+    case=cases,
     temperature=st.sampled_from([0.05, 1.0]),
     block=st.sampled_from([1, 20, 10**6]),
     weighted=st.booleans(),
 )
 def test_the_kernel_equals_its_reference_with_its_gradients(
-    seed: int,
-    sizes: list[int],
-    candidates: int,
-    tokens: int,
-    more_hits: bool,
-    temperature: float,
-    block: int,
-    weighted: bool,
+    case: Case, temperature: float, block: int, weighted: bool
 ) -> None:
-    generator = np.random.default_rng(seed)
-    targets = random_targets(generator, sizes, candidates, tokens, more_hits)
-    query = torch.from_numpy(generator.normal(size=(tokens, 5))).requires_grad_()
-    unit = torch.nn.functional.normalize(torch.from_numpy(generator.normal(size=(sum(sizes), 5))), dim=1)
+    generator, targets = case.targets()
+    query = torch.from_numpy(generator.normal(size=(case.tokens, 5))).requires_grad_()
+    unit = torch.nn.functional.normalize(torch.from_numpy(generator.normal(size=(sum(case.sizes), 5))), dim=1)
     unit.requires_grad_()
     with patch.dict(softmax._SCORES, cpu=block):
-        weight = torch.from_numpy(generator.uniform(0, 2, tokens)) if weighted else None
+        weight = torch.from_numpy(generator.uniform(0, 2, case.tokens)) if weighted else None
         losses = [
             kernel(query, unit, targets, temperature, weight) for kernel in (softmax_loss, softmax_loss_reference)
         ]
