@@ -66,7 +66,7 @@ def export(sequences: Sequences, targets: Integers, file: Path) -> None:
 class RecTools:
     """A model of RecTools, with a softmax over the whole catalogue; the epoch of the best validation NDCG@10 is kept.
 
-    HSTU reads real times, also that of the request. Learning rate and dropout are RecTools' defaults.
+    HSTU reads real times, also that of the request.
     """
 
     def __init__(self, model: Literal["sasrec", "hstu"]) -> None:
@@ -106,7 +106,7 @@ class RecTools:
         """Start the script, which writes vectors to the folder `name`."""
         folder, settings = Path(self._folder.name), self._settings
         python = rectools_python()
-        (folder / name).mkdir()
+        (folder / name).mkdir(exist_ok=True)
         export(sequences, targets, folder / f"{name}.npz")
         options: dict[str, object] = {
             "data": folder / f"{name}.npz",
@@ -115,6 +115,8 @@ class RecTools:
             "heads": _HEADS,
             "window": settings.peers.window,
             "loss": "softmax",
+            "learning-rate": settings.peers.learning_rate,
+            "dropout": settings.peers.dropout,
             "threads": settings.threads,
             "seed": settings.peers.seed,
             "report": folder / f"{name}.json",

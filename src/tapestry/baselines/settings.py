@@ -19,6 +19,10 @@ class PeerSettings:
     """Most recent items of a history that RecTools' models read."""
     epochs: Annotated[int, between(1, 10_000)] = 16
     """Epochs of RecTools' models, of which the best on validation is kept; iterations of ALS, of which the last is."""
+    learning_rate: Annotated[float, between(1e-9, 1_000)] = 0.001
+    """Of RecTools' models."""
+    dropout: Annotated[float, between(0, 0.99)] = 0.2
+    """Of RecTools' models."""
     seed: Seed = 7
     """Seed of all random numbers of a baseline."""
 
