@@ -6,7 +6,7 @@ The current folder is the study's. Its params.yaml has:
       name: {domains: 5, synthetic: {key: value}, sessionize: {key: value}}
       six_domains: {folder: ../quality/data/leave_one_out}
     recipes:                  # what differs from the sections `model` and `train`, or a study that has trained it
-      name: {name: in tables, model: {key: value}, train: {key: value}}
+      name: {name: in tables, model: {key: value}, train: {key: value}}    # and maybe line: of the picture
       full: {study: ../ablation}    # and maybe another name
     against: name             # of the recipe with which the others are compared
     picture: {...}            # see `tapestry.studies.pictures`

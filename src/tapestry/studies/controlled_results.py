@@ -1,7 +1,8 @@
 """The tables and the picture of a controlled study, see `tapestry.studies.controlled`. Commands: results | show.
 
 A study whose params.yaml has `groups`, a list of beginnings of names of `tapestry.studies.groups`, has figures of these
-groups of targets, too.
+groups of targets, too. `line` of a recipe is the line of the picture that it belongs to, if the picture's `lines` is
+`line`. If the study has a seconds.csv, results.csv has its column `epoch_s`: the seconds of an epoch of each recipe.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from tapestry.studies.results import (
     users_of,
 )
 
+_SECONDS = Path("seconds.csv")
 _COLUMNS = {"hr_1": "HR@1", "hr_100": "HR@100", "ndcg_100": "NDCG@100", "mrr": "MRR"}
 
 
@@ -43,6 +45,7 @@ def results() -> None:
     params = read_yaml(PARAMS)
     recipes = _recipes()
     changed = dict.fromkeys(key for recipe in recipes.values() for key in recipe["model"])
+    seconds = {row["recipe"]: row["epoch_s"] for row in read_csv(_SECONDS)} if _SECONDS.exists() else {}
     rows: list[dict[str, Any]] = []
     groups: list[dict[str, Any]] = []
     for data in params["data"]:
@@ -51,6 +54,8 @@ def results() -> None:
         values = {recipe: metric_values(of_seeds) for recipe, of_seeds in tables.items()}
         for recipe, found in values.items():
             row = {"data": data, **_properties(data_folder(data)), "recipe": recipe}
+            row |= {"line": recipes[recipe]["line"]} if "line" in recipes[recipe] else {}
+            row |= {"epoch_s": seconds[recipe]} if seconds else {}
             row |= {key: recipes[recipe]["model"].get(key, "") for key in changed} | summary_row(found)
             row |= change_row(found, values[params["against"]], users_of(tables[recipe][0]))
             rows.append(row | _mean_figures(runs[recipe]))
