@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from tapestry.core.errors import TapestryError
-from tapestry.tracking.store import open_store, store_file, store_uri
+from tapestry.tracking.client import find_runs
+from tapestry.tracking.sqlite import has_run
+from tapestry.tracking.store import EXPERIMENT, open_store, store_file, store_uri
 
 NAMES = ["plain", "My%20Project", "what? #1", "100%", "a&b=c+d", "über"]
 
@@ -179,3 +181,33 @@ def test_a_server_that_does_not_respond_is_reported_within_ten_seconds(
             )
             if listening:
                 silent.close()
+
+
+def test_a_run_is_found_without_mlflow_as_mlflow_finds_it(root: Path) -> None:
+    client, experiment = open_store()
+    other = client.create_experiment("other")
+    tags = {"stage": "train", "dvc_lock": "a"}
+    deleted = client.create_run(experiment, tags=tags | {"who": "deleted"}).info.run_id
+    client.delete_run(deleted)
+    client.create_run(experiment, tags={"stage": "train", "dvc_lock": "b"}, run_name="named")
+    client.create_run(experiment, tags={"stage": "evaluate", "dvc_lock": "c"})
+    client.create_run(other, tags={"stage": "train", "dvc_lock": "d"})
+    for stage in ("train", "evaluate", "named"):
+        for lock in "abcde":
+            wanted = {"stage": stage, "dvc_lock": lock}
+            assert has_run(root / "mlflow.db", EXPERIMENT, wanted) == bool(find_runs(client, experiment, wanted))
+    assert has_run(root / "mlflow.db", EXPERIMENT, {"dvc_lock": "b"})
+    assert has_run(root / "mlflow.db", "other", {"dvc_lock": "d"})
+    client.restore_run(deleted)
+    assert has_run(root / "mlflow.db", EXPERIMENT, tags)
+    client.delete_experiment(experiment)
+    assert not has_run(root / "mlflow.db", EXPERIMENT, tags)
+
+
+def test_a_file_that_is_no_store_has_an_error_and_no_run(root: Path) -> None:
+    with pytest.raises(sqlite3.Error):
+        has_run(root / "mlflow.db", EXPERIMENT, {})
+    with closing(sqlite3.connect(root / "mlflow.db")) as connection:
+        connection.execute("CREATE TABLE runs (run_uuid)")
+    with pytest.raises(sqlite3.Error):
+        has_run(root / "mlflow.db", EXPERIMENT, {})

@@ -6,9 +6,12 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tapestry.baselines.interface import Baseline
 from tapestry.core.errors import TapestryError
+
+if TYPE_CHECKING:  # imports torch, seconds that the stage `source`, which runs always, doesn't need
+    from tapestry.baselines.interface import Baseline
 
 FOLDER = Path("baselines")
 CLASS = "Baseline"

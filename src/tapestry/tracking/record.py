@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import csv
 import os
+import sqlite3
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,12 @@ from tapestry.provenance.dvc_files import declared_stages, lock_hash, read_lock
 from tapestry.provenance.git import git_commit
 from tapestry.provenance.hashes import code_hash, content_hash
 from tapestry.tracking.delivery import sending
-from tapestry.tracking.experiment import REPORT
-from tapestry.tracking.journal import Journal, now_ms
+from tapestry.tracking.experiment import MODEL_STAGE, REPORT
+from tapestry.tracking.journal import Journal, now_ms, pending_journals
 from tapestry.tracking.names import COMPARED_BY, TRAINING_METRICS, curve_metrics, flatten_metrics
 from tapestry.tracking.pipeline import dvc_experiment, experiment_name, pipeline_id
-from tapestry.tracking.store import shown_uri
+from tapestry.tracking.sqlite import has_run
+from tapestry.tracking.store import EXPERIMENT, shown_uri, store_file
 
 FIGURES = ("summary.json", "test.json", "train.json", "data.json", "curve.csv", "cutoffs.csv")
 ARTIFACTS = (REPORT, "models/config.json", "params.yaml", "dvc.lock", *(f"metrics/{n}" for n in FIGURES))
@@ -46,6 +49,8 @@ def record(parameters: Parameters) -> None:
         raise TapestryError("record: logs the contents of dvc.lock to MLflow, so only `dvc repro` can run it")
     for name in ARTIFACTS:
         require_made(Path(name))
+    if _is_recorded():
+        return
     experiment = collect(parameters)
     journal = Journal(shown_uri())
     with sending(journal, experiment["pipeline"]):
@@ -54,11 +59,30 @@ def record(parameters: Parameters) -> None:
         journal.write("experiment", experiment)
 
 
+def _is_recorded() -> bool:
+    """Say whether this is a plain `dvc repro` that ran no stage, and the store has the run of its dvc.lock.
+
+    `tapestry.tracking.experiment.complete` would find the same, and add nothing. It is seconds faster without MLflow,
+    which only a store in a SQLite file allows.
+    """
+    file = store_file()
+    if file is None or dvc_experiment() or pending_journals():
+        return False
+    with suppress(sqlite3.Error):  # no store yet, or one that MLflow is to explain
+        same = has_run(file, EXPERIMENT, {"stage": MODEL_STAGE, "dvc_lock": lock_hash(_locked_stages())})
+        return same and not has_run(file, EXPERIMENT, {"pipeline": pipeline_id()})
+    return False
+
+
+def _locked_stages() -> dict[str, Any]:
+    """Read dvc.lock, without the stages that dvc.yaml no longer declares."""
+    return read_lock(Path("dvc.lock"), declared_stages(read_yaml(Path("dvc.yaml")), read_yaml(Path("params.yaml"))))
+
+
 def collect(parameters: Parameters) -> dict[str, Any]:
     """Collect all that the runs of this execution of the pipeline will hold, as JSON values."""
     now = now_ms()
-    declared = declared_stages(read_yaml(Path("dvc.yaml")), read_yaml(Path("params.yaml")))
-    stages = read_lock(Path("dvc.lock"), declared)
+    stages = _locked_stages()
     metrics, commit = Path("metrics"), git_commit()
     test, train, summary = (read_json(metrics / f"{name}.json", "figures") for name in ("test", "train", "summary"))
     data_hash = content_hash(Path("data/sequences"))

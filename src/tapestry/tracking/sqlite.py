@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
@@ -33,3 +33,21 @@ def connect(file: Path, mode: Literal["ro", "rw"] = "ro") -> Iterator[sqlite3.Co
 def table_names(connection: sqlite3.Connection) -> set[str]:
     """Return the names of the database's tables."""
     return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def has_run(file: Path, experiment: str, tags: Mapping[str, str]) -> bool:
+    """Say whether a store's experiment has a run, not deleted, with all these tags.
+
+    MLflow's client says it too, but takes seconds to load.
+
+    Raises:
+        sqlite3.Error: as `connect`, or the database is no store of MLflow.
+    """
+    tagged = " AND EXISTS (SELECT 1 FROM tags WHERE run_uuid = runs.run_uuid AND key = ? AND value = ?)" * len(tags)
+    query = (
+        "SELECT 1 FROM runs JOIN experiments USING (experiment_id) "
+        "WHERE experiments.name = ? AND experiments.lifecycle_stage = 'active' AND runs.lifecycle_stage = 'active'"
+    )
+    values = [text for tag in tags.items() for text in tag]
+    with connect(file) as connection:
+        return connection.execute(f"{query}{tagged} LIMIT 1", [experiment, *values]).fetchone() is not None
