@@ -36,6 +36,7 @@ PROTOCOLS = ROOT / "benchmarks/protocols"
 ABXI = PROTOCOLS / "abxi"
 SETS_OF = {
     "abxi": ("beauty_electronics", "food_kitchen"),
+    "s3rec": ("beauty", "sports", "toys"),
     "sasrec": ("games",),
 }
 SETS = [(protocol, data) for protocol, names in SETS_OF.items() for data in names]
@@ -221,8 +222,35 @@ def test_a_protocol_is_run_from_fetch_to_the_table_of_its_page(
         assert line.startswith(f"| Games | {label} {figures} {change} [")
 
 
+@pytest.fixture
+def s3rec(tmp_path: Path) -> Iterator[ModuleType]:
+    """The script of S3-Rec's protocol in a folder of its own, with three users of toys."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/Toys_and_Games.txt").write_text("1 4 2 9 1 3\n2 3 4 1 2 9 7\n10 9 3 2 1 4\n")
+    with published_at("s3rec", tmp_path / "site", tmp_path) as module:
+        yield module
+
+
+def test_a_set_of_s3rec_has_a_line_a_user_in_the_published_order(s3rec: ModuleType, tmp_path: Path) -> None:
+    s3rec.PROTOCOL.fetch("toys")
+    rows = raw_rows(tmp_path / "raw/toys/Toys_and_Games.csv")
+    assert rows[0] == ["user_id", "item_id", "timestamp", "position", "split"]
+    assert [row for row in rows if row[0] == "10"] == [
+        ["10", "9", "946684800", "0", "train"],
+        ["10", "3", "946771200", "1", "train"],
+        ["10", "2", "946857600", "2", "train"],
+        ["10", "1", "946944000", "3", "validation"],
+        ["10", "4", "947030400", "4", "test"],
+    ]
+    s3rec.PROTOCOL.data("toys")
+    sequences = read_sequences(tmp_path / "data/toys/sequences")
+    assert timeline_of(sequences, "1") == (["4", "2", "9", "1", "3"], [0, 0, 0, 1, 2])
+    assert timeline_of(sequences, "2") == (["3", "4", "1", "2", "9", "7"], [0, 0, 0, 0, 1, 2])
+    assert timeline_of(sequences, "10") == (["9", "3", "2", "1", "4"], [0, 0, 0, 1, 2])
+
+
 def test_a_table_has_a_column_for_each_method(
-    sasrec: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    s3rec: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head = "data,recipe,domain,method,metric,targets,published,published_sd,seeds,ours,ours_sd,change,low,high"
     (tmp_path / "results.csv").write_text(
@@ -232,7 +260,7 @@ def test_a_table_has_a_column_for_each_method(
         "toys,wide,Toys,B,hr_5,9,0.8,0.03,2,0.5,0.01,-0.375,-0.4,-0.2\n"
         "toys,wide,Toys,B,mrr_of_99,9,0.2,,2,0.2,0.02,0.0,-0.1,0.1\n"
     )
-    sasrec.PROTOCOL.run(["show"])
+    s3rec.PROTOCOL.run(["show"])
     assert capsys.readouterr().out.strip().splitlines() == [
         "| `wide` |  | A | B | ours | change from A, % | change from B, % |",
         "| --- | --- | --- | --- | --- | --- | --- |",
