@@ -61,7 +61,7 @@ def published_rows(
     return rows
 
 
-PROTOCOL = Protocol(HERE, "ABXI", fetch)
+PROTOCOL = Protocol(HERE, fetch)
 
 if __name__ == "__main__":
     PROTOCOL.run(sys.argv[1:])

@@ -10,13 +10,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from tapestry.source.download import download
-from tapestry.studies.protocol import Protocol, write_raw_files
+from tapestry.studies.protocol import COLUMNS_WITHOUT_TIMES, Protocol, rows_without_times, write_raw_files
 
 HERE = Path(__file__).resolve().parent
 SETS = {"games": ("Video", "Games")}  # name → name at its publishers, and the domain
 SOURCE = "https://raw.githubusercontent.com/kang205/SASRec/e3738967fddab206d6eeb4fda433e7a7034dd8b1/data"
-COLUMNS = ("user_id", "item_id", "timestamp", "position", "split")
-FIRST_DAY, DAY = 946_684_800, 86_400  # 2000-01-01 UTC, in seconds since 1970
 
 
 def fetch(data: str) -> None:
@@ -24,14 +22,12 @@ def fetch(data: str) -> None:
     name, domain = SETS[data]
     file = HERE / "downloads" / f"{name}.txt"
     download(f"{SOURCE}/{name}.txt", file, HERE / "checksums.json")
-    write_raw_files(COLUMNS, {domain: published_rows(file)}, HERE / "raw" / data)
+    rows = {domain: rows_without_times(published_items(file))}
+    write_raw_files(COLUMNS_WITHOUT_TIMES, rows, HERE / "raw" / data)
 
 
-def published_rows(file: Path) -> list[tuple[str, str, int, int, str]]:
-    """Return a row for each interaction: user, item, time (s), position in the user's order, and split.
-
-    The times are made up, a day for each position, because the published file has none. Of a user with at least three
-    interactions the last one is for test and the one before it for validation; all others are for training.
+def published_items(file: Path) -> dict[str, list[str]]:
+    """Return the items of each user in time order.
 
     Args:
         file: a line an interaction, "user item", in the time order of each user.
@@ -40,16 +36,10 @@ def published_rows(file: Path) -> list[tuple[str, str, int, int, str]]:
     for line in file.read_text().splitlines():
         user, item = line.split()
         items_of[user].append(item)
-    rows = []
-    for user, items in items_of.items():
-        last = ["validation", "test"] if len(items) >= 3 else []
-        splits = ["train"] * (len(items) - len(last)) + last
-        for position, (item, split) in enumerate(zip(items, splits, strict=True)):
-            rows.append((user, item, FIRST_DAY + DAY * position, position, split))
-    return rows
+    return items_of
 
 
-PROTOCOL = Protocol(HERE, "SASRec", fetch)
+PROTOCOL = Protocol(HERE, fetch)
 
 if __name__ == "__main__":
     PROTOCOL.run(sys.argv[1:])

@@ -27,6 +27,10 @@ from tapestry.studies.published import compare_with_published, read_published
 from tapestry.studies.results import print_table, read_csv, read_trials, short_figure
 from tapestry.studies.trials import run_recipe
 
+COLUMNS_WITHOUT_TIMES = ("user_id", "item_id", "timestamp", "position", "split")
+_FIRST_DAY, _DAY = 946_684_800, 86_400  # 2000-01-01 UTC, in seconds since 1970
+_FIGURE = ("data", "domain", "metric", "method")  # columns that name a row of a recipe in results.csv
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -34,8 +38,6 @@ class Protocol:
 
     folder: Path
     """The folder. The params file of a data set is SET.yaml there."""
-    model: str
-    """The name of the paper's model, for the head of the tables."""
     fetch: Callable[[str], None]
     """Downloads a data set, checks it, and writes a raw file for each domain to raw/SET (`write_raw_files`)."""
 
@@ -76,15 +78,19 @@ class Protocol:
         write_csv(self.folder / "results.csv", rows)
 
     def show(self) -> None:
-        """Print the README's tables from results.csv: one a recipe."""
+        """Print the README's tables from results.csv: one a recipe, with the published figures of each method."""
         rows = read_csv(self.folder / "results.csv")
+        methods = list(dict.fromkeys(row["method"] for row in rows))
         for recipe in dict.fromkeys(row["recipe"] for row in rows):
+            found = {tuple(row[key] for key in _FIGURE): row for row in rows if row["recipe"] == recipe}
             lines = []
-            for row in (row for row in rows if row["recipe"] == recipe):
-                change, low, high = (f"{100 * float(row[key]):+.1f}" for key in ("change", "low", "high"))
-                figures = (_with_deviation(row, key) for key in ("published", "ours"))
-                lines.append([row["domain"], _label(row["metric"]), *figures, f"{change} [{low}, {high}]"])
-            print_table([f"`{recipe}`", "", self.model, "ours", "change, %"], lines)
+            for data, domain, metric in dict.fromkeys(figure[:-1] for figure in found):
+                of_methods = [found[data, domain, metric, method] for method in methods]
+                published = (_with_deviation(row, "published") for row in of_methods)
+                ours = _with_deviation(of_methods[0], "ours")
+                lines.append([domain, _label(metric), *published, ours, *map(_change, of_methods)])
+            heads = (f"change from {method}, %" for method in methods)
+            print_table([f"`{recipe}`", "", *methods, "ours", *heads], lines)
 
     def run(self, arguments: Sequence[str]) -> None:
         """Run the command that the arguments name; print a TapestryError as one line, and exit.
@@ -113,12 +119,38 @@ def write_raw_files(columns: Sequence[str], rows: Mapping[str, Iterable[Sequence
                 csv.writer(file, lineterminator="\n").writerows([columns, *of_domain])
 
 
+def rows_without_times(items_of: Mapping[str, Sequence[str]]) -> list[tuple[str, str, int, int, str]]:
+    """Return a row for each interaction: user, item, time (s), position in the user's order, and split.
+
+    They are of the columns `COLUMNS_WITHOUT_TIMES`. The times are made up, a day for each position from 2000-01-01 on.
+    Of a user with at least three interactions the last one is for test and the one before it for validation; all
+    others are for training.
+
+    Args:
+        items_of: the items of each user in time order, from a file without times.
+    """
+    rows = []
+    for user, items in items_of.items():
+        last = ["validation", "test"] if len(items) >= 3 else []
+        splits = ["train"] * (len(items) - len(last)) + last
+        for position, (item, split) in enumerate(zip(items, splits, strict=True)):
+            rows.append((user, item, _FIRST_DAY + _DAY * position, position, split))
+    return rows
+
+
 def _with_deviation(row: Mapping[str, str], key: str) -> str:
     """Format a figure with its standard deviation, as .1234 ± .0012; without ± where it isn't known."""
     deviation = row[f"{key}_sd"]
     return short_figure(row[key]) + (f" ± {short_figure(deviation)}" if deviation else "")
 
 
+def _change(row: Mapping[str, str]) -> str:
+    """Format a change and its interval, in percent, as +1.2 [-0.3, +2.7]."""
+    change, low, high = (f"{100 * float(row[key]):+.1f}" for key in ("change", "low", "high"))
+    return f"{change} [{low}, {high}]"
+
+
 def _label(metric: str) -> str:
-    """`hr_10_of_999` → `HR@10`."""
-    return metric.partition("_of_")[0].upper().replace("_", "@")
+    """`hr_10` → `HR@10`, `hr_10_of_999` → `HR@10, 999 negatives`."""
+    name, _, negatives = metric.partition("_of_")
+    return name.upper().replace("_", "@") + (f", {negatives} negatives" if negatives else "")

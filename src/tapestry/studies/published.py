@@ -26,14 +26,17 @@ class Published:
     """A figure of a paper: of a domain's targets, a fraction of 1, with its standard deviation over seeds if known."""
 
     domain: str
+    method: str
+    """The name of the model, or of another method, whose figure it is."""
     metric: str
-    """The name of a figure among sampled negatives, such as `hr_10_of_999` (`tapestry.evaluation.sampled`)."""
+    """`hr_K`, `ndcg_K` or `mrr`, of a ranking of the whole domain (`tapestry.evaluation.metrics`); with a suffix such
+    as `_of_999`, among sampled negatives (`tapestry.evaluation.sampled`)."""
     mean: float
     sd: float | None
 
 
 def read_published(file: Path, data: str) -> list[Published]:
-    """Read the figures of one data set from a CSV file of the columns data, domain, metric, mean and sd.
+    """Read the figures of one data set from a CSV file of the columns data, domain, method, metric, mean and sd.
 
     Raises:
         TapestryError: the file has none of this data set.
@@ -42,7 +45,9 @@ def read_published(file: Path, data: str) -> list[Published]:
     if not rows:
         raise TapestryError(f"{file}: no figures of {data}")
     return [
-        Published(row["domain"], row["metric"], float(row["mean"]), float(row["sd"]) if row["sd"] else None)
+        Published(
+            row["domain"], row["method"], row["metric"], float(row["mean"]), float(row["sd"]) if row["sd"] else None
+        )
         for row in rows
     ]
 
@@ -55,10 +60,10 @@ def compare_with_published(tables: Sequence[pa.Table], published: Sequence[Publi
     """
     domain = tables[0]["domain"].to_numpy(zero_copy_only=False)
     rows = []
-    for name in dict.fromkeys(figure.domain for figure in published):
+    for name, method in dict.fromkeys((figure.domain, figure.method) for figure in published):
         here = domain == name
         user = np.unique(users_of(tables[0])[here], return_inverse=True)[1]
-        wanted = [figure for figure in published if figure.domain == name]
+        wanted = [figure for figure in published if (figure.domain, figure.method) == (name, method)]
         values = _values([table.filter(pa.array(here)) for table in tables], wanted)
         theirs = {figure.metric: np.full((1, len(user)), figure.mean) for figure in wanted}
         changes = relative_changes(values, theirs, user)
@@ -68,6 +73,7 @@ def compare_with_published(tables: Sequence[pa.Table], published: Sequence[Publi
             rows.append(
                 {
                     "domain": name,
+                    "method": method,
                     "metric": figure.metric,
                     "targets": len(user),
                     "published": figure.mean,
@@ -86,12 +92,15 @@ def compare_with_published(tables: Sequence[pa.Table], published: Sequence[Publi
 def _values(tables: Sequence[pa.Table], wanted: Sequence[Published]) -> Mapping[str, npt.NDArray[np.float64]]:
     """Return the value of each wanted figure for each seed and target, (S, N)."""
     found: dict[str, list[npt.NDArray[np.float64]]] = {figure.metric: [] for figure in wanted}
-    negatives = {int(metric.partition("_of_")[2]) for metric in found}
+    negatives = {int(metric.partition("_of_")[2]) for metric in found if "_of_" in metric}
     ks = sorted({int(metric.split("_")[1]) for metric in found if not metric.startswith("mrr")} or {1})
     for table in tables:
-        values: dict[str, npt.NDArray[np.float64]] = {}
+        rank, candidates = table["rank"].to_numpy(), table["candidates"].to_numpy()
+        values: dict[str, npt.NDArray[np.float64]] = {"mrr": 1.0 / rank}
+        for k in ks:
+            values |= {f"hr_{k}": (rank <= k) * 1.0, f"ndcg_{k}": np.where(rank <= k, 1 / np.log2(rank + 1.0), 0.0)}
         for number in negatives:
-            values |= sampled_values(table["rank"].to_numpy(), table["candidates"].to_numpy(), number, ks)
+            values |= sampled_values(rank, candidates, number, ks)
         for metric, of_seeds in found.items():
             of_seeds.append(values[metric])
     return {metric: np.stack(of_seeds) for metric, of_seeds in found.items()}
