@@ -18,10 +18,11 @@ from tapestry.baselines.interface import Requests, without_test
 from tapestry.baselines.ranks import rank_baseline
 from tapestry.baselines.scripts import check_scripts, load_baseline
 from tapestry.baselines.settings import BaselineSettings, PeerSettings
+from tapestry.core.arrays import Integers
 from tapestry.core.errors import TapestryError
 from tapestry.core.settings import parse
 from tapestry.core.splits import TEST, TRAIN, VALIDATION
-from tapestry.evaluation.ranking import Integers, ScoreFunction
+from tapestry.evaluation.ranking import ScoreFunction
 from tapestry.evaluation.settings import EvaluateSettings
 from tapestry.sequences.reader import Sequences
 
