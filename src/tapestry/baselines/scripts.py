@@ -6,9 +6,12 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tapestry.baselines.interface import Baseline
 from tapestry.core.errors import TapestryError
+
+if TYPE_CHECKING:  # the stage `source`, which checks the scripts in every run, must not import torch
+    from tapestry.baselines.interface import Baseline
 
 FOLDER = Path("baselines")
 CLASS = "Baseline"
