@@ -15,8 +15,9 @@ from torch import Tensor
 from workloads import PARAMETERS
 
 from tapestry.baselines.rectools_models import ALLOCATOR, SCRIPT, rectools_python
+from tapestry.core.arrays import Integers
 from tapestry.evaluation.metrics import ranking_metrics
-from tapestry.evaluation.ranking import Integers, ScoreFunction, rank_targets
+from tapestry.evaluation.ranking import ScoreFunction, rank_targets
 from tapestry.sequences.reader import Sequences
 
 PEERS = Path(__file__).parent / "peers"  # scripts of that environment

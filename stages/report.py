@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from tapestry.core.checkout import require_root
-from tapestry.report.page import read_inputs, write_report
+from tapestry.report.inputs import read_inputs
+from tapestry.report.page import write_report
 
 
 def main() -> None:

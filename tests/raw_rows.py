@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tapestry.ingest import csv_rows, json_rows
-from tapestry.ingest.classify import open_reader
+from tapestry.ingest.open_reader import open_reader
 
 
 @contextmanager

@@ -38,6 +38,7 @@ from tapestry.audit.evidence import Evidence
 from tapestry.audit.pickles import what_pickle
 from tapestry.audit.rerun import compare, here
 from tapestry.cli import app
+from tapestry.provenance.hashes import dvc_md5
 
 
 def relocate(folder: Path) -> None:
@@ -216,6 +217,28 @@ def alter_data_hash(folder: Path) -> None:
     alter(folder, f"UPDATE tags SET value = 'x' WHERE key = 'input_hash' AND run_uuid IN ({own})")
 
 
+def alter_input_of_baseline(folder: Path) -> None:
+    own = "SELECT run_uuid FROM tags WHERE key = 'baseline' AND value = 'item_knn'"
+    alter(folder, f"UPDATE tags SET value = 'x' WHERE key = 'input_hash' AND run_uuid IN ({own})")
+
+
+def swap_ranks_of_baseline(folder: Path) -> None:
+    """Give two targets each other's rank, with the hashes of dvc.lock to match, and no trace in DVC's cache."""
+    path = folder / "data/baselines/item_knn.parquet"
+    entry_of(folder, "baseline@item_knn")[0].unlink()
+    before = [dvc_md5(path), dvc_md5(path.parent)]
+    table = pq.read_table(path)
+    ranks = table["rank"].to_pylist()
+    other = next(index for index, rank in enumerate(ranks) if rank != ranks[0])
+    ranks[0], ranks[other] = ranks[other], ranks[0]
+    column = table.schema.get_field_index("rank")
+    path.unlink()
+    pq.write_table(table.set_column(column, table.field(column), pa.array(ranks, table.field(column).type)), path)
+    for old, new in zip(before, [dvc_md5(path), dvc_md5(path.parent)], strict=True):
+        replace(folder / "dvc.lock", old, new)
+    commit(folder)
+
+
 def alter_inputs(folder: Path) -> None:
     own = "SELECT run_uuid FROM tags WHERE key = 'stage' AND value = 'sessionize'"
     old = read_yaml(folder / "dvc.lock")["stages"]["sessionize"]["deps"][0]["md5"]
@@ -301,6 +324,18 @@ def damage_cached(folder: Path) -> None:
         (alter_seed, "settings", r"train\.seed is 8 in train · \w+ \(\w+\), 7 in params\.yaml", set()),
         (lose_device, "settings", r"evaluate · \w+ \(\w+\) has no tag device", set()),
         (alter_data_hash, "data", r"data/interactions has the hash \w+, sessionize · .* has x as input_hash", set()),
+        (
+            alter_input_of_baseline,
+            "data",
+            r"data/sequences has the hash \w+, baseline@item_knn · .* has x as input_hash",
+            set(),
+        ),
+        (
+            swap_ranks_of_baseline,
+            "data",
+            r"data/baselines/item_knn\.parquet has the hash \w+, baseline@item_knn · .* has \w+ as data_hash",
+            {"figures"},  # the last bit of a mean may depend on the order
+        ),
         (alter_inputs, "inputs", r"sessionize: data/counts had the MD5 x at the start, dvc\.lock has \w+", set()),
         (quarantine, "rows", r"rows_quarantined, and rows of data/quarantine/Toys\.parquet: 0 and 1", {"lock"}),
         (add_pickle, "pickles", r"mlartifacts/\w+/artifacts/model\.bin: an archive with the pickle model/data", set()),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -18,10 +20,11 @@ from tapestry.baselines.interface import Requests, without_test
 from tapestry.baselines.ranks import rank_baseline
 from tapestry.baselines.scripts import check_scripts, load_baseline
 from tapestry.baselines.settings import BaselineSettings, PeerSettings
+from tapestry.core.arrays import Integers
 from tapestry.core.errors import TapestryError
 from tapestry.core.settings import parse
 from tapestry.core.splits import TEST, TRAIN, VALIDATION
-from tapestry.evaluation.ranking import Integers, ScoreFunction
+from tapestry.evaluation.ranking import ScoreFunction
 from tapestry.evaluation.settings import EvaluateSettings
 from tapestry.sequences.reader import Sequences
 
@@ -186,6 +189,12 @@ def test_an_unknown_baseline_is_an_error_that_lists_the_known(folder: Path) -> N
         TapestryError, match=r"evaluate\.baselines: there is no baselines/alz\.py; known are als, mine$"
     ):
         check_scripts(["mine", "alz"])
+
+
+def test_checking_the_scripts_does_not_import_torch() -> None:
+    """The stage `source` checks them in each run of the pipeline, and needs nothing of it."""
+    code = "import sys, tapestry.baselines.scripts; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tapestry.core.cpu import PORTABLE, make_portable
-from tapestry.training.optimizer import _root
+from tapestry.training.row_adam import _root
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tapestry.evaluation.comparison import Change, Floats, Integers, relative_changes
+from tapestry.core.arrays import Floats, Integers
+from tapestry.evaluation.comparison import Change, relative_changes
 
 
 def relative_change(ours: Floats, theirs: Floats, user: Integers, seed: int = 0) -> Change:

@@ -15,10 +15,11 @@ from several_processes import in_processes, ranks_of_processes
 from sklearn.metrics import ndcg_score
 from small import WHOLE_MODEL, random_sequences, sequences_of
 
+from tapestry.core.arrays import Integers
 from tapestry.core.splits import TEST, VALIDATION
 from tapestry.evaluation import ranking
 from tapestry.evaluation.metrics import ranking_metrics
-from tapestry.evaluation.ranking import Integers, rank_targets
+from tapestry.evaluation.ranking import rank_targets
 from tapestry.evaluation.scoring import rank_by_model
 from tapestry.model.network import Recommender
 from tapestry.parallel.processes import ALONE

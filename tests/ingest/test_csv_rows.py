@@ -16,8 +16,8 @@ from raw_rows import read_rows, small_blocks
 
 from tapestry.core.errors import TapestryError
 from tapestry.ingest import csv_records, csv_rows
-from tapestry.ingest.classify import open_reader
 from tapestry.ingest.csv_records import Problem
+from tapestry.ingest.open_reader import open_reader
 
 Rows = list[dict[str, Any]]
 HEADER = ("item_id", "note", "user_id", "timestamp")

@@ -14,8 +14,9 @@ from browser import opened_page
 
 from tapestry.core.atomic import write_csv, write_json
 from tapestry.core.errors import TapestryError
+from tapestry.report.inputs import SHOWN_PARAMETERS, ReportInputs, read_inputs
 from tapestry.report.origin import SLOT, with_origin
-from tapestry.report.page import SHOWN_PARAMETERS, ReportInputs, read_inputs, render, write_report
+from tapestry.report.page import render, write_report
 
 KS = (1, 5, 10, 20, 50, 100)
 DOMAINS = ("Books", "Toys_and_Games")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import random_sequences, sequences_of
 
+from tapestry.core.arrays import Integers
 from tapestry.sequences.batches import training_histories
 from tapestry.sequences.reader import Sequences
 from tapestry.training.auxiliary import Draw, next_items, next_of_each_domain
-
-Integers = npt.NDArray[np.int64]
 
 
 def tokens_of(sequences: Sequences, window: int) -> tuple[Integers, Integers]:

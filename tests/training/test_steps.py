@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import WHOLE_MODEL, all_in_training, random_sequences
 
+from tapestry.core.arrays import Integers
 from tapestry.core.splits import TRAIN
 from tapestry.model.network import Recommender
 from tapestry.sequences.batches import Batch, pack, trained_users, training_histories
 from tapestry.sequences.reader import Sequences
 from tapestry.training.auxiliary import Auxiliary
-from tapestry.training.steps import Integers, Step, prefetched, prepare_step
+from tapestry.training.steps import Step, prefetched, prepare_step
 
 SEEDS = st.integers(0, 10_000)
 

@@ -28,7 +28,7 @@ CLAIMS: dict[str, tuple[str, Check]] = {
     "lock": ("dvc.lock matches files, parameters and code", check_lock),
     "packages": ("the installed packages are those of requirements.lock and of the model's run", check_packages),
     "figures": ("every figure follows from the ranks, and is the one that MLflow holds for this model", check_figures),
-    "data": ("the model's data is traced, run by run, to raw files and their checksums", check_lineage),
+    "data": ("the data of model and baselines is traced, run by run, to raw files and their checksums", check_lineage),
     "settings": ("seeds, threads, processor level and device are recorded", check_settings),
     "rows": ("rows add up at each stage: in = kept + quarantined + filtered", check_counts),
     "pickles": ("no pickle in models, data and artifacts", check_pickles),

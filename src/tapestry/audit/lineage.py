@@ -1,4 +1,4 @@
-"""The claim `data`: trace the model's data back through the stages' runs to raw files and their checksums."""
+"""The claim `data`: trace the data of model and baselines back through the stages' runs to raw files and checksums."""
 
 from __future__ import annotations
 
@@ -21,9 +21,14 @@ _AGAIN = "run `dvc repro`"
 
 
 def check_lineage(evidence: Evidence) -> list[Finding]:
-    """Check that each stage read the previous one's output, down to raw files with a published checksum."""
+    """Check that each stage read the previous one's output, down to raw files with a published checksum.
+
+    The ranks of the baselines are traced, too: the claim `figures` computes their figures from them.
+    """
     findings = [*_raw(evidence), *_fingerprints(evidence)]
-    steps = [("sessionize", "data/interactions", "data/sequences")]
+    baselines = evidence.parameters.evaluate.baselines
+    steps = [(f"baseline@{name}", "data/sequences", f"data/baselines/{name}.parquet") for name in baselines]
+    steps += [("sessionize", "data/interactions", "data/sequences")]
     for domain in evidence.parameters.source.domains:
         raw = f"data/raw/{domain}"
         steps += [(f"ingest@{domain}", raw, f"data/interactions/{domain}.parquet"), (f"fetch@{domain}", "", raw)]
@@ -32,7 +37,7 @@ def check_lineage(evidence: Evidence) -> list[Finding]:
         *_tagged(evidence, run.data.tags, "data_hash", "data/sequences", shown_run(run)),
         *(finding for step in steps for finding in _step(evidence, *step)),
     ]
-    how = f"train ← sessionize ← ingest ← fetch, {len(steps)} runs and their hashes"
+    how = f"train and {len(baselines)} baselines ← sessionize ← ingest ← fetch, {len(steps)} runs and their hashes"
     return [*or_passed(chain, f"{how} lead from {shown_run(run)} to data/raw"), *findings]
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from tapestry.baselines.interface import Requests
 from tapestry.baselines.settings import BaselineSettings
+from tapestry.core.arrays import Integers
 from tapestry.core.errors import TapestryError
-from tapestry.evaluation.ranking import Integers, ScoreFunction
+from tapestry.evaluation.ranking import ScoreFunction
 from tapestry.sequences.cooccurrence import training_matrix
 from tapestry.sequences.reader import Sequences
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from tapestry.baselines.interface import Baseline, Requests
 from tapestry.baselines.ranks import rank_baseline
 from tapestry.baselines.settings import BaselineSettings, PeerSettings, baseline_settings
+from tapestry.core.arrays import Integers
 from tapestry.core.splits import TRAIN
 from tapestry.core.top_k import best_of_each_row
-from tapestry.evaluation.ranking import Integers, Ranks, ScoreFunction
+from tapestry.evaluation.ranking import Ranks, ScoreFunction
 from tapestry.evaluation.settings import EvaluateSettings
 from tapestry.sequences.cooccurrence import item_pairs, training_matrix
 from tapestry.sequences.reader import Sequences

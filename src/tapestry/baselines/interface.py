@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tapestry.baselines.settings import BaselineSettings
+from tapestry.core.arrays import Integers
 from tapestry.core.splits import TEST
-from tapestry.evaluation.ranking import Integers, ScoreFunction, seen_items
+from tapestry.evaluation.ranking import ScoreFunction, seen_items
 from tapestry.sequences.reader import Domain, Sequences
 
 

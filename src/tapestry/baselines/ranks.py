@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from tapestry.baselines.interface import Baseline, Requests, without_test
 from tapestry.baselines.settings import BaselineSettings
+from tapestry.core.arrays import Integers
 from tapestry.core.errors import TapestryError
-from tapestry.evaluation.ranking import Integers, Ranks, ScoreFunction, rank_targets
+from tapestry.evaluation.ranking import Ranks, ScoreFunction, rank_targets
 from tapestry.sequences.reader import Sequences
 
 

@@ -22,11 +22,12 @@ from torch import Tensor
 from tapestry.baselines.interface import Requests
 from tapestry.baselines.ranks import rank_by_scores
 from tapestry.baselines.settings import BaselineSettings
+from tapestry.core.arrays import Integers
 from tapestry.core.checkout import checkout_root
 from tapestry.core.errors import TapestryError
 from tapestry.core.splits import VALIDATION
 from tapestry.evaluation.metrics import ranking_metrics
-from tapestry.evaluation.ranking import Integers, ScoreFunction
+from tapestry.evaluation.ranking import ScoreFunction
 from tapestry.sequences.reader import Sequences
 
 ENVIRONMENT = ".venv-rectools"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tapestry.core.errors import TapestryError
 
-if TYPE_CHECKING:  # imports torch, seconds that the stage `source`, which runs always, doesn't need
+if TYPE_CHECKING:  # the stage `source`, which checks the scripts in every run, must not import torch
     from tapestry.baselines.interface import Baseline
 
 FOLDER = Path("baselines")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from tapestry.core.arrays import Floats, Integers
 
 
 def best_of_each_row(row: Integers, item: Integers, score: Floats, k: int) -> tuple[Integers, Integers, Floats]:

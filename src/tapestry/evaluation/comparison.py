@@ -12,10 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from tapestry.core.arrays import Floats, Integers
 
 _SAMPLES = 2000
 _AT_ONCE = 100  # samples

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
+
+from tapestry.core.arrays import Integers
 
 
-def ranking_metrics(rank: npt.NDArray[np.int64], ks: Sequence[int]) -> dict[str, float]:
+def ranking_metrics(rank: Integers, ks: Sequence[int]) -> dict[str, float]:
     """Return the number of targets `n` and means over targets, as fractions of 1; only {"n": 0} without targets.
 
     HR@K: 1 if rank ≤ K, else 0. NDCG@K: 1 / log2(rank + 1) if rank ≤ K, else 0 (the ideal gain is 1, because one

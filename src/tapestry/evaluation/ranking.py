@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tapestry.core.arrays import Integers
 from tapestry.parallel.processes import ALONE, Processes
 from tapestry.sequences.reader import Domain, Sequences
 
-Integers = npt.NDArray[np.int64]
 ScoreFunction = Callable[[Integers, slice], Tensor]
 """(indices into the targets, a slice of the items) → scores (targets, items). The slice is of the shard's items."""
 

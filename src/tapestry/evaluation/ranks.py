@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tapestry.core.arrays import Integers
 from tapestry.core.atomic import atomic_file
 from tapestry.core.errors import TapestryError, one_line, shown
 
 if TYPE_CHECKING:  # reading a table must not import torch
-    from tapestry.evaluation.ranking import Integers, Ranks
+    from tapestry.evaluation.ranking import Ranks
     from tapestry.sequences.reader import Sequences
 
 

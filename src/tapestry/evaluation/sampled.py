@@ -25,10 +25,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from tapestry.core.arrays import Floats, Integers
 
 
 def sampled_metrics(rank: Integers, candidates: Integers, negatives: int, ks: Sequence[int]) -> dict[str, float]:

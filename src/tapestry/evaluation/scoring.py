@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tapestry.evaluation.ranking import Integers, Ranks, ScoreFunction, rank_targets
+from tapestry.core.arrays import Integers
+from tapestry.evaluation.ranking import Ranks, ScoreFunction, rank_targets
 from tapestry.model.network import Recommender
 from tapestry.model.request_time import Requests
 from tapestry.model.tensors import to_device

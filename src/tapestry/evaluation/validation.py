@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from tapestry.core.arrays import Integers
 from tapestry.core.validation_figure import ValidationFigure
 from tapestry.evaluation.metrics import ranking_metrics
-from tapestry.evaluation.ranking import Integers, Ranks
+from tapestry.evaluation.ranking import Ranks
 from tapestry.evaluation.sampled import sampled_metrics
 from tapestry.sequences.reader import Sequences
 

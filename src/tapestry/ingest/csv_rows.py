@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 
+from tapestry.core.arrays import Integers
 from tapestry.core.errors import TapestryError
 from tapestry.ingest.csv_records import LONGEST_RECORD, Problem, Records, RecordSplitter, line_ends, split_record
 from tapestry.ingest.layouts import Layout, columns_without_header, header_names, layout_of
@@ -235,7 +235,7 @@ def _looks_like_a_row(delimiter: bytes, width: int, timestamp: int, line: bytes)
     return len(fields) == width and re.fullmatch(rb'[\s"]*-?[0-9]+(\.0*)?[\s"]*', fields[timestamp]) is not None
 
 
-def _bytes_of(data: bytes, records: Records, chosen: npt.NDArray[np.int64]) -> bytes:
+def _bytes_of(data: bytes, records: Records, chosen: Integers) -> bytes:
     """Join the bytes of the chosen records."""
     if not len(chosen):
         return b""

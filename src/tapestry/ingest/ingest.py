@@ -15,7 +15,8 @@ from typing import Any
 import duckdb
 
 from tapestry.core.atomic import write_json
-from tapestry.ingest.classify import classify, open_reader
+from tapestry.ingest.classify import classify
+from tapestry.ingest.open_reader import open_reader
 from tapestry.ingest.schema import check_interactions
 from tapestry.ingest.settings import IngestSettings
 from tapestry.tables.database import connect, count_rows, quote, scalar, write_parquet

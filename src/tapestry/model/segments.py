@@ -19,16 +19,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tapestry.core.arrays import Integers
 from tapestry.model.kernels.domain_states import Reads, States, find_reads, find_states, last_of_domains
 from tapestry.model.kernels.tiles import Tile, plan_tiles
 from tapestry.sequences.batches import Batch
 
 Kernel = Literal["reference", "tiled", "triton"]
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tapestry.core.arrays import Integers
 from tapestry.core.errors import TapestryError
 from tapestry.parallel.shard import Shard
 
@@ -70,7 +69,7 @@ class Processes:
             dist.all_reduce(values)
         return values
 
-    def add_integers(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def add_integers(self, values: Integers) -> Integers:
         """Add an array up over the processes, in place, and return it."""
         self.add(torch.from_numpy(values))
         return values

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
-T = TypeVar("T", Tensor, npt.NDArray[np.int64])
+from tapestry.core.arrays import Integers
+
+T = TypeVar("T", Tensor, Integers)
 
 
 @dataclass(frozen=True)

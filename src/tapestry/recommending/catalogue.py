@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from tapestry.core.arrays import Integers
 from tapestry.core.errors import TapestryError, one_line, shown
 from tapestry.sequences.reader import Domain
-
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

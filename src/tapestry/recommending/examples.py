@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tapestry.core.arrays import Integers
 from tapestry.evaluation.ranking import Ranks
 from tapestry.model.network import Recommender
 from tapestry.recommending.catalogue import Catalogue
@@ -20,7 +20,7 @@ _RECOMMENDED = 5
 
 
 def example_recommendations(
-    model: Recommender, sequences: Sequences, targets: npt.NDArray[np.int64], ranks: Ranks, exclude_seen: bool
+    model: Recommender, sequences: Sequences, targets: Integers, ranks: Ranks, exclude_seen: bool
 ) -> list[dict[str, Any]]:
     """Recommend for a few targets that are evenly spread over all; they are not chosen by how well they went.
 

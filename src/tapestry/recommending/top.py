@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tapestry.core.top_k import Floats, Integers, best_of_each_row
+from tapestry.core.arrays import Floats, Integers
+from tapestry.core.top_k import best_of_each_row
 from tapestry.evaluation.scoring import item_scores, last_queries
 from tapestry.model.network import Recommender
 from tapestry.model.request_time import LATEST

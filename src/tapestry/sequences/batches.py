@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tapestry.core.arrays import Integers
 from tapestry.sequences.reader import Sequences
 
 
@@ -38,7 +39,7 @@ class Batch:
     offsets_B1: Tensor
 
 
-def pack(sequences: Sequences, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> Batch:
+def pack(sequences: Sequences, starts: Integers, ends: Integers) -> Batch:
     """Pack one history for each pair of `starts` and `ends`: the interactions start to end - 1 of `sequences`.
 
     Interaction `end` is the target of the last token, so it must be of the same user.
@@ -48,7 +49,7 @@ def pack(sequences: Sequences, starts: npt.NDArray[np.int64], ends: npt.NDArray[
     position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
     index = position + np.repeat(starts, lengths)
 
-    def take(column: npt.NDArray[np.generic], indices: npt.NDArray[np.int64]) -> Tensor:
+    def take(column: npt.NDArray[np.generic], indices: Integers) -> Tensor:
         return torch.from_numpy(column[indices].astype(np.int64))
 
     return Batch(
@@ -62,7 +63,7 @@ def pack(sequences: Sequences, starts: npt.NDArray[np.int64], ends: npt.NDArray[
     )
 
 
-def histories_of(batch: Batch, histories: npt.NDArray[np.int64]) -> tuple[Batch, npt.NDArray[np.int64]]:
+def histories_of(batch: Batch, histories: Integers) -> tuple[Batch, Integers]:
     """Return the batch of some histories of a batch, in their order there, and which tokens of the batch it has."""
     lengths = batch.offsets_B1.diff().numpy()
     inside = np.zeros(len(lengths), dtype=bool)
@@ -73,7 +74,7 @@ def histories_of(batch: Batch, histories: npt.NDArray[np.int64]) -> tuple[Batch,
     return Batch(**of_token, offsets_B1=torch.from_numpy(offsets)), tokens
 
 
-def balanced(lengths: npt.NDArray[np.int64], parts: int) -> list[npt.NDArray[np.int64]]:
+def balanced(lengths: Integers, parts: int) -> list[Integers]:
     """Deal histories to `parts` processes, so that all have about as many tokens: indices into `lengths`, ascending.
 
     The longest history goes first, each to the part that has the fewest tokens so far (Graham's rule: no part has more
@@ -88,12 +89,12 @@ def balanced(lengths: npt.NDArray[np.int64], parts: int) -> list[npt.NDArray[np.
     return [np.array(sorted(histories), dtype=np.int64) for histories in dealt]
 
 
-def trained_users(sequences: Sequences) -> npt.NDArray[np.int64]:
+def trained_users(sequences: Sequences) -> Integers:
     """Return the users with at least two training interactions (one token and its target), ascending."""
     return np.flatnonzero(sequences.train_length >= 2)
 
 
-def training_histories(sequences: Sequences, window: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def training_histories(sequences: Sequences, window: int) -> tuple[Integers, Integers]:
     """Return starts and ends (U,), for `pack`, of what training reads of each user.
 
     These are the last `window` tokens whose target is in training. A user that isn't trained on has none.
@@ -104,7 +105,7 @@ def training_histories(sequences: Sequences, window: int) -> tuple[npt.NDArray[n
 
 def training_batches(
     sequences: Sequences, window: int, batch_users: int, generator: np.random.Generator, skipped: int = 0
-) -> Iterator[tuple[npt.NDArray[np.int64], Batch]]:
+) -> Iterator[tuple[Integers, Batch]]:
     """Yield the batches of one epoch, without the first `skipped` ones.
 
     An epoch has each user once, with the history of `training_histories`.
@@ -124,12 +125,12 @@ def training_batches(
 
 def target_batches(
     sequences: Sequences,
-    targets: npt.NDArray[np.int64],
+    targets: Integers,
     window: int,
     batch_users: int,
     part: int = 0,
     parts: int = 1,
-) -> Iterator[tuple[npt.NDArray[np.int64], Batch]]:
+) -> Iterator[tuple[Integers, Batch]]:
     """Yield batches that predict `targets` (indices of interactions) from the last `window` interactions before each.
 
     Histories of similar length share a batch. The last token of a history predicts its target. Of several parts, part p

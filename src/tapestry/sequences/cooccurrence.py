@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from tapestry.core.arrays import Integers
 from tapestry.core.splits import TRAIN
 from tapestry.sequences.reader import Sequences
 
@@ -25,9 +26,7 @@ def training_matrix(sequences: Sequences) -> Any:
     return matrix
 
 
-def item_pairs(
-    by_item: Any, by_user: Any
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[Any]]]:
+def item_pairs(by_item: Any, by_user: Any) -> Iterator[tuple[Integers, Integers, npt.NDArray[Any]]]:
     """Yield the entries of the product by_item · by_user of two different items, for some rows at a time.
 
     Args:

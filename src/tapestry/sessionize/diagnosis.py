@@ -9,11 +9,14 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from tapestry.core.errors import TapestryError
 from tapestry.sessionize.engine import Engine
-from tapestry.sessionize.k_core import Condition, around_truncation, conditions, remove_once
+from tapestry.sessionize.k_core import Condition, remove_once
+from tapestry.sessionize.owners import CONTESTED, keep_owned_items
 from tapestry.sessionize.periods import PeriodStarts
+from tapestry.sessionize.rule_order import TOO_OLD, rules_in_order
 from tapestry.sessionize.settings import SessionizeSettings
 
 _SHARES = "validation_share"  # means validation_share and test_share: together they decide where training ends
@@ -35,13 +38,12 @@ class UnfilteredRows:
     domains: list[str]
     settings: SessionizeSettings
     starts: PeriodStarts
-    keep_owned_items: Callable[[], None]
-    keep_most_recent: Callable[[], None]
-    give_positions: Callable[[], None]
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _Step:
+    """A rule, or a condition of the k-core, whose interactions are counted by themselves."""
+
     description: str  # which interactions it filters
     parameter: str  # of section `sessionize`
     apply: Callable[[], None]
@@ -95,7 +97,7 @@ def missing_target_error(unfiltered: UnfilteredRows, split: str) -> TapestryErro
     start, end = unfiltered.starts if split == "validation" else (unfiltered.starts[1], _NO_END)
     in_period = f"timestamp >= {start} AND timestamp < {end}"
     loaded, _ = _count(engine, in_period)
-    unfiltered.keep_owned_items()
+    keep_owned_items(engine, settings, unfiltered.starts)
     owned, _ = _count(engine, in_period)
     filtered = {"of items of another domain": loaded - owned}
     filtered |= _filtered_after_training(engine, in_period, unfiltered.starts[0])
@@ -171,44 +173,44 @@ def _filtered_by_rule(unfiltered: UnfilteredRows, scopes: list[_Scope]) -> dict[
     """
     found: dict[_Scope, dict[str, _Filtered]] = {scope: {} for scope in scopes}
     before = {scope: _count(unfiltered.engine, _where(scope)) for scope in scopes}
-    for rule in _rules(unfiltered):
-        rule.apply()
+    for step in _steps(unfiltered):
+        step.apply()
         for scope in scopes:
             after = _count(unfiltered.engine, _where(scope))
-            filtered = found[scope].setdefault(rule.description, _Filtered(rule.description, rule.parameter))
+            filtered = found[scope].setdefault(step.description, _Filtered(step.description, step.parameter))
             filtered.interactions += before[scope][0] - after[0]
             filtered.users += before[scope][1] - after[1]
             before[scope] = after
     return {scope: [part for part in by_rule.values() if part.interactions] for scope, by_rule in found.items()}
 
 
-def _rules(unfiltered: UnfilteredRows) -> Iterator[_Rule]:
-    """Yield the rules in order. The conditions of the iterated k-core are repeated until they filter nothing more."""
+def _steps(unfiltered: UnfilteredRows) -> Iterator[_Step]:
+    """Yield the rules in order, and in place of the k-core its conditions; the iterated ones until they filter no more.
 
-    def keep(query: str) -> Callable[[], None]:
-        return lambda: unfiltered.engine.table("rows", f"SELECT * FROM rows {query}")
+    The temporal split takes the k-core of the training period, so a step of its own first leaves out all later rows.
+    """
+    engine, settings, starts = unfiltered.engine, unfiltered.settings, unfiltered.starts
 
-    settings, engine = unfiltered.settings, unfiltered.engine
+    def keep_training(start: int) -> None:
+        engine.table("rows", f"SELECT * FROM rows WHERE timestamp < {start}")
 
-    def filter_of(condition: Condition) -> _Rule:
-        return _Rule(f"of {condition.description}", condition.parameter, lambda: remove_once(engine, "rows", condition))
+    def step_of(condition: Condition) -> _Step:
+        return _Step(f"of {condition.description}", condition.parameter, lambda: remove_once(engine, "rows", condition))
 
-    yield _Rule("of items of another domain", _contested_parameter(settings), unfiltered.keep_owned_items)
-    if unfiltered.starts:
-        yield _Rule("after the training period", _SHARES, keep(f"WHERE timestamp < {unfiltered.starts[0]}"))
-    older = f"older than the last {settings.max_length} of a user"
-    shorten = [_Rule(older, "max_length", unfiltered.keep_most_recent)] if settings.truncate == "before" else []
-    if settings.k_core == "once":
-        before, after = around_truncation(settings, len(unfiltered.domains))
-        yield from [*map(filter_of, before), *shorten, *map(filter_of, after)]
-    else:
-        yield from shorten
-        core = [filter_of(condition) for condition in conditions(settings, len(unfiltered.domains))]
-        remaining, previous = _count(engine), None
-        while remaining != previous:
-            yield from core
-            remaining, previous = _count(engine), remaining
-    yield _Rule(older, "max_length", unfiltered.give_positions)
+    for rule in rules_in_order(engine, unfiltered.domains, settings, starts):
+        if rule.reason == CONTESTED:
+            yield _Step("of items of another domain", _contested_parameter(settings), rule.apply)
+            if starts:
+                yield _Step("after the training period", _SHARES, partial(keep_training, starts[0]))
+        elif rule.reason == TOO_OLD:
+            yield _Step(f"older than the last {settings.max_length} of a user", "max_length", rule.apply)
+        elif settings.k_core == "once":
+            yield from map(step_of, rule.conditions)
+        else:
+            remaining, previous = _count(engine), None
+            while remaining != previous:
+                yield from map(step_of, rule.conditions)
+                remaining, previous = _count(engine), remaining
 
 
 def _contested_parameter(settings: SessionizeSettings) -> str:

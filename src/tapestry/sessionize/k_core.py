@@ -6,6 +6,7 @@ first users of too few domains, then items, then users, without counting again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tapestry.sessionize.engine import Engine
@@ -42,12 +43,6 @@ def conditions(settings: SessionizeSettings, domains: int) -> list[Condition]:
     return [_domains_condition(settings, 1, domains), of_item, of_user, of_domains]
 
 
-def around_truncation(settings: SessionizeSettings, domains: int) -> tuple[list[Condition], list[Condition]]:
-    """Return the conditions of `k_core: once` that come before `truncate: before`, and those after it: of users."""
-    in_order = conditions(settings, domains)
-    return in_order[:2], in_order[2:]
-
-
 def _domains_condition(settings: SessionizeSettings, interactions: int, domains: int) -> Condition:
     """Make the condition of users with fewer than `min_domains` domains that have so many of their interactions."""
     wanted = settings.min_domains
@@ -77,8 +72,8 @@ def remove_once(engine: Engine, table: str, condition: Condition) -> None:
     )
 
 
-def cut_to_k_core(engine: Engine, table: str, settings: SessionizeSettings, domains: int) -> None:
-    """Replace `table` by its iterated k-core.
+def cut_to_k_core(engine: Engine, table: str, some: Sequence[Condition]) -> None:
+    """Replace `table` by its iterated k-core: what is left when no user and no item meets a condition of `some`.
 
     Rounds alternate between users and items. The first round counts all users, the second all items. A later round
     counts only users (or items) that lost an interaction in the round before, since no other count has changed.
@@ -87,8 +82,7 @@ def cut_to_k_core(engine: Engine, table: str, settings: SessionizeSettings, doma
     the removed users and items, and the table is written once at the end.
     """
     too_few = {
-        key: " OR ".join(condition.too_few for condition in conditions(settings, domains) if condition.key == key)
-        for key in ("user", "item")
+        key: " OR ".join(condition.too_few for condition in some if condition.key == key) for key in ("user", "item")
     }
     for key in too_few:
         engine.table(f"removed_{key}", f"SELECT {key} FROM {table} WHERE 1 = 0")

@@ -9,7 +9,7 @@ times. No window function runs over all rows: on a Spark cluster a single node w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,20 +18,11 @@ from tapestry.core.errors import TapestryError
 from tapestry.core.splits import NAMES, TEST, VALIDATION
 from tapestry.sessionize.diagnosis import UnfilteredRows, empty_domains_error, missing_target_error
 from tapestry.sessionize.engine import Engine
-from tapestry.sessionize.k_core import Condition, around_truncation, conditions, cut_to_k_core, remove_once
-from tapestry.sessionize.order import (
-    extra_columns,
-    give_positions,
-    keep_most_recent,
-    require_given_order,
-    require_given_split,
-)
-from tapestry.sessionize.owners import CONTESTED, RowsByDomain, keep_owned_items, require_few_contested
+from tapestry.sessionize.order import extra_columns, require_given_order, require_given_split
+from tapestry.sessionize.owners import CONTESTED, RowsByDomain, require_few_contested
 from tapestry.sessionize.periods import PeriodStarts, period_starts
+from tapestry.sessionize.rule_order import TOO_FEW, TOO_OLD, rules_in_order
 from tapestry.sessionize.settings import SessionizeSettings
-
-TOO_FEW = "too few interactions or domains"
-TOO_OLD = "older than max_length"
 
 _GIVEN_COLUMNS = {"given_position": "position", "given_split": "split"}
 """Columns of the table `rows` → columns of the interactions, which ingest takes from the raw files."""
@@ -63,47 +54,19 @@ def apply_rules(
     starts = period_starts(engine, settings)
     filtered = {reason: dict.fromkeys(domains, 0) for reason in (CONTESTED, TOO_FEW, TOO_OLD)}
     rows = _rows_by_domain(engine, domains)
-    for reason, apply_rule in _rules(engine, domains, settings, starts):
+    for rule in rules_in_order(engine, domains, settings, starts):
         before = rows
-        apply_rule()
+        rule.apply()
         rows = _rows_by_domain(engine, domains)
         for domain in domains:
-            filtered[reason][domain] += before[domain] - rows[domain]
-        if reason == CONTESTED:
-            require_few_contested(before, filtered[reason], settings)
+            filtered[rule.reason][domain] += before[domain] - rows[domain]
+        if rule.reason == CONTESTED:
+            require_few_contested(before, filtered[CONTESTED], settings)
     _require_every_domain(engine, rows, settings, starts)
     if settings.split == "given":
         require_given_split(engine)
     _require_targets(engine, domains, settings, starts)
     return filtered
-
-
-def _rules(
-    engine: Engine, domains: list[str], settings: SessionizeSettings, starts: PeriodStarts
-) -> list[tuple[str, Callable[[], None]]]:
-    """Return the rules in order, each with the reason under which it filters."""
-
-    def remove(some: list[Condition]) -> None:
-        for condition in some:
-            remove_once(engine, "rows", condition)
-
-    def shorten() -> None:
-        keep_most_recent(engine, domains, settings)
-
-    def keep_core() -> None:
-        _keep_core(engine, domains, settings, starts)
-
-    keep: list[tuple[str, Callable[[], None]]] = [(TOO_FEW, keep_core)]
-    if settings.truncate == "before":
-        keep.insert(0, (TOO_OLD, shorten))
-        if settings.k_core == "once":
-            before, after = around_truncation(settings, len(domains))
-            keep = [(TOO_FEW, lambda: remove(before)), (TOO_OLD, shorten), (TOO_FEW, lambda: remove(after))]
-    return [
-        (CONTESTED, lambda: keep_owned_items(engine, settings, starts)),
-        *keep,
-        (TOO_OLD, lambda: give_positions(engine, domains, settings, starts)),
-    ]
 
 
 def _load(engine: Engine, interactions: Mapping[str, Path], settings: SessionizeSettings) -> None:
@@ -156,28 +119,6 @@ def _require_given_columns(path: Path, extra: list[str]) -> None:
             )
 
 
-def _keep_core(engine: Engine, domains: list[str], settings: SessionizeSettings, starts: PeriodStarts) -> None:
-    """Filter users and items with too few interactions, by the iterated k-core or once.
-
-    The temporal split takes the k-core of the training period (table `core`). Of later interactions it keeps those of
-    a user and an item of the core.
-    """
-    table = "core" if starts else "rows"
-    if starts:
-        engine.table("core", f"SELECT * FROM rows WHERE timestamp < {starts[0]}")
-    if settings.k_core == "iterated":
-        cut_to_k_core(engine, table, settings, len(domains))
-    else:
-        for condition in conditions(settings, len(domains)):
-            remove_once(engine, table, condition)
-    if starts:
-        engine.table(
-            "rows",
-            """SELECT * FROM rows SEMI JOIN (SELECT DISTINCT user FROM core) AS users USING (user)
-            SEMI JOIN (SELECT DISTINCT item FROM core) AS items USING (item)""",
-        )
-
-
 def _require_every_domain(
     engine: Engine, rows: RowsByDomain, settings: SessionizeSettings, starts: PeriodStarts
 ) -> None:
@@ -204,15 +145,7 @@ def _load_again(
 ) -> UnfilteredRows:
     """Restore the table `rows` to all loaded interactions, to find out what each rule filters."""
     _create_rows(engine, settings)
-    return UnfilteredRows(
-        engine,
-        domains,
-        settings,
-        starts,
-        keep_owned_items=lambda: keep_owned_items(engine, settings, starts),
-        keep_most_recent=lambda: keep_most_recent(engine, domains, settings),
-        give_positions=lambda: give_positions(engine, domains, settings, starts),
-    )
+    return UnfilteredRows(engine, domains, settings, starts)
 
 
 def _rows_by_domain(engine: Engine, domains: list[str]) -> RowsByDomain:

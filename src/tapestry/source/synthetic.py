@@ -13,13 +13,10 @@ from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tapestry.core.arrays import Floats, Integers
 from tapestry.core.atomic import atomic_file
 from tapestry.source.settings import SyntheticSettings
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 DAY = 86_400  # seconds
 MIN_LENGTH = 5  # interactions of every user, at least
@@ -40,11 +37,11 @@ class Cause(IntEnum):
 class Structure:
     """The fixed structure of the simulation, which is the same for all users."""
 
-    successor: Ints
+    successor: Integers
     """[D, I]: interest that follows interest i in domain d."""
-    crossing: Ints
+    crossing: Integers
     """[D, D, I]: interest in the second domain that follows interest i in the first domain."""
-    ranked_items: Ints
+    ranked_items: Integers
     """[D, items]: the item of each slot rank * I + interest; rank 0 is the most popular item of the interest."""
 
 
@@ -52,13 +49,13 @@ class Structure:
 class Simulation:
     """All interactions as arrays [N], sorted by user, then by time."""
 
-    user: Ints
-    domain: Ints
-    item: Ints  # number within its domain
-    timestamp: Ints  # seconds since 1970, whole days
-    rating: Ints  # 1 to 5
-    interest: Ints  # of the item; latent, so not written to files
-    cause: Ints  # value of Cause
+    user: Integers
+    domain: Integers
+    item: Integers  # number within its domain
+    timestamp: Integers  # seconds since 1970, whole days
+    rating: Integers  # 1 to 5
+    interest: Integers  # of the item; latent, so not written to files
+    cause: Integers  # value of Cause
 
 
 def domain_shares(settings: SyntheticSettings, domains_count: int) -> Floats:
@@ -91,7 +88,7 @@ def structure(settings: SyntheticSettings, domains_count: int) -> Structure:
     """Draw the structure. It depends only on the seed, D, and the numbers of interests and items."""
     rng = _stream(settings, "structure")
 
-    def permutations(rows: int, values: int) -> Ints:
+    def permutations(rows: int, values: int) -> Integers:
         return rng.permuted(np.tile(np.arange(values), (rows, 1)), axis=1)
 
     return Structure(
@@ -164,7 +161,7 @@ def _review(domain: int, user: int, item: int, timestamp: int, rating: int) -> s
     return json.dumps(review) + "\n"
 
 
-def _walk(settings: SyntheticSettings, fixed: Structure, lengths: Ints) -> tuple[Ints, Ints, Ints]:
+def _walk(settings: SyntheticSettings, fixed: Structure, lengths: Integers) -> tuple[Integers, Integers, Integers]:
     """Draw domain, interest and cause of every interaction, [N] each; step t draws interaction t of all users."""
     D = len(fixed.successor)
     total, starts = int(lengths.sum()), np.cumsum(lengths) - lengths
@@ -199,7 +196,7 @@ def _walk(settings: SyntheticSettings, fixed: Structure, lengths: Ints) -> tuple
     return domain, interest, cause
 
 
-def _items(settings: SyntheticSettings, fixed: Structure, domain: Ints, interest: Ints) -> Ints:
+def _items(settings: SyntheticSettings, fixed: Structure, domain: Integers, interest: Integers) -> Integers:
     """Draw an item for each interaction, [N], among the items of its domain and interest, by their Zipf popularity."""
     draw = _stream(settings, "items").random(len(domain))
     choices = (settings.items - interest - 1) // settings.interests + 1
@@ -209,7 +206,7 @@ def _items(settings: SyntheticSettings, fixed: Structure, domain: Ints, interest
     return np.asarray(fixed.ranked_items[domain, slot])
 
 
-def _days(settings: SyntheticSettings, lengths: Ints) -> Ints:
+def _days(settings: SyntheticSettings, lengths: Integers) -> Integers:
     """Draw the day of each interaction since 1970, [N], ascending for each user and not after 2018.
 
     A user starts on a day of 2012 to 2016, or earlier if the user has more active days than remain until 2019. If the
@@ -226,7 +223,7 @@ def _days(settings: SyntheticSettings, lengths: Ints) -> Ints:
     moves[starts] = 0
     extra = moves * (rng.geometric(1 / MEAN_GAP, total) - 1)
 
-    def cumulative_by_user(gaps: Ints) -> Ints:
+    def cumulative_by_user(gaps: Integers) -> Integers:
         sums = np.cumsum(gaps)
         return np.asarray(sums - np.repeat(sums[starts] - gaps[starts], lengths))
 
@@ -248,6 +245,6 @@ def _cumulative(probabilities: Floats) -> Floats:
     return np.asarray(sums / sums[:, -1:])
 
 
-def _draw(cumulative: Floats, uniform: Floats) -> Ints:
+def _draw(cumulative: Floats, uniform: Floats) -> Integers:
     """Choose a column for each row, [n], from cumulative probabilities [n, K] and draws [n] from [0, 1)."""
     return np.asarray((uniform[:, None] >= cumulative).sum(axis=1))

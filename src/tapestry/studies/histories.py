@@ -14,12 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from tapestry.core.arrays import Integers
 from tapestry.core.splits import TEST, TRAIN, VALIDATION
 from tapestry.sequences.reader import Sequences
 
-Integers = npt.NDArray[np.int64]
 _HISTORY = 3  # a split of its own: neither trained on nor ranked
 
 

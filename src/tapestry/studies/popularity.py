@@ -6,15 +6,14 @@ Suffixes: N targets, P recommendations (all targets' first K items), I items of 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from tapestry.core.arrays import Floats, Integers
 from tapestry.model.network import Recommender
 from tapestry.recommending.catalogue import Catalogue
 from tapestry.recommending.recommendations import request_of_target
 from tapestry.recommending.top import top_items
 from tapestry.sequences.reader import Sequences
 
-Integers = npt.NDArray[np.int64]
 FIRST = 10  # K: as many items of each ranking count as recommended
 
 
@@ -73,7 +72,7 @@ def gini(count_I: Integers) -> float:
     return float(((2 * rank - len(ascending) - 1) * ascending).sum() / (len(ascending) * total))
 
 
-def _percentiles(count_I: Integers) -> npt.NDArray[np.float64]:
+def _percentiles(count_I: Integers) -> Floats:
     """Return of each item the share of other items with fewer interactions, those with as many counted half."""
     ascending = np.sort(count_I)
     fewer = np.searchsorted(ascending, count_I, side="left")

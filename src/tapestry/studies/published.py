@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from tapestry.core.arrays import Floats
 from tapestry.core.errors import TapestryError
 from tapestry.evaluation.comparison import relative_changes
 from tapestry.evaluation.sampled import sampled_values
@@ -89,14 +89,14 @@ def compare_with_published(tables: Sequence[pa.Table], published: Sequence[Publi
     return rows
 
 
-def _values(tables: Sequence[pa.Table], wanted: Sequence[Published]) -> Mapping[str, npt.NDArray[np.float64]]:
+def _values(tables: Sequence[pa.Table], wanted: Sequence[Published]) -> Mapping[str, Floats]:
     """Return the value of each wanted figure for each seed and target, (S, N)."""
-    found: dict[str, list[npt.NDArray[np.float64]]] = {figure.metric: [] for figure in wanted}
+    found: dict[str, list[Floats]] = {figure.metric: [] for figure in wanted}
     negatives = {int(metric.partition("_of_")[2]) for metric in found if "_of_" in metric}
     ks = sorted({int(metric.split("_")[1]) for metric in found if not metric.startswith("mrr")} or {1})
     for table in tables:
         rank, candidates = table["rank"].to_numpy(), table["candidates"].to_numpy()
-        values: dict[str, npt.NDArray[np.float64]] = {"mrr": 1.0 / rank}
+        values: dict[str, Floats] = {"mrr": 1.0 / rank}
         for k in ks:
             values |= {f"hr_{k}": (rank <= k) * 1.0, f"ndcg_{k}": np.where(rank <= k, 1 / np.log2(rank + 1.0), 0.0)}
         for number in negatives:

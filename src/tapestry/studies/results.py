@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tapestry.core.arrays import Floats, Integers
 from tapestry.evaluation.comparison import relative_changes
 from tapestry.evaluation.ranks import read_ranks
 
-Floats = npt.NDArray[np.float64]
 METRICS = ("hr_1", "hr_10", "hr_100", "ndcg_100", "mrr")
 _DIGITS = 5
 _EVERY = slice(None)
@@ -36,7 +36,7 @@ def metric_values(tables: Sequence[pa.Table]) -> dict[str, Floats]:
     }
 
 
-def users_of(table: pa.Table) -> npt.NDArray[np.int64]:
+def users_of(table: pa.Table) -> Integers:
     """Number the users of a table of ranks: the user of each target (N,), from 0."""
     user_id = table["user_id"].to_numpy(zero_copy_only=False).astype(str)
     return np.unique(user_id, return_inverse=True)[1]
@@ -52,9 +52,7 @@ def summary_row(values: Mapping[str, Floats]) -> dict[str, Any]:
     return row
 
 
-def change_row(
-    ours: Mapping[str, Floats], theirs: Mapping[str, Floats], user_N: npt.NDArray[np.int64]
-) -> dict[str, Any]:
+def change_row(ours: Mapping[str, Floats], theirs: Mapping[str, Floats], user_N: Integers) -> dict[str, Any]:
     """Return the relative change of each metric against another model, with its 95 % interval.
 
     A figure is empty where the other model has no hit at all in some of the samples.
@@ -72,7 +70,7 @@ def group_rows(
     values: Mapping[str, Mapping[str, Floats]],
     column: str,
     against: str,
-    user_N: npt.NDArray[np.int64],
+    user_N: Integers,
     inside_N: npt.NDArray[np.bool_] | slice = _EVERY,
 ) -> list[dict[str, Any]]:
     """Return a row for each of `values`, of the targets inside a group: their number, means, and changes.

@@ -20,15 +20,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from tapestry.core.arrays import Integers
 from tapestry.core.splits import TRAIN
 from tapestry.sequences.batches import Batch, training_histories
 from tapestry.sequences.reader import Sequences
 from tapestry.training.schedule import half_linear
 from tapestry.training.settings import TrainSettings
 
-Integers = npt.NDArray[np.int64]
 _ITEMS = (2, 3, 4)
 
 

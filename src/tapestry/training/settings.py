@@ -73,7 +73,7 @@ class TrainSettings:
     user. A target is never its own negative."""
     embedding_weight_decay: Annotated[float, between(0, 1_000)] = 0.0
     """Lazy weight decay of the item embedding: each step multiplies the rows that it reads by 1 − learning rate ·
-    decay, and leaves all others (`tapestry.training.optimizer.RowAdam`)."""
+    decay, and leaves all others (`tapestry.training.row_adam.RowAdam`)."""
     warmup_epochs: Annotated[int, between(0, 10**6)] = 0
     """The learning rate rises along a line over the steps of these epochs: of W steps, step s has s / W of it."""
     plateau_factor: Fraction = 0.3162

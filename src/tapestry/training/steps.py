@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tapestry.core.arrays import Integers
 from tapestry.model.kernels.softmax import DomainTargets
 from tapestry.model.network import Recommender
 from tapestry.model.request_time import Requests
@@ -23,7 +23,6 @@ from tapestry.sequences.batches import Batch, histories_of
 from tapestry.sequences.reader import Sequences
 from tapestry.training.auxiliary import Auxiliary
 
-Integers = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 

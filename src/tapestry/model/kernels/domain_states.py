@@ -33,14 +33,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tapestry.core.arrays import Integers
 from tapestry.model.kernels.aten import softmax_backward
-
-Integers = npt.NDArray[np.int64]
 
 _BLOCK = 4096  # tokens whose dot products are computed at a time: their keys or values stay in the CPU's cache
 

@@ -40,7 +40,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Integers = npt.NDArray[np.int64]
+from tapestry.core.arrays import Integers
 
 # Measured on two Zen 3 cores (`benchmarks/attention.py`). Times change little around these values.
 _JOINED = 32  # tokens up to which short segments share a row: a product of 32 by 32 costs little more than of 8 by 8
