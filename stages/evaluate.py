@@ -46,7 +46,9 @@ def evaluate(settings: EvaluateSettings, processes: Processes) -> None:
         ranks = rank_by_model(model.to(device), sequences, targets, excluded, settings.batch_users, processes)
         if not processes.first:
             return
-        write_ranks(ranks_table(sequences, targets, ranks), Path("metrics/ranks.parquet"))
+        made = Path("metrics/ranks.parquet")
+        write_ranks(ranks_table(sequences, targets, ranks), made)
+        run.tag(data_hash=content_hash(made))
         if sharded:  # the examples are few, and computed on the CPU
             model, _ = load_model(folder, sequences.domains)
         examples = example_recommendations(model, sequences, targets, ranks, settings.exclude_seen)

@@ -223,10 +223,19 @@ def alter_input_of_baseline(folder: Path) -> None:
 
 
 def swap_ranks_of_baseline(folder: Path) -> None:
-    """Give two targets each other's rank, with the hashes of dvc.lock to match, and no trace in DVC's cache."""
     path = folder / "data/baselines/item_knn.parquet"
-    entry_of(folder, "baseline@item_knn")[0].unlink()
-    before = [dvc_md5(path), dvc_md5(path.parent)]
+    swap_ranks(folder, "baseline@item_knn", path, hashed=[path, path.parent])
+
+
+def swap_ranks_of_model(folder: Path) -> None:
+    path = folder / "metrics/ranks.parquet"
+    swap_ranks(folder, "evaluate", path, hashed=[path])
+
+
+def swap_ranks(folder: Path, stage: str, path: Path, hashed: list[Path]) -> None:
+    """Give two targets each other's rank, with dvc.lock's hashes of `hashed` to match, and no trace in DVC's cache."""
+    entry_of(folder, stage)[0].unlink()
+    before = [dvc_md5(file) for file in hashed]
     table = pq.read_table(path)
     ranks = table["rank"].to_pylist()
     other = next(index for index, rank in enumerate(ranks) if rank != ranks[0])
@@ -234,7 +243,7 @@ def swap_ranks_of_baseline(folder: Path) -> None:
     column = table.schema.get_field_index("rank")
     path.unlink()
     pq.write_table(table.set_column(column, table.field(column), pa.array(ranks, table.field(column).type)), path)
-    for old, new in zip(before, [dvc_md5(path), dvc_md5(path.parent)], strict=True):
+    for old, new in zip(before, [dvc_md5(file) for file in hashed], strict=True):
         replace(folder / "dvc.lock", old, new)
     commit(folder)
 
@@ -335,6 +344,12 @@ def damage_cached(folder: Path) -> None:
             "data",
             r"data/baselines/item_knn\.parquet has the hash \w+, baseline@item_knn · .* has \w+ as data_hash",
             {"figures"},  # the last bit of a mean may depend on the order
+        ),
+        (
+            swap_ranks_of_model,
+            "data",
+            r"metrics/ranks\.parquet has the hash \w+, evaluate · .* has \w+ as data_hash",
+            {"figures"},
         ),
         (alter_inputs, "inputs", r"sessionize: data/counts had the MD5 x at the start, dvc\.lock has \w+", set()),
         (quarantine, "rows", r"rows_quarantined, and rows of data/quarantine/Toys\.parquet: 0 and 1", {"lock"}),

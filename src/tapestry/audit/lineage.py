@@ -23,11 +23,12 @@ _AGAIN = "run `dvc repro`"
 def check_lineage(evidence: Evidence) -> list[Finding]:
     """Check that each stage read the previous one's output, down to raw files with a published checksum.
 
-    The ranks of the baselines are traced, too: the claim `figures` computes their figures from them.
+    The ranks of the model and of the baselines are traced, too: the claim `figures` computes the figures from them.
     """
     findings = [*_raw(evidence), *_fingerprints(evidence)]
     baselines = evidence.parameters.evaluate.baselines
     steps = [(f"baseline@{name}", "data/sequences", f"data/baselines/{name}.parquet") for name in baselines]
+    steps += [("evaluate", "data/sequences", "metrics/ranks.parquet")]
     steps += [("sessionize", "data/interactions", "data/sequences")]
     for domain in evidence.parameters.source.domains:
         raw = f"data/raw/{domain}"
@@ -37,8 +38,9 @@ def check_lineage(evidence: Evidence) -> list[Finding]:
         *_tagged(evidence, run.data.tags, "data_hash", "data/sequences", shown_run(run)),
         *(finding for step in steps for finding in _step(evidence, *step)),
     ]
-    how = f"train and {len(baselines)} baselines ← sessionize ← ingest ← fetch, {len(steps)} runs and their hashes"
-    return [*or_passed(chain, f"{how} lead from {shown_run(run)} to data/raw"), *findings]
+    chained = f"train, evaluate and {len(baselines)} baselines ← sessionize ← ingest ← fetch"
+    how = f"{chained}, {len(steps)} runs and their hashes, lead from {shown_run(run)} to data/raw"
+    return [*or_passed(chain, how), *findings]
 
 
 def _step(evidence: Evidence, stage: str, read: str, made: str) -> list[Finding]:
