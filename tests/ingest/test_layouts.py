@@ -223,6 +223,6 @@ def test_a_layout_needs_only_its_entry_in_layouts(
     with pytest.raises(TapestryError, match="Found: uid, sku, ts, stars"):
         read(path, ingest_settings)
     added = Layout(name="shop-2030", user="uid", item="sku", timestamp="ts", rating="stars", unit="ms")
-    for module in ("layouts", "classify"):
+    for module in ("layouts", "open_reader"):
         monkeypatch.setattr(f"tapestry.ingest.{module}.LAYOUTS", (*LAYOUTS, added))
     assert read(path, ingest_settings) == [("A1", "B1", 4.0, NOON)]
