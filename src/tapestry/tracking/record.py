@@ -19,7 +19,7 @@ from tapestry.core.errors import TapestryError
 from tapestry.core.settings import flatten
 from tapestry.core.yaml_file import read_yaml
 from tapestry.parameters import Parameters
-from tapestry.provenance.dvc_files import declared_stages, lock_hash, read_lock
+from tapestry.provenance.dvc_files import Locked, declared_stages, lock_hash, read_lock
 from tapestry.provenance.git import git_commit
 from tapestry.provenance.hashes import code_hash, content_hash
 from tapestry.tracking.delivery import sending
@@ -49,9 +49,11 @@ def record(parameters: Parameters) -> None:
         raise TapestryError("record: logs the contents of dvc.lock to MLflow, so only `dvc repro` can run it")
     for name in ARTIFACTS:
         require_made(Path(name))
-    if _is_recorded():
+    # Without the stages that dvc.yaml no longer declares, which DVC leaves in dvc.lock.
+    stages = read_lock(Path("dvc.lock"), declared_stages(read_yaml(Path("dvc.yaml")), read_yaml(Path("params.yaml"))))
+    if _is_recorded(stages):
         return
-    experiment = collect(parameters)
+    experiment = collect(parameters, stages)
     journal = Journal(shown_uri())
     with sending(journal, experiment["pipeline"]):
         for name in (*ARTIFACTS, "models", "data/sequences/items.parquet"):
@@ -59,7 +61,7 @@ def record(parameters: Parameters) -> None:
         journal.write("experiment", experiment)
 
 
-def _is_recorded() -> bool:
+def _is_recorded(stages: Mapping[str, Locked]) -> bool:
     """Say whether this is a plain `dvc repro` that ran no stage, and the store has the run of its dvc.lock.
 
     `tapestry.tracking.experiment.complete` would find the same, and add nothing. It is seconds faster without MLflow,
@@ -69,20 +71,18 @@ def _is_recorded() -> bool:
     if file is None or dvc_experiment() or pending_journals():
         return False
     with suppress(sqlite3.Error):  # no store yet, or one that MLflow is to explain
-        same = has_run(file, EXPERIMENT, {"stage": MODEL_STAGE, "dvc_lock": lock_hash(_locked_stages())})
+        same = has_run(file, EXPERIMENT, {"stage": MODEL_STAGE, "dvc_lock": lock_hash(stages)})
         return same and not has_run(file, EXPERIMENT, {"pipeline": pipeline_id()})
     return False
 
 
-def _locked_stages() -> dict[str, Any]:
-    """Read dvc.lock, without the stages that dvc.yaml no longer declares."""
-    return read_lock(Path("dvc.lock"), declared_stages(read_yaml(Path("dvc.yaml")), read_yaml(Path("params.yaml"))))
+def collect(parameters: Parameters, stages: Mapping[str, Locked]) -> dict[str, Any]:
+    """Collect all that the runs of this execution of the pipeline will hold, as JSON values.
 
-
-def collect(parameters: Parameters) -> dict[str, Any]:
-    """Collect all that the runs of this execution of the pipeline will hold, as JSON values."""
+    Args:
+        stages: those of dvc.lock.
+    """
     now = now_ms()
-    stages = _locked_stages()
     metrics, commit = Path("metrics"), git_commit()
     test, train, summary = (read_json(metrics / f"{name}.json", "figures") for name in ("test", "train", "summary"))
     data_hash = content_hash(Path("data/sequences"))
