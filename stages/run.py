@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import threading
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
@@ -24,6 +22,7 @@ def run(stage: str, *arguments: str) -> None:
     tapestry = importlib.import_module("tapestry")
     if Path(str(tapestry.__file__)).resolve().parents[1] != SOURCE:  # an installed one, because src/ is missing here
         sys.exit(f"{stage}: error: {missing_module('tapestry')}")
+    from tapestry.core.ending import end_process
     from tapestry.core.errors import one_line
     from tapestry.core.failures import reported_errors
 
@@ -37,18 +36,6 @@ def run(stage: str, *arguments: str) -> None:
         print_error(type(error), error, error.__traceback__)
         code = 1
     end_process(code)
-
-
-def end_process(code: int) -> NoReturn:
-    """End with an exit code, also if the thread that sends metrics to MLflow waits for a slow store.
-
-    A normal end of the interpreter would interrupt that thread. If it is in C++ code then, the process aborts.
-    """
-    if any(thread.name == "mlflow" for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
 
 
 def print_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tapestry.core.atomic import atomic_folder, write_csv
-from tapestry.core.failures import reported_errors
 from tapestry.core.settings import load_section
 from tapestry.core.splits import TEST
 from tapestry.core.yaml_file import read_yaml
@@ -23,6 +22,7 @@ from tapestry.ingest.settings import IngestSettings
 from tapestry.sequences.reader import Sequences, read_sequences
 from tapestry.sessionize.settings import SessionizeSettings
 from tapestry.source.settings import SyntheticSettings
+from tapestry.studies.command import run_command
 from tapestry.studies.data import simulate_sequences
 from tapestry.studies.histories import exchanged, own_domain
 from tapestry.studies.results import (
@@ -179,5 +179,4 @@ def _own_interactions(data: Path, users: Sequence[str]) -> npt.NDArray[np.int64]
 
 if __name__ == "__main__":
     commands = {function.__name__: function for function in (train, simulate, train_simulated, results, show)}
-    with reported_errors(" ".join(sys.argv[1:])):
-        commands[sys.argv[1]](*sys.argv[2:])
+    run_command(sys.argv[1:], commands)

@@ -17,13 +17,13 @@ from tapestry.baselines.ranks import rank_by_scores
 from tapestry.baselines.rectools_models import RecTools
 from tapestry.baselines.settings import BaselineSettings, PeerSettings, baseline_settings
 from tapestry.core.atomic import atomic_folder, write_csv, write_json
-from tapestry.core.failures import reported_errors
 from tapestry.core.splits import TEST, VALIDATION
 from tapestry.core.yaml_file import read_yaml
 from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.ranks import ranks_table, read_ranks, write_ranks
 from tapestry.evaluation.settings import EvaluateSettings
 from tapestry.sequences.reader import Sequences, read_sequences
+from tapestry.studies.command import run_command
 from tapestry.studies.results import (
     change_row,
     metric_values,
@@ -156,5 +156,4 @@ if __name__ == "__main__":
     commands: dict[str, Callable[..., None]] = {
         function.__name__: function for function in (trial, train, results, show)
     }
-    with reported_errors(" ".join(sys.argv[1:])):
-        commands[sys.argv[1]](*sys.argv[2:])
+    run_command(sys.argv[1:], commands)

@@ -11,7 +11,6 @@ from typing import Any
 
 from tapestry.baselines.baselines import rank_baselines
 from tapestry.core.atomic import atomic_folder, write_csv
-from tapestry.core.failures import reported_errors
 from tapestry.core.settings import load_section
 from tapestry.core.splits import TEST
 from tapestry.core.yaml_file import read_yaml
@@ -20,6 +19,7 @@ from tapestry.evaluation.settings import EvaluateSettings
 from tapestry.ingest.settings import IngestSettings
 from tapestry.sequences.reader import read_sequences
 from tapestry.sessionize.settings import SessionizeSettings
+from tapestry.studies.command import run_command
 from tapestry.studies.data import make_sequences
 from tapestry.studies.groups import target_groups
 from tapestry.studies.results import (
@@ -213,5 +213,4 @@ def _seeds(row: dict[str, str]) -> str:
 
 if __name__ == "__main__":
     commands = {function.__name__: function for function in (data, baselines, train, results, show)}
-    with reported_errors(" ".join(sys.argv[1:])):
-        commands[sys.argv[1]](*sys.argv[2:])
+    run_command(sys.argv[1:], commands)

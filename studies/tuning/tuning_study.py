@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from tapestry.core.atomic import write_csv
-from tapestry.core.failures import reported_errors
 from tapestry.core.settings import load_section
 from tapestry.core.splits import TEST, VALIDATION
 from tapestry.core.yaml_file import read_yaml
 from tapestry.evaluation.ranks import read_ranks
 from tapestry.sequences.reader import read_sequences
+from tapestry.studies.command import run_command
 from tapestry.studies.results import (
     change_row,
     metric_values,
@@ -192,5 +192,4 @@ if __name__ == "__main__":
         "results": results,
         "show": show,
     }
-    with reported_errors(" ".join(sys.argv[1:])):
-        commands[sys.argv[1]](*sys.argv[2:])
+    run_command(sys.argv[1:], commands)

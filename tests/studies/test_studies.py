@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from runpy import run_path
@@ -14,7 +16,7 @@ from checkouts import ROOT
 from small import random_sequences
 from tiny_checkout import read_yaml
 
-from tapestry.core.splits import TEST
+from tapestry.core.splits import TEST, VALIDATION
 from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.ranks import read_ranks
 from tapestry.evaluation.settings import EvaluateSettings
@@ -24,7 +26,8 @@ from tapestry.sessionize.settings import SessionizeSettings
 from tapestry.source.settings import SyntheticSettings
 from tapestry.studies.groups import target_groups
 from tapestry.studies.results import METRICS, change_row, group_rows, metric_values, read_trials, summary_row, users_of
-from tapestry.studies.trials import changed_section, run_trial
+from tapestry.studies.trials import changed_section, run_recipe, run_trial
+from tapestry.tracking.journal import read_events
 from tapestry.training.settings import TrainSettings
 
 QUALITY, CEILING, TUNING = (ROOT / "studies" / name for name in ("quality", "ceiling", "tuning"))
@@ -137,6 +140,35 @@ def test_a_trial_writes_the_ranks_of_its_test_targets(tmp_path: Path) -> None:
     assert first.equals(read_ranks(tmp_path / "9/ranks.parquet"))
     assert len(second) == len(sequences.targets(TEST))
     assert users_of(first).tolist() == np.unique(first["user_id"].to_pylist(), return_inverse=True)[1].tolist()
+
+
+def test_a_trial_under_dvc_logs_its_settings_curve_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "dvc.yaml").write_text("stages: {}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("DVC_STAGE", "dvc.yaml:train@full-1")
+    recipe = {"model": {"width": 8, "state_dim": 8}, "train": {"epochs": 2, "threads": 1}}
+    logged = {}
+    for split in (TEST, VALIDATION):
+        folder = tmp_path / str(split)
+        run_recipe(random_sequences(0, users=30), recipe, 1, QUALITY / "params.yaml", folder, split)
+        (journal,) = (tmp_path / "mlflow.pending").iterdir()
+        params: dict[str, str] = {}
+        figures: dict[tuple[str, int], float] = {}
+        for kind, value in read_events(journal)[0]:
+            params |= value if kind == "params" else {}
+            figures |= {(key, step): number for key, number, _, step in value} if kind == "metrics" else {}
+        assert (params["model.width"], params["train.epochs"], params["train.seed"]) == ("8", "2", "1")
+        record = json.loads((folder / "training.json").read_text())
+        best = record["summary"]["best"]
+        assert [figures["val/mrr", epoch["epoch"]] for epoch in record["curve"]] == [e["mrr"] for e in record["curve"]]
+        assert figures["val/best/ndcg_10", 0] == best["ndcg_10"]
+        logged[split] = figures.get(("test/all/mrr", 0))
+        shutil.rmtree(journal)
+    assert logged[VALIDATION] is None  # the test figures of a trial that serves to choose aren't computed
+    rank = read_ranks(tmp_path / str(TEST) / "ranks.parquet")["rank"].to_numpy()
+    assert logged[TEST] == pytest.approx(float(np.mean(1 / rank)))
 
 
 def test_the_tables_figures_are_the_metrics_of_the_ranks() -> None:

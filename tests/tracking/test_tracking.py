@@ -26,17 +26,17 @@ from typer.testing import CliRunner
 
 from tapestry.cli import app
 from tapestry.core.errors import TapestryError
-from tapestry.provenance.hashes import content_hash
+from tapestry.provenance.hashes import code_hash, content_hash
 from tapestry.tracking import delivery
 from tapestry.tracking.delivery import send_pending, sending
 from tapestry.tracking.journal import Journal, locked_journal
 from tapestry.tracking.names import flatten_metrics
-from tapestry.tracking.runs import stage_run
+from tapestry.tracking.runs import stage_run, trial_run
 from tapestry.tracking.store import open_store, store_uri
 
 STAGE = """
 from tapestry.tracking import delivery
-from tapestry.tracking.runs import stage_run
+from tapestry.tracking.runs import stage_run, trial_run
 delivery.LIVE_SECONDS = 0
 delivery._FINISH_SECONDS = 300  # creating the tables takes longer on a busy machine
 with stage_run("ingest@Books", {"ingest.threads": 2}) as run:
@@ -190,7 +190,7 @@ def test_sending_a_journal_again_changes_nothing(root: Path, tmp_path_factory: p
 EPOCHS = """
 import sys
 from tapestry.tracking import delivery
-from tapestry.tracking.runs import stage_run
+from tapestry.tracking.runs import stage_run, trial_run
 delivery.LIVE_SECONDS = 0
 delivery._FINISH_SECONDS = int(sys.argv[1])
 with stage_run("train", {"train.epochs": 8}) as run:
@@ -328,6 +328,35 @@ def test_a_server_that_stops_loses_no_metrics_of_a_stage(root: Path, monkeypatch
 
 
 @pytest.mark.usefixtures("stored", "live")
+def test_a_trial_of_a_study_has_a_run_that_is_of_no_stage_of_the_pipeline(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = root / "studies/tuning"
+    (folder / "data/b").mkdir(parents=True)
+    (folder / "data/b/sequences").write_text("1")
+    (folder / "dvc.yaml").write_text(
+        "stages: {short: {matrix: {data: [a, b], trial: [1, 2]}, deps: ['data/${item.data}/sequences']}}"
+    )
+    (root / "src").mkdir()
+    (root / "src/code.py").write_text("1")
+    monkeypatch.chdir(folder)
+    with trial_run({"model.width": 8}):
+        pass
+    assert not (root / "mlflow.pending").exists()  # outside DVC
+    monkeypatch.setenv("DVC_STAGE", "studies/tuning/dvc.yaml:short@b-2")
+    with trial_run({"model.width": 8}) as run:
+        run.log_points({"val/ndcg_10": 0.5}, 1)
+    (found,) = runs()
+    tags = found.data.tags
+    assert found.info.run_name.startswith("studies/tuning short@b-2 · ")
+    assert (tags["study"], tags["trial"]) == ("studies/tuning", "short@b-2")
+    assert json.loads(tags["dvc_inputs"]) == {"data/b/sequences": hashlib.md5(b"1").hexdigest()}
+    assert tags["code_hash"] == code_hash(root)
+    assert not {"stage", "pipeline"} & tags.keys()
+    assert (found.data.params, found.data.metrics["val/ndcg_10"]) == ({"model.width": "8"}, 0.5)
+
+
+@pytest.mark.usefixtures("stored", "live")
 def test_the_next_stage_ends_the_run_of_a_killed_one(root: Path) -> None:
     process = training()
     wait_for_run()
@@ -386,7 +415,9 @@ def test_an_input_that_is_edited_during_a_stage_is_reported(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stored: None, live: None
 ) -> None:
     monkeypatch.chdir(root)
-    (root / "dvc.yaml").write_text("stages: {ingest: {deps: ['raw/${item.domain}', code.py, gone.py]}}")
+    (root / "dvc.yaml").write_text(
+        "stages: {ingest: {matrix: {domain: [Books]}, deps: ['raw/${item.domain}', code.py, gone.py]}}"
+    )
     (root / "raw/Books").mkdir(parents=True)
     (root / "raw/Books/a.json").write_text("{}")
     (root / "code.py").write_text("1")

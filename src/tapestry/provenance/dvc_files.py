@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +78,35 @@ def join_stage(tags: Mapping[str, str]) -> str:
 _MATRIX = {"baseline": "baseline"}  # stage → key of its matrix; that of all others is `domain`
 
 
-def for_item(spec: Any, item: str) -> Any:
-    """Fill in `${item.domain}` or `${item.baseline}`, of which a stage has one, in its entry of dvc.yaml."""
+def for_item(spec: Any, values: Mapping[str, str]) -> Any:
+    """Fill in `${item.KEY}` in a stage's entry of dvc.yaml, with the values of its matrix."""
     if isinstance(spec, str):
-        return _ITEM.sub(lambda _: item, spec)
+        return _ITEM.sub(lambda found: values[found[1]], spec)
     if isinstance(spec, Mapping):
-        return {for_item(key, item): for_item(value, item) for key, value in spec.items()}
-    return [for_item(value, item) for value in spec] if isinstance(spec, list) else spec
+        return {for_item(key, values): for_item(value, values) for key, value in spec.items()}
+    return [for_item(value, values) for value in spec] if isinstance(spec, list) else spec
 
 
-_ITEM = re.compile(r"\$\{item\.\w+\}")
+_ITEM = re.compile(r"\$\{item\.(\w+)\}")
+
+
+def matrix_values(matrix: Mapping[str, Any], item: str) -> dict[str, str]:
+    """Return the value of each key of a matrix for one of its stages: `full-1` → {"recipe": "full", "seed": "1"}.
+
+    Args:
+        matrix: of dvc.yaml. If it has several keys, each has a list of values.
+        item: what follows `@` in the stage's name: the values, joined by `-` as DVC does.
+
+    Raises:
+        KeyError: no such stage.
+    """
+    if len(matrix) == 1:
+        return dict.fromkeys(matrix, item)
+    for values in product(*matrix.values()):
+        texts = [str(value) for value in values]
+        if "-".join(texts) == item:
+            return dict(zip(matrix, texts, strict=True))
+    raise KeyError(item)
 
 
 def declared_stages(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +123,7 @@ def declared_stages(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> d
         if "matrix" not in spec:
             stages[name] = spec
             continue
-        (source,) = spec["matrix"].values()
+        ((own_key, source),) = spec["matrix"].items()
         section, _, key = str(source).removeprefix("${").removesuffix("}").partition(".")
-        stages |= {f"{name}@{item}": for_item(spec, str(item)) for item in params[section][key]}
+        stages |= {f"{name}@{item}": for_item(spec, {own_key: str(item)}) for item in params[section][key]}
     return stages

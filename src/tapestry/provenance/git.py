@@ -24,13 +24,13 @@ def git_message(error: OSError | subprocess.CalledProcessError) -> str:
     return one_line((getattr(error, "stderr", "") or str(error)).strip())
 
 
-def git_commit() -> str:
-    """Return the current commit, with `-dirty` appended if code has uncommitted changes; `unknown` outside git.
+def git_commit(root: Path = Path()) -> str:
+    """Return a checkout's commit, with `-dirty` appended if code has uncommitted changes; `unknown` outside git.
 
     Parameters, dvc.lock and metrics may differ from the commit, as in an experiment: each run records them itself.
     """
     try:
-        commit = git(Path(), "rev-parse", "HEAD").strip()
-        return f"{commit}-dirty" if git(Path(), "status", "--porcelain", "--", *CODE) else commit
+        commit = git(root, "rev-parse", "HEAD").strip()
+        return f"{commit}-dirty" if git(root, "status", "--porcelain", "--", *CODE) else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

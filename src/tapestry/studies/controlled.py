@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.core.atomic import atomic_folder, write_json
-from tapestry.core.failures import reported_errors
 from tapestry.core.settings import load_section
 from tapestry.core.splits import TEST, VALIDATION
 from tapestry.core.yaml_file import read_yaml
@@ -36,6 +35,7 @@ from tapestry.sequences.batches import trained_users
 from tapestry.sequences.reader import read_sequences
 from tapestry.sessionize.settings import SessionizeSettings
 from tapestry.source.settings import SyntheticSettings
+from tapestry.studies.command import run_command
 from tapestry.studies.data import simulate_sequences
 from tapestry.studies.popularity import popularity_figures, recommended_items
 from tapestry.studies.trials import changed_section, run_recipe
@@ -83,5 +83,4 @@ def data_folder(name: str) -> Path:
 
 if __name__ == "__main__":
     commands: dict[str, Callable[..., None]] = {function.__name__: function for function in (simulate, train)}
-    with reported_errors(" ".join(sys.argv[1:])):
-        commands[sys.argv[1]](*sys.argv[2:])
+    run_command(sys.argv[1:], commands)

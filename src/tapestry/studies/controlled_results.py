@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from tapestry.core.atomic import write_csv
-from tapestry.core.failures import reported_errors
 from tapestry.core.yaml_file import read_yaml
+from tapestry.studies.command import run_command
 from tapestry.studies.controlled import PARAMS, data_folder
 from tapestry.studies.groups import target_groups
 from tapestry.studies.pictures import draw
@@ -150,5 +150,4 @@ def _show_groups(params: Mapping[str, Any], names: Mapping[str, str]) -> None:
 
 if __name__ == "__main__":
     commands = {function.__name__: function for function in (results, show)}
-    with reported_errors(" ".join(sys.argv[1:])):
-        commands[sys.argv[1]](*sys.argv[2:])
+    run_command(sys.argv[1:], commands)

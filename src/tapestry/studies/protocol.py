@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from tapestry.core.atomic import atomic_folder, write_csv
-from tapestry.core.errors import TapestryError, one_line
-from tapestry.core.failures import reported_errors
 from tapestry.core.settings import load_section
 from tapestry.core.yaml_file import read_yaml
 from tapestry.ingest.settings import IngestSettings
 from tapestry.sequences.reader import read_sequences
 from tapestry.sessionize.settings import SessionizeSettings
+from tapestry.studies.command import run_command
 from tapestry.studies.data import make_sequences
 from tapestry.studies.published import compare_with_published, read_published
 from tapestry.studies.results import print_table, read_csv, read_trials, short_figure
@@ -93,11 +92,7 @@ class Protocol:
             print_table([f"`{recipe}`", "", *methods, "ours", *heads], lines)
 
     def run(self, arguments: Sequence[str]) -> None:
-        """Run the command that the arguments name; print a TapestryError as one line, and exit.
-
-        Raises:
-            SystemExit: the command failed.
-        """
+        """Run the command that the arguments name (`run_command`)."""
         commands: dict[str, Callable[..., None]] = {
             "fetch": self.fetch,
             "data": self.data,
@@ -105,10 +100,7 @@ class Protocol:
             "results": self.results,
             "show": self.show,
         }
-        with reported_errors(one_line(" ".join(arguments)) or self.folder.name):
-            if not arguments or arguments[0] not in commands:
-                raise TapestryError(f"a command is needed, one of {', '.join(commands)}")
-            commands[arguments[0]](*arguments[1:])
+        run_command(arguments, commands, self.folder.name)
 
 
 def write_raw_files(columns: Sequence[str], rows: Mapping[str, Iterable[Sequence[Any]]], folder: Path) -> None:

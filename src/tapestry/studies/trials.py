@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tapestry.core.atomic import atomic_folder, write_json
-from tapestry.core.settings import load_section, parse
+from tapestry.core.settings import flatten, load_section, parse
 from tapestry.core.splits import TEST, VALIDATION
 from tapestry.core.yaml_file import read_yaml
+from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.ranking import Ranks
 from tapestry.evaluation.ranks import ranks_table, write_ranks
 from tapestry.evaluation.scoring import rank_by_model
@@ -18,6 +19,8 @@ from tapestry.evaluation.validation import validation_figures
 from tapestry.model.network import Recommender
 from tapestry.model.settings import ModelSettings
 from tapestry.sequences.reader import Sequences
+from tapestry.tracking.names import curve_metrics
+from tapestry.tracking.runs import trial_run
 from tapestry.training.loop import Epoch, train
 from tapestry.training.settings import TrainSettings
 
@@ -69,6 +72,9 @@ def run_trial(
 ) -> None:
     """Train, and write training.json and ranks.parquet (of the targets of a split) to `folder`, atomically.
 
+    Under DVC it has a run in MLflow: settings, curves, the best epoch's validation figures, and the test figures if the
+    targets are those of the test.
+
     Args:
         split: of the targets. A trial that serves to choose ranks those of validation, so that nothing is chosen by
             the test.
@@ -83,13 +89,20 @@ def run_trial(
         targets, ranks = sequences.targets(VALIDATION), ranked(trained, VALIDATION)
         return validation_figures(sequences, targets, ranks, settings.stop_by, evaluate.ks)
 
-    def show(epoch: Epoch) -> None:
-        print(epoch, flush=True)
+    params = flatten(model, "model") | flatten(settings, "train") | {"evaluate.exclude_seen": evaluate.exclude_seen}
+    with trial_run(params) as run, atomic_folder(folder) as temporary:
 
-    training = train(sequences, model, settings, validate, show)
-    with atomic_folder(folder) as temporary:
+        def show(epoch: Epoch) -> None:
+            run.log_points(curve_metrics(epoch.figures()), epoch.epoch)
+            run.log_metrics(epoch.timings(), "train", epoch.epoch)
+            print(epoch, flush=True)
+
+        training = train(sequences, model, settings, validate, show)
         write_json(temporary / "training.json", training.record())
-        table = ranks_table(sequences, sequences.targets(split), ranked(training.model, split))
-        write_ranks(table, temporary / "ranks.parquet")
+        run.log_metrics(training.best.validation, "val/best")
+        ranks = ranked(training.model, split)
+        write_ranks(ranks_table(sequences, sequences.targets(split), ranks), temporary / "ranks.parquet")
+        if split == TEST:
+            run.log_metrics(ranking_metrics(ranks.rank, evaluate.ks), "test/all")
         if also is not None:
             also(training.model, temporary)

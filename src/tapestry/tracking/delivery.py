@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tapestry.core.ending import SENDER
 from tapestry.core.errors import TapestryError, for_terminal, one_line
 from tapestry.tracking.client import find_runs, log, log_file, log_input
 from tapestry.tracking.experiment import complete
@@ -90,7 +91,7 @@ class Sender(threading.Thread):
     """Sends this process's journal from a thread, so that a failing store doesn't delay the stage."""
 
     def __init__(self, folder: Path, pipeline: str | None) -> None:
-        super().__init__(name="mlflow", daemon=True)  # stages/run.py knows the name
+        super().__init__(name=SENDER, daemon=True)
         self._folder, self._pipeline = folder, pipeline
         self._wake = threading.Event()
         self._ending = self._failing = self._stage_failed = False

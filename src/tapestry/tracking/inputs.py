@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tapestry.core.errors import TapestryError
 from tapestry.core.yaml_file import read_yaml
-from tapestry.provenance.dvc_files import for_item
+from tapestry.provenance.dvc_files import for_item, matrix_values
 from tapestry.provenance.hashes import dvc_md5, tracked_names
 
 _DVC_YAML = Path("dvc.yaml")
@@ -35,7 +35,7 @@ class Inputs:
 
 
 def stage_inputs(stage: str) -> Inputs:
-    """Hash the dependencies that dvc.yaml lists for a stage, such as `ingest@Books`."""
+    """Hash the dependencies that ./dvc.yaml lists for a stage, such as `ingest@Books`."""
     paths = [path for path in _declared(stage) if Path(path).exists()]
     signatures = {path: _signature(Path(path)) for path in paths}  # before hashing, to detect a change during it
     return Inputs({path: dvc_md5(Path(path)) for path in paths}, signatures)
@@ -45,9 +45,10 @@ def _declared(stage: str) -> list[str]:
     name, _, item = stage.partition("@")
     try:
         spec = read_yaml(_DVC_YAML)["stages"][name]
+        values = matrix_values(spec["matrix"], item) if item else {}
     except (OSError, KeyError, TypeError, TapestryError):
         return []
-    return [str(path) for path in for_item(spec.get("deps", []), item)]
+    return [str(path) for path in for_item(spec.get("deps", []), values)]
 
 
 def _signature(path: Path) -> Signature:

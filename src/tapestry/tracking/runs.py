@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tapestry.core.checkout import find_checkout
 from tapestry.provenance.dvc_files import split_stage
 from tapestry.provenance.git import git_commit
 from tapestry.provenance.hashes import code_hash, content_hash
@@ -79,23 +81,48 @@ def stage_run(stage: str, params: Mapping[str, Any], logged: bool = True) -> Ite
     if not logged:
         yield StageRun(_NoJournal())
         return
+    with _logged(stage, split_stage(stage) | {"pipeline": pipeline_id()}, params, stage, Path()) as run:
+        yield run
+
+
+@contextmanager
+def trial_run(params: Mapping[str, Any]) -> Iterator[StageRun]:
+    """Create the MLflow run of a training that belongs to a study: a stage of the dvc.yaml in the working directory.
+
+    Its tags are `study`, such as `studies/tuning`, and `trial`, such as `short@hybrid_state-3`, in place of `stage`: so
+    nothing that looks for the pipeline's runs finds it. Outside DVC nothing is logged.
+    """
+    address = os.environ.get("DVC_STAGE")
+    if address is None:
+        yield StageRun(_NoJournal())
+        return
+    root = find_checkout()
+    study, trial = Path.cwd().resolve().relative_to(root).as_posix(), address.rpartition(":")[2]
+    with _logged(f"{study} {trial}", {"study": study, "trial": trial}, params, trial, root) as run:
+        yield run
+
+
+@contextmanager
+def _logged(
+    name: str, tags: Mapping[str, str], params: Mapping[str, Any], stage: str, root: Path
+) -> Iterator[StageRun]:
+    """Create the MLflow run `name` of a stage of ./dvc.yaml; `root` is that of its checkout."""
     journal = Journal(shown_uri())
     run = StageRun(journal)
     started = now_ms()
     inputs = stage_inputs(stage)
     packages = packages_text(installed_packages())
-    commit = git_commit()
+    commit = git_commit(root)
     tags = {
-        **split_stage(stage),
+        **tags,
         "git_commit": commit,
-        "code_hash": code_hash(),
+        "code_hash": code_hash(root),
         "dvc_exp": dvc_experiment(),
-        "pipeline": pipeline_id(),
         "dvc_inputs": inputs.as_json(),
         "packages": hashlib.sha256(packages.encode()).hexdigest(),
         **describe_machine(),
     }
-    journal.write("run", {"name": f"{stage} · {experiment_name(commit)}", "start": started, "tags": tags})
+    journal.write("run", {"name": f"{name} · {experiment_name(commit)}", "start": started, "tags": tags})
     journal.add_text_artifact(packages, PACKAGES_FILE)
     run.log_params(params)
     with sending(journal), _measured(journal, run, started):
