@@ -1,8 +1,7 @@
 """Rank the test targets with one baseline: python stages/run.py baseline popularity"""
 
+import os
 from pathlib import Path
-
-import torch
 
 from tapestry.baselines.ranks import rank_baseline
 from tapestry.baselines.scripts import load_baseline
@@ -25,7 +24,7 @@ def main(*arguments: str) -> None:
     params = {f"evaluate.{key}": getattr(evaluate, key) for key in keys} | flatten(peers, "peers")
     with stage_run(f"baseline@{name}", params) as run:
         run.tag(input_hash=run.log_input(source, "evaluation"))
-        torch.set_num_threads(evaluate.threads)
+        os.environ["OMP_NUM_THREADS"] = str(evaluate.threads)  # of torch, if the script loads it
         sequences = read_sequences(source)
         targets = sequences.targets(TEST)
         settings = baseline_settings(evaluate, peers)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -19,7 +21,7 @@ from tapestry.core.arrays import Integers
 from tapestry.core.splits import TEST, VALIDATION
 from tapestry.evaluation import ranking
 from tapestry.evaluation.metrics import ranking_metrics
-from tapestry.evaluation.ranking import rank_targets
+from tapestry.evaluation.ranking import Scores, rank_targets
 from tapestry.evaluation.scoring import rank_by_model
 from tapestry.model.network import Recommender
 from tapestry.parallel.processes import ALONE
@@ -32,16 +34,17 @@ from tapestry.sequences.batches import pack
     exclude_seen=st.booleans(),
     chunk=st.integers(1, 7),
     in_memory=st.sampled_from([1, 20, 10**6]),
+    kind=st.sampled_from([np.asarray, torch.from_numpy]),
 )
 def test_ranks_equal_plain_loops_and_ties_count_against_the_target(
-    seed: int, exclude_seen: bool, chunk: int, in_memory: int
+    seed: int, exclude_seen: bool, chunk: int, in_memory: int, kind: Callable[[Any], Scores]
 ) -> None:
     sequences = random_sequences(seed)
     targets = sequences.targets(TEST)
     table = np.random.default_rng(seed).integers(0, 5, (len(targets), sequences.items)).astype(float)
 
-    def score(index: Integers, items: slice) -> torch.Tensor:
-        return torch.from_numpy(table[index, items])
+    def score(index: Integers, items: slice) -> Scores:
+        return kind(table[index, items])
 
     index = np.arange(len(targets))
     chunks = ((index[i : i + chunk], score) for i in range(0, len(index), chunk))
@@ -54,9 +57,10 @@ def test_ranks_equal_plain_loops_and_ties_count_against_the_target(
         assert (ranks.rank[number], ranks.candidates[number]) == expected
 
 
-def test_a_nan_score_counts_against_the_target() -> None:
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_a_nan_score_counts_against_the_target(kind: Callable[[Any], Any]) -> None:
     sequences = sequences_of([[0, 1, 2]], [0, 0, 0, 0])
-    scores = torch.tensor([[math.nan, 0.0, 1.0, math.nan]])
+    scores = kind([[math.nan, 0.0, 1.0, math.nan]])
     ranks = rank_targets(
         sequences, sequences.targets(TEST), False, iter([(np.array([0]), lambda _, items: scores[:, items])])
     )

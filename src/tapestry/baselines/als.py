@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from scipy import sparse
-from torch import Tensor
 
 from tapestry.baselines.interface import Requests
 from tapestry.baselines.settings import BaselineSettings
@@ -61,9 +60,10 @@ class Als:
         gram = self.item_vectors.T @ self.item_vectors + REGULARIZATION * np.eye(width)
         solved = np.linalg.solve(gram, self.item_vectors.T).T
 
-        def score(index: Integers, of: slice) -> Tensor:
+        def score(index: Integers, of: slice) -> npt.NDArray[np.float64]:
             row, item = np.unique(np.stack(requests.items(index)), axis=1)
             history = sparse.csr_array((np.ones(len(row)), (row, item)), shape=(len(index), items))
-            return torch.from_numpy((history @ solved) @ self.item_vectors[of].T)
+            scores: npt.NDArray[np.float64] = (history @ solved) @ self.item_vectors[of].T
+            return scores
 
         return score

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from scipy import sparse
-from torch import Tensor
 
 from tapestry.baselines.interface import Baseline, Requests
 from tapestry.baselines.ranks import rank_baseline
@@ -40,11 +39,11 @@ class Popularity:
 
     def fit(self, sequences: Sequences, settings: BaselineSettings) -> None:
         """Count the training interactions."""
-        self._counts = torch.tensor(sequences.train_count, dtype=torch.float64)
+        self._counts = sequences.train_count
 
     def scorer(self, requests: Requests) -> ScoreFunction:
         """Return the function that gives each request the same counts."""
-        return lambda index, items: self._counts[items].expand(len(index), -1)
+        return lambda index, items: np.broadcast_to(self._counts[items], (len(index), items.stop - items.start))
 
 
 class RecentPopularity:
@@ -64,13 +63,13 @@ class RecentPopularity:
         """Return the function that counts the interactions before each request's day."""
         day_of = np.minimum(requests.time // _DAY_MS, self._day[-1] + 1)
 
-        def score(index: Integers, items: slice) -> Tensor:
+        def score(index: Integers, items: slice) -> npt.NDArray[np.float64]:
             days, row = np.unique(day_of[index], return_inverse=True)
             counts = np.empty((len(days), items.stop - items.start))
             firsts, lasts = (np.searchsorted(self._day, until) for until in (days - _RECENT_DAYS, days))
             for of_day, first, last in zip(counts, firsts, lasts, strict=True):
                 of_day[:] = np.bincount(self._item[first:last], minlength=self._items)[items]
-            return torch.from_numpy(counts)[row]
+            return counts[row]
 
         return score
 
@@ -90,11 +89,12 @@ class ItemKnn:
     def scorer(self, requests: Requests) -> ScoreFunction:
         """Return the function that sums the similarities to each history's items."""
 
-        def score(index: Integers, items: slice) -> Tensor:
+        def score(index: Integers, items: slice) -> npt.NDArray[np.float64]:
             row, item = requests.items(index)
             shape = (len(index), self._similarity.shape[0])
             history = sparse.csr_array((np.ones(len(row)), (row, item)), shape=shape)
-            return torch.from_numpy((history @ self._similarity[:, items]).toarray())
+            scores: npt.NDArray[np.float64] = (history @ self._similarity[:, items]).toarray()
+            return scores
 
         return score
 

@@ -72,7 +72,8 @@ class Baseline(Protocol):
     def scorer(self, requests: Requests) -> ScoreFunction:
         """Return the function that scores items for requests: (indices into `requests`, slice of items) → scores.
 
-        Scores are a tensor (indices, items); the higher, the better. Those of items of one domain are compared.
+        Scores are a NumPy array or a tensor (indices, items); the higher, the better. Those of items of one domain are
+        compared.
         """
 
 

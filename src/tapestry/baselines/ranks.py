@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from tapestry.baselines.interface import Baseline, Requests, without_test
 from tapestry.baselines.settings import BaselineSettings
 from tapestry.core.arrays import Integers
 from tapestry.core.errors import TapestryError
-from tapestry.evaluation.ranking import Ranks, ScoreFunction, rank_targets
+from tapestry.evaluation.ranking import Ranks, ScoreFunction, Scores, rank_targets
 from tapestry.sequences.reader import Sequences
 
 
@@ -42,8 +40,9 @@ def rank_by_scores(
         TapestryError: the scores have a wrong shape.
     """
 
-    def checked(index: Integers, items: slice) -> Tensor:
-        scores = torch.as_tensor(score(index, items))
+    def checked(index: Integers, items: slice) -> Scores:
+        scores = score(index, items)
+        scores = scores if hasattr(scores, "shape") else np.asarray(scores)
         wanted = (len(index), items.stop - items.start)
         if tuple(scores.shape) != wanted:
             found = tuple(scores.shape)

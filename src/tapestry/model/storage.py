@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from tapestry.core.atomic import atomic_folder, write_json
 from tapestry.core.errors import TapestryError, one_line
-from tapestry.core.settings import parse
 from tapestry.model.network import ITEM_WEIGHT, Recommender
-from tapestry.model.settings import ModelSettings
+from tapestry.model.saved_files import CONFIG, RERUN, WEIGHTS, read_config, reading_weights
 from tapestry.model.tensors import not_finite
 from tapestry.parallel.shard import WHOLE, Shard
 from tapestry.sequences.reader import Domain
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 TRAINING = "training.json"
-_RERUN = "run `dvc repro train`"
 _MOST_SHOWN = 3  # differences that a message lists
 _BLOCK = 1 << 16  # rows of the item embedding that are read at a time
-
-
-@dataclasses.dataclass(frozen=True)
-class _Saved:
-    """The sections of config.json from which a model is built."""
-
-    model: ModelSettings
-    domains: tuple[Domain, ...]
 
 
 class _NotDrawn(TorchFunctionMode):
@@ -97,28 +84,24 @@ def load_model(
         TapestryError: a file is missing, damaged or of another version of the model; the model was trained on other
             data; or its weights are not finite.
     """
-    saved = _read_config(folder)
+    saved = read_config(folder)
     domains = saved.domains
     difference = None if data is None else _difference(_domain_slices(domains), _domain_slices(data))
     if difference:
-        raise TapestryError(f"{folder}: a model of other data: {difference}; {_RERUN}, or restore the data it is of")
+        raise TapestryError(f"{folder}: a model of other data: {difference}; {RERUN}, or restore the data it is of")
     with torch.device("meta"), _NotDrawn():  # takes no memory: the shapes of the file are checked first
         model = Recommender(saved.model, domains[-1].end, len(domains))
-    try:
-        with safe_open(folder / WEIGHTS, "pt") as file:
+    with reading_weights(folder) as path:
+        with safe_open(path, "pt") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             found = {name: f"{part.get_dtype()} {part.get_shape()}" for name, part in parts.items()}
         wrong = _difference(found, {name: f"F32 {list(x.shape)}" for name, x in model.state_dict().items()})
         if wrong:
-            raise TapestryError(f"{folder / WEIGHTS}: not the weights that {CONFIG} describes: {wrong}; {_RERUN}")
-        weights = load_file(folder / WEIGHTS) if shard == WHOLE else _read_shard(folder / WEIGHTS, shard)
-    except FileNotFoundError as error:
-        raise TapestryError(f"{folder / WEIGHTS}: no trained model; run `dvc repro train`") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise TapestryError(f"{folder / WEIGHTS}: damaged ({one_line(str(error))}); {_RERUN}") from error
+            raise TapestryError(f"{path}: not the weights that {CONFIG} describes: {wrong}; {RERUN}")
+        weights = load_file(path) if shard == WHOLE else _read_shard(path, shard)
     not_finite_weights = not_finite(weights)
     if not_finite_weights:
-        raise TapestryError(f"{folder / WEIGHTS}: weights are NaN or infinite: {not_finite_weights}; {_RERUN}")
+        raise TapestryError(f"{folder / WEIGHTS}: weights are NaN or infinite: {not_finite_weights}; {RERUN}")
     model = Recommender(saved.model, domains[-1].end, len(domains), shard)
     model.load_state_dict(weights)
     return model.eval(), domains
@@ -139,27 +122,6 @@ def _read_shard(path: Path, shard: Shard) -> dict[str, Tensor]:
                 end = min(start + _BLOCK, rows)
                 weights[name][shard.local_slice(start, end)] = shard.of(table[start:end], start)
     return weights
-
-
-def _read_config(folder: Path) -> _Saved:
-    """Read and validate config.json."""
-    try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if isinstance(content, dict):  # the other sections describe the training, not the model
-            content = {key: value for key, value in content.items() if key in ("model", "domains")}
-        saved = parse(_Saved, content)
-        ends = [0, *(domain.end for domain in saved.domains)]
-        if not saved.domains or any(
-            not start == d.start < d.end for d, start in zip(saved.domains, ends, strict=False)
-        ):
-            raise TapestryError("domains: their items don't follow each other from 0")
-        return saved
-    except FileNotFoundError as error:
-        raise TapestryError(f"{error.filename}: no trained model; run `dvc repro train`") from error
-    except (OSError, TapestryError, ValueError, RecursionError) as error:
-        raise TapestryError(
-            f"{folder / CONFIG}: damaged or of another version ({one_line(str(error))}); {_RERUN}"
-        ) from error
 
 
 def _domain_slices(domains: Sequence[Domain]) -> dict[str, str]:

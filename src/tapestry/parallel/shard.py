@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeVar
 
 from tapestry.core.arrays import Integers
 
-T = TypeVar("T", Tensor, Integers)
+if TYPE_CHECKING:  # whoever ranks by arrays must not load torch
+    from torch import Tensor
+
+T = TypeVar("T", "Tensor", Integers)
 
 
 @dataclass(frozen=True)

@@ -63,10 +63,11 @@ def _save(path: Path, model_id: str, run_id: str, model_folder: Path, sequences_
     import pandas as pd
     from mlflow.models import Model
 
-    from tapestry.model.storage import load_model
+    from tapestry.model.saved_files import check_weights, read_config
     from tapestry.recommending.catalogue import read_catalogue
 
-    _, domains = load_model(model_folder)
+    domains = read_config(model_folder).domains
+    check_weights(model_folder)
     items = sequences_folder / "items.parquet"
     catalogue = read_catalogue(items, domains)
     first = [str(catalogue.item_id[domain.start]) for domain in domains]

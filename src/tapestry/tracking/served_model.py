@@ -1,7 +1,8 @@
 """The script that MLflow runs to load a registered model: a model from code, without pickle.
 
 A logged model's folder holds this script, the package's code at the time of training (code/) and the files that the
-model reads (artifacts/).
+model reads (artifacts/). MLflow runs the script also to log a model. That needs no torch, so torch is loaded only when
+the model is.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import numpy as np
@@ -19,12 +20,11 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 import tapestry
 from tapestry.core.errors import TapestryError, shown
-from tapestry.model.device import choose_device
-from tapestry.model.storage import load_model
 from tapestry.recommending.catalogue import read_catalogue
 from tapestry.recommending.histories import parse_history
-from tapestry.recommending.recommendations import recommend, requests_of_histories
-from tapestry.recommending.top import Request
+
+if TYPE_CHECKING:
+    from tapestry.recommending.top import Request
 
 _BATCH = 256  # histories scored in one batch
 
@@ -38,6 +38,9 @@ class ServedModel(PythonModel):
         Raises:
             TapestryError: a file is missing, damaged, or of another model.
         """
+        from tapestry.model.device import choose_device
+        from tapestry.model.storage import load_model
+
         _warn_of_other_code(Path(__file__).parent / "code/tapestry", Path(str(tapestry.__file__)).parent)
         model, domains = load_model(Path(context.artifacts["model"]))
         self._model = model.to(choose_device("auto"))
@@ -63,6 +66,8 @@ class ServedModel(PythonModel):
             MlflowException: an unknown domain, no list of ids, or `k` below 1; a server responds with status 400 and
                 the message.
         """
+        from tapestry.recommending.recommendations import recommend
+
         given = {"k": 10, "exclude_seen": True, **(params or {})}
         try:
             if given["k"] < 1:
@@ -76,6 +81,8 @@ class ServedModel(PythonModel):
 
     def _requests(self, frame: pd.DataFrame) -> Iterator[Request]:
         """Yield a request for each row and domain; the row's index is its user id."""
+        from tapestry.recommending.recommendations import requests_of_histories
+
         names = frame["domain"] if "domain" in frame else [None] * len(frame)
         for row, (entries, name) in enumerate(zip(frame["history"], names, strict=True)):
             try:
