@@ -211,7 +211,7 @@ def test_a_full_disk_ends_each_stage_with_one_line_and_changes_nothing(
 ) -> None:
     folder = small_disk(64 << 20)
     # The store is on another disk.
-    ignored = shutil.ignore_patterns(".dvc", ".git", "mlflow.db*", "__pycache__")
+    ignored = shutil.ignore_patterns(".dvc", ".git", "mlflow.db*")
     shutil.copytree(checkout, folder, ignore=ignored, dirs_exist_ok=True)
     (folder / "mlflow.db.lock").touch()
     with suppress(OSError), (folder / "filler").open("ab", 0) as filler:
