@@ -13,7 +13,7 @@ import pandera.ibis as pa
 from tapestry.core.splits import TEST, TRAIN, VALIDATION
 from tapestry.ingest.settings import IngestSettings
 from tapestry.tables.database import quote
-from tapestry.tables.schema import column_check, table_check, validate
+from tapestry.tables.schema import at_least, column_check, in_range, one_of, table_check, validate
 
 
 def check_interactions(
@@ -38,10 +38,10 @@ def check_interactions(
         {
             "user_id": pa.Column(dt.String, column_check("not blank", lambda column: column.re_search(r"\S"))),
             "item_id": pa.Column(dt.String, column_check("not blank", lambda column: column.re_search(r"\S"))),
-            "timestamp": pa.Column(dt.Int64, pa.Check.in_range(first, last, include_max=False)),
-            "rating": pa.Column(dt.Float32, pa.Check.in_range(settings.min_rating, settings.max_rating), nullable=True),
-            "domain": pa.Column(dt.String, pa.Check.equal_to(domain)),
-            "row": pa.Column(dt.Int64, pa.Check.ge(1)),
+            "timestamp": pa.Column(dt.Int64, in_range(first, last - 1)),
+            "rating": pa.Column(dt.Float32, in_range(settings.min_rating, settings.max_rating), nullable=True),
+            "domain": pa.Column(dt.String, one_of([domain])),
+            "row": pa.Column(dt.Int64, at_least(1)),
             **{name: _GIVEN[name] for name in settings.given_columns},
             **{f"previous_{key}": pa.Column(nullable=True) for key in keys},
         },
@@ -52,8 +52,8 @@ def check_interactions(
 
 
 _GIVEN = {
-    "position": pa.Column(dt.Int64, pa.Check.ge(0)),
-    "split": pa.Column(dt.Int8, pa.Check.isin([TRAIN, VALIDATION, TEST])),
+    "position": pa.Column(dt.Int64, at_least(0)),
+    "split": pa.Column(dt.Int8, one_of([TRAIN, VALIDATION, TEST])),
 }
 
 

@@ -11,7 +11,7 @@ import pandera.ibis as pa
 
 from tapestry.core.splits import TEST, TRAIN, VALIDATION
 from tapestry.sessionize.settings import SessionizeSettings
-from tapestry.tables.schema import table_check, validate
+from tapestry.tables.schema import at_least, in_range, one_of, table_check, validate
 
 
 def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int, settings: SessionizeSettings) -> None:
@@ -56,12 +56,12 @@ def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int, setting
     by_time = [table_check("sorted by time", lambda t: _within_user(t, t.timestamp >= t.previous_timestamp))]
     in_order = pa.DataFrameSchema(
         {
-            "user": pa.Column(dt.Int32, pa.Check.ge(0)),
-            "position": pa.Column(dt.Int32, pa.Check.ge(0)),
-            "item": pa.Column(dt.Int32, pa.Check.ge(0)),
-            "domain": pa.Column(dt.Int16, pa.Check.in_range(0, domains, include_max=False)),
+            "user": pa.Column(dt.Int32, at_least(0)),
+            "position": pa.Column(dt.Int32, at_least(0)),
+            "item": pa.Column(dt.Int32, at_least(0)),
+            "domain": pa.Column(dt.Int16, in_range(0, domains - 1)),
             "timestamp": pa.Column(dt.Int64),
-            "split": pa.Column(dt.Int8, pa.Check.isin([TRAIN, VALIDATION, TEST])),
+            "split": pa.Column(dt.Int8, one_of([TRAIN, VALIDATION, TEST])),
         },
         checks=[
             table_check("sorted by user", lambda t: (t.user >= t.previous_user).fill_null(True)),
@@ -73,10 +73,10 @@ def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int, setting
     )
     users = pa.DataFrameSchema(
         {
-            "user": pa.Column(dt.Int32, pa.Check.ge(0)),
+            "user": pa.Column(dt.Int32, at_least(0)),
             "user_id": pa.Column(dt.String),
-            "offset": pa.Column(dt.Int64, pa.Check.ge(0)),
-            "length": pa.Column(dt.Int32, pa.Check.ge(1)),
+            "offset": pa.Column(dt.Int64, at_least(0)),
+            "length": pa.Column(dt.Int32, at_least(1)),
             "interactions": pa.Column(dt.Int64),
         },
         checks=[
@@ -88,10 +88,10 @@ def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int, setting
     )
     items = pa.DataFrameSchema(
         {
-            "item": pa.Column(dt.Int32, pa.Check.ge(0)),
+            "item": pa.Column(dt.Int32, at_least(0)),
             "item_id": pa.Column(dt.String),
-            "domain": pa.Column(dt.Int16, pa.Check.in_range(0, domains, include_max=False)),
-            "train_count": pa.Column(dt.Int64, pa.Check.ge(0)),
+            "domain": pa.Column(dt.Int16, in_range(0, domains - 1)),
+            "train_count": pa.Column(dt.Int64, at_least(0)),
             "trained": pa.Column(dt.Int64),
         },
         checks=[
