@@ -124,7 +124,7 @@ def test_the_readme_has_the_tables_of_the_tracked_results(
             assert table.strip() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_trial_writes_the_ranks_of_its_test_targets(tmp_path: Path) -> None:
+def test_a_trial_writes_the_ranks_of_its_test_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sequences = random_sequences(0, users=30)
     settings: list[Any] = [
         changed_section(section, name, changes, QUALITY / "params.yaml")
@@ -134,10 +134,13 @@ def test_a_trial_writes_the_ranks_of_its_test_targets(tmp_path: Path) -> None:
             (EvaluateSettings, "evaluate", {}),
         )
     ]
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "checkout"))
     for seed in (10, 9):
-        run_trial(sequences, settings[0], settings[1], settings[2], tmp_path / str(seed))
-    first, second = read_trials(tmp_path)
-    assert first.equals(read_ranks(tmp_path / "9/ranks.parquet"))
+        run_trial(sequences, settings[0], settings[1], settings[2], tmp_path / "runs" / str(seed))
+    assert not (tmp_path / "checkout").exists()  # outside DVC it has no run in MLflow
+    first, second = read_trials(tmp_path / "runs")
+    assert first.equals(read_ranks(tmp_path / "runs/9/ranks.parquet"))
     assert len(second) == len(sequences.targets(TEST))
     assert users_of(first).tolist() == np.unique(first["user_id"].to_pylist(), return_inverse=True)[1].tolist()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tapestry.core.atomic import atomic_folder, write_json
 from tapestry.core.settings import flatten, load_section, parse
@@ -20,9 +22,11 @@ from tapestry.model.network import Recommender
 from tapestry.model.settings import ModelSettings
 from tapestry.sequences.reader import Sequences
 from tapestry.tracking.names import curve_metrics
-from tapestry.tracking.runs import trial_run
 from tapestry.training.loop import Epoch, train
 from tapestry.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from tapestry.tracking.runs import StageRun
 
 T = TypeVar("T")
 
@@ -90,19 +94,30 @@ def run_trial(
         return validation_figures(sequences, targets, ranks, settings.stop_by, evaluate.ks)
 
     params = flatten(model, "model") | flatten(settings, "train") | {"evaluate.exclude_seen": evaluate.exclude_seen}
-    with trial_run(params) as run, atomic_folder(folder) as temporary:
+    with _tracked(params) as run, atomic_folder(folder) as temporary:
 
         def show(epoch: Epoch) -> None:
-            run.log_points(curve_metrics(epoch.figures()), epoch.epoch)
-            run.log_metrics(epoch.timings(), "train", epoch.epoch)
             print(epoch, flush=True)
+            if run is not None:
+                run.log_points(curve_metrics(epoch.figures()), epoch.epoch)
+                run.log_metrics(epoch.timings(), "train", epoch.epoch)
 
         training = train(sequences, model, settings, validate, show)
         write_json(temporary / "training.json", training.record())
-        run.log_metrics(training.best.validation, "val/best")
         ranks = ranked(training.model, split)
         write_ranks(ranks_table(sequences, sequences.targets(split), ranks), temporary / "ranks.parquet")
-        if split == TEST:
-            run.log_metrics(ranking_metrics(ranks.rank, evaluate.ks), "test/all")
+        if run is not None:
+            run.log_metrics(training.best.validation, "val/best")
+            if split == TEST:
+                run.log_metrics(ranking_metrics(ranks.rank, evaluate.ks), "test/all")
         if also is not None:
             also(training.model, temporary)
+
+
+def _tracked(params: Mapping[str, Any]) -> AbstractContextManager[StageRun | None]:
+    """Return the trial's run in MLflow; outside DVC none, since a GPU machine may lack the packages of tracking."""
+    if "DVC_STAGE" not in os.environ:
+        return nullcontext()
+    from tapestry.tracking.runs import trial_run
+
+    return trial_run(params)

@@ -87,17 +87,13 @@ def stage_run(stage: str, params: Mapping[str, Any], logged: bool = True) -> Ite
 
 @contextmanager
 def trial_run(params: Mapping[str, Any]) -> Iterator[StageRun]:
-    """Create the MLflow run of a training that belongs to a study: a stage of the dvc.yaml in the working directory.
+    """Create the MLflow run of a training that belongs to a study: of the stage that DVC runs in the study's folder.
 
     Its tags are `study`, such as `studies/tuning`, and `trial`, such as `short@hybrid_state-3`, in place of `stage`: so
-    nothing that looks for the pipeline's runs finds it. Outside DVC nothing is logged.
+    nothing that looks for the pipeline's runs finds it.
     """
-    address = os.environ.get("DVC_STAGE")
-    if address is None:
-        yield StageRun(_NoJournal())
-        return
     root = find_checkout()
-    study, trial = Path.cwd().resolve().relative_to(root).as_posix(), address.rpartition(":")[2]
+    study, trial = Path.cwd().resolve().relative_to(root).as_posix(), os.environ["DVC_STAGE"].rpartition(":")[2]
     with _logged(f"{study} {trial}", {"study": study, "trial": trial}, params, trial, root) as run:
         yield run
 
