@@ -20,7 +20,7 @@ WORKDIR /tapestry
 # The packages first, so that a change of code doesn't install them again.
 COPY LICENSE Makefile README.md pyproject.toml requirements*.lock ./
 ARG PIP_EXTRA_INDEX_URL=
-RUN mkdir -p src/tapestry && touch src/tapestry/__init__.py && PIP_NO_CACHE_DIR=1 make install PIP_COMPILE=--compile
+RUN mkdir -p src/tapestry && touch src/tapestry/__init__.py && PIP_NO_CACHE_DIR=1 make install
 
 COPY . .
 # Files that were only touched on the host are no reason for `make` to install again, which would want a network.

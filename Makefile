@@ -3,9 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 INSTALLED := .venv/.installed
-# Python compiles what it imports, at the first import. To compile all packages takes as long as the rest of the set-up.
-PIP_COMPILE ?= --no-compile
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_COMPILE)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==\([^ ]*\).*/\1/p' requirements.lock)
 PIP_LOCKED := $(PIP) --require-hashes --no-deps
 
