@@ -124,6 +124,13 @@ def test_the_readme_has_the_tables_of_the_tracked_results(
             assert table.strip() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_pages_have_the_times_that_were_measured_for_them(capsys: pytest.CaptureFixture[str]) -> None:
+    run_path(str(ROOT / "studies/runtime/skew_and_state_dim.py"))["show"]()
+    tables = [block.strip() for block in capsys.readouterr().out.split("\n\n") if block.startswith("|")]
+    for study, table in zip(("skew", "state_dim"), tables, strict=True):
+        assert table in (ROOT / "studies" / study / "README.md").read_text(encoding="utf-8")
+
+
 def test_a_trial_writes_the_ranks_of_its_test_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sequences = random_sequences(0, users=30)
     settings: list[Any] = [
