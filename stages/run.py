@@ -22,7 +22,7 @@ def run(stage: str, *arguments: str) -> None:
     tapestry = importlib.import_module("tapestry")
     if Path(str(tapestry.__file__)).resolve().parents[1] != SOURCE:  # an installed one, because src/ is missing here
         sys.exit(f"{stage}: error: {missing_module('tapestry')}")
-    from tapestry.core.ending import end_process
+    from tapestry.core.ending import end_if_sending
     from tapestry.core.errors import one_line
     from tapestry.core.failures import reported_errors
 
@@ -35,7 +35,8 @@ def run(stage: str, *arguments: str) -> None:
     except Exception as error:
         print_error(type(error), error, error.__traceback__)
         code = 1
-    end_process(code)
+    end_if_sending(code)
+    sys.exit(code)
 
 
 def print_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -36,7 +36,7 @@ from tapestry.tracking.store import open_store, store_uri
 
 STAGE = """
 from tapestry.tracking import delivery
-from tapestry.tracking.runs import stage_run, trial_run
+from tapestry.tracking.runs import stage_run
 delivery.LIVE_SECONDS = 0
 delivery._FINISH_SECONDS = 300  # creating the tables takes longer on a busy machine
 with stage_run("ingest@Books", {"ingest.threads": 2}) as run:
@@ -190,7 +190,7 @@ def test_sending_a_journal_again_changes_nothing(root: Path, tmp_path_factory: p
 EPOCHS = """
 import sys
 from tapestry.tracking import delivery
-from tapestry.tracking.runs import stage_run, trial_run
+from tapestry.tracking.runs import stage_run
 delivery.LIVE_SECONDS = 0
 delivery._FINISH_SECONDS = int(sys.argv[1])
 with stage_run("train", {"train.epochs": 8}) as run:

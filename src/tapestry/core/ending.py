@@ -5,24 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import NoReturn
 
 SENDER = "mlflow"
 """Name of the thread that sends metrics (`tapestry.tracking.delivery`)."""
 
 
-def is_sending() -> bool:
-    """Say whether the thread that sends metrics still runs: it waits for a slow store."""
-    return any(thread.name == SENDER for thread in threading.enumerate())
-
-
-def end_process(code: int) -> NoReturn:
-    """End with an exit code, also if a thread still sends metrics.
+def end_if_sending(code: int) -> None:
+    """End the process with an exit code at once, if a thread still sends metrics, since it waits for a slow store.
 
     A normal end of the interpreter would interrupt that thread. If it is in C++ code then, the process aborts.
     """
-    if is_sending():
+    if any(thread.name == SENDER for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    sys.exit(code)

@@ -46,7 +46,7 @@ def read_config(folder: Path) -> SavedConfig:
             raise TapestryError("domains: their items don't follow each other from 0")
         return saved
     except FileNotFoundError as error:
-        raise TapestryError(f"{error.filename}: no trained model; run `dvc repro train`") from error
+        raise TapestryError(f"{error.filename}: no trained model; {RERUN}") from error
     except (OSError, TapestryError, ValueError, RecursionError) as error:
         raise TapestryError(
             f"{folder / CONFIG}: damaged or of another version ({one_line(str(error))}); {RERUN}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from tapestry.core.ending import end_process, is_sending
+from tapestry.core.ending import end_if_sending
 from tapestry.core.errors import TapestryError, one_line
 from tapestry.core.failures import reported_errors
 
@@ -22,5 +22,4 @@ def run_command(arguments: Sequence[str], commands: Mapping[str, Callable[..., N
         if not arguments or arguments[0] not in commands:
             raise TapestryError(f"a command is needed, one of {', '.join(commands)}")
         commands[arguments[0]](*arguments[1:])
-    if is_sending():
-        end_process(0)
+    end_if_sending(0)

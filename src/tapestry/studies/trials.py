@@ -94,7 +94,7 @@ def run_trial(
         return validation_figures(sequences, targets, ranks, settings.stop_by, evaluate.ks)
 
     params = flatten(model, "model") | flatten(settings, "train") | {"evaluate.exclude_seen": evaluate.exclude_seen}
-    with _tracked(params) as run, atomic_folder(folder) as temporary:
+    with _tracked(params) as run:
 
         def show(epoch: Epoch) -> None:
             print(epoch, flush=True)
@@ -103,15 +103,16 @@ def run_trial(
                 run.log_metrics(epoch.timings(), "train", epoch.epoch)
 
         training = train(sequences, model, settings, validate, show)
-        write_json(temporary / "training.json", training.record())
         ranks = ranked(training.model, split)
-        write_ranks(ranks_table(sequences, sequences.targets(split), ranks), temporary / "ranks.parquet")
         if run is not None:
             run.log_metrics(training.best.validation, "val/best")
             if split == TEST:
                 run.log_metrics(ranking_metrics(ranks.rank, evaluate.ks), "test/all")
-        if also is not None:
-            also(training.model, temporary)
+        with atomic_folder(folder) as temporary:  # not before: a training that is killed leaves nothing
+            write_json(temporary / "training.json", training.record())
+            write_ranks(ranks_table(sequences, sequences.targets(split), ranks), temporary / "ranks.parquet")
+            if also is not None:
+                also(training.model, temporary)
 
 
 def _tracked(params: Mapping[str, Any]) -> AbstractContextManager[StageRun | None]:
