@@ -54,7 +54,7 @@ def train_and_save(model_settings: ModelSettings, settings: TrainSettings, proce
         require_same(processes, fingerprint)
         checkpoints = Checkpoints(checkout_root() / "checkpoints", fingerprint, processes)
         sequences = read_sequences(source)
-        targets = sequences.targets(VALIDATION)
+        targets, recent = sequences.targets(VALIDATION), sequences.known_counts
 
         def validate(model: Recommender) -> dict[str, float]:
             ranks = rank_by_model(model, sequences, targets, exclude_seen, settings.batch_users, processes)
@@ -74,11 +74,12 @@ def train_and_save(model_settings: ModelSettings, settings: TrainSettings, proce
                 raise
             # Not in the temporary checkout of `dvc exp run --temp`: DVC deletes that.
             last_good = checkout_root() / "models.last_good"
-            save_model(last_good, error.model, sequences.domains, dataclasses.asdict(settings))
+            save_model(last_good, error.model, sequences.domains, dataclasses.asdict(settings), None, recent)
             raise TapestryError(f"{error}; the best epoch's weights are in {last_good}") from error
         if not processes.first:
             return
-        save_model(folder, training.model, sequences.domains, dataclasses.asdict(settings), training.record())
+        config = dataclasses.asdict(settings)
+        save_model(folder, training.model, sequences.domains, config, training.record(), recent)
         checkpoints.remove()
         run.log_metrics({"tokens_per_second": training.tokens_per_second()}, "stage")
         run.tag(model_hash=content_hash(folder))

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from tapestry.core.splits import TEST, TRAIN, VALIDATION
 from tapestry.model.network import Recommender
 from tapestry.model.settings import ModelSettings
 from tapestry.model.storage import save_model
@@ -35,7 +36,20 @@ WHOLE_MODEL = ModelSettings(
     request_time=True,
     target_state=True,
     dropout=0.3,
+    recent_weight=0.1,
 )
+
+
+def recent_count(
+    sequences: Sequences, item: int, time: int, splits: tuple[int, ...] = (TRAIN, VALIDATION, TEST)
+) -> int:
+    """Interactions with an item in the 30 days before the day of a time; at most before the day after the last one."""
+    splits_and_days = zip(sequences.split.tolist(), (sequences.timestamp // 86_400_000).tolist(), strict=True)
+    counted = [
+        (of, day) for of, (split, day) in zip(sequences.item.tolist(), splits_and_days, strict=True) if split in splits
+    ]
+    asked = min(time // 86_400_000, max(day for _, day in counted) + 1)
+    return sum(of == item and asked - 30 <= day < asked for of, day in counted)
 
 
 def sequences_of(
@@ -116,7 +130,8 @@ def write_checkout(sequences: Sequences, folder: Path, params_yaml: Path, seed: 
     model = Recommender(WHOLE_MODEL, sequences.items, len(sequences.domains)).eval()
     assert model.request_time is not None
     torch.nn.init.normal_(model.request_time.period.weight)
-    save_model(folder / "models", model, sequences.domains, dataclasses.asdict(load_parameters(params_yaml).train))
+    train = dataclasses.asdict(load_parameters(params_yaml).train)
+    save_model(folder / "models", model, sequences.domains, train, recent=sequences.known_counts)
     return model
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from oracles.ranking import naive_rank
 from several_processes import in_processes, ranks_of_processes
 from sklearn.metrics import ndcg_score
-from small import WHOLE_MODEL, random_sequences, sequences_of
+from small import WHOLE_MODEL, random_sequences, recent_count, sequences_of
 
 from tapestry.core.arrays import Integers
 from tapestry.core.splits import TEST, VALIDATION
@@ -83,6 +83,9 @@ def test_the_model_ranks_by_its_scores_for_any_batch_size(split: int) -> None:
         query = model(batch, segments)[segments.inverse_N[-1]]
         domain = sequences.domains[sequences.domain[target]]
         scores = (model.item_vectors(slice(domain.start, domain.end)) @ query).tolist()
+        for index, item in enumerate(range(domain.start, domain.end)):
+            count = recent_count(sequences, item, int(sequences.timestamp[target]))
+            scores[index] += float(np.float32(WHOLE_MODEL.recent_weight * math.log(1 + count)))
         assert by_batch[0].rank[number] == naive_rank(sequences, int(target), scores, True)[0]
 
 

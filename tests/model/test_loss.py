@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapestry.model.kernels import softmax
-from tapestry.model.kernels.softmax import DomainTargets, softmax_loss, softmax_loss_reference
+from tapestry.model.kernels.softmax import DomainTargets, Offsets, softmax_loss, softmax_loss_reference
 from tapestry.model.loss import domain_softmax_loss
 
 
@@ -21,7 +21,8 @@ from tapestry.model.loss import domain_softmax_loss
 class Case:
     """Random targets in domains of `sizes` items. Candidates are drawn from all items of a domain.
 
-    The hits are the accidental ones; with `more_hits` any others too, several of a query, and some twice.
+    The hits are the accidental ones; with `more_hits` any others too, several of a query, and some twice. With
+    `offsets`, scores add random numbers, of one to three days.
     """
 
     seed: int
@@ -29,6 +30,7 @@ class Case:
     candidates: int
     tokens: int
     more_hits: bool
+    offsets: bool
 
     def targets(self) -> tuple[np.random.Generator, list[DomainTargets]]:
         """The targets, and the generator for what else a test draws."""
@@ -46,7 +48,16 @@ class Case:
             hit = np.array(hits, dtype=np.int64).reshape(-1, 2)
             if len(members):
                 arrays = (members, target, drawn, hit[:, 0].copy(), hit[:, 1].copy())
-                found.append(DomainTargets(*(torch.from_numpy(array) for array in arrays)))
+                offsets = None
+                if self.offsets:
+                    days = int(generator.integers(1, 4))
+                    added = (
+                        generator.normal(size=(days, len(drawn))),
+                        generator.integers(0, days, len(members)),
+                        generator.normal(size=len(members)),
+                    )
+                    offsets = Offsets(*(torch.from_numpy(array) for array in added))
+                found.append(DomainTargets(*(torch.from_numpy(array) for array in arrays), offsets=offsets))
             start += size
         return generator, found
 
@@ -58,6 +69,7 @@ cases = st.builds(
     candidates=st.integers(1, 12),
     tokens=st.integers(1, 20),
     more_hits=st.booleans(),
+    offsets=st.booleans(),
 )
 
 
@@ -70,12 +82,17 @@ def naive_loss(
         hits = set(zip(domain.hit_query_M.tolist(), domain.hit_candidate_M.tolist(), strict=True))
         for number, (row, target) in enumerate(zip(domain.query_T.tolist(), domain.target_T.tolist(), strict=True)):
             others = [
-                candidate
+                (index, candidate)
                 for index, candidate in enumerate(domain.candidates_C.tolist())
                 if candidate != target and (number, index) not in hits
             ]
-            rows = table[[target, *others]]
-            scores = rows @ query[row] / rows.square().sum(1).sqrt() / temperature
+            rows = table[[target, *(candidate for _, candidate in others)]]
+            added = torch.zeros(len(rows), dtype=torch.float64)
+            if domain.offsets is not None:
+                of_day = domain.offsets.day_PC[int(domain.offsets.row_T[number])]
+                values = [float(domain.offsets.target_T[number]), *(float(of_day[index]) for index, _ in others)]
+                added = torch.tensor(values, dtype=torch.float64)
+            scores = (rows @ query[row] / rows.square().sum(1).sqrt() + added) / temperature
             losses.append(weight[row] * (torch.logsumexp(scores, 0) - scores[0]))
     return torch.stack(losses).sum()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import stat
@@ -12,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import WHOLE_MODEL, random_sequences
+from small import WHOLE_MODEL, random_sequences, recent_count
 
 from tapestry.core.errors import TapestryError
 from tapestry.model import storage
 from tapestry.model.network import Recommender
-from tapestry.model.storage import load_model, save_model
+from tapestry.model.storage import load_model, read_latest_counts, save_model
 from tapestry.parallel.shard import Shard
 from tapestry.sequences.batches import pack
 from tapestry.sequences.reader import Domain
@@ -90,6 +91,44 @@ def test_a_damaged_model_is_refused(damage: str, tmp_path: Path) -> None:
     settings.write_text(json.dumps(values))
     with pytest.raises(TapestryError, match="train"):
         load_model(tmp_path)
+
+
+def test_a_model_with_recent_counts_keeps_the_latest(tmp_path: Path) -> None:
+    sequences = random_sequences(0)
+    model = Recommender(WHOLE_MODEL, sequences.items, 3)
+    save_model(tmp_path, model, sequences.domains, TRAIN, recent=sequences.known_counts)
+    counts = read_latest_counts(tmp_path, model)
+    assert counts is not None
+    assert counts.latest().tolist() == [recent_count(sequences, item, 2**62) for item in range(sequences.items)]
+
+
+def test_a_model_without_recent_counts_has_no_file_of_them(tmp_path: Path) -> None:
+    sequences = random_sequences(0)
+    model = Recommender(dataclasses.replace(WHOLE_MODEL, recent_weight=0.0), sequences.items, 3)
+    save_model(tmp_path, model, sequences.domains, TRAIN, recent=sequences.known_counts)
+    assert not (tmp_path / "recent.safetensors").exists()
+    assert read_latest_counts(tmp_path, model) is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda path: path.unlink(), "no trained model"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-3]), "damaged"),
+        (lambda path: save_file({"other": torch.zeros(30)}, path), "damaged"),
+        (lambda path: save_file({"count": torch.zeros(30)}, path), "not one count for each of the model's 30 items"),
+        (lambda path: save_file({"count": torch.zeros(29, dtype=torch.int64)}, path), "not one count for each"),
+        (lambda path: save_file({"count": torch.full((30,), -1)}, path), "not one count for each"),
+    ],
+    ids=["missing", "truncated", "another tensor", "no integers", "too few", "negative"],
+)
+def test_damaged_recent_counts_are_refused(tmp_path: Path, damage: Callable[[Path], object], complaint: str) -> None:
+    sequences = random_sequences(0)
+    model = Recommender(WHOLE_MODEL, 30, 3)
+    save_model(tmp_path, model, sequences.domains, TRAIN, recent=sequences.known_counts)
+    damage(tmp_path / "recent.safetensors")
+    with pytest.raises(TapestryError, match=f"recent.safetensors: {complaint}.*run `dvc repro train`"):
+        read_latest_counts(tmp_path, model)
 
 
 @pytest.fixture

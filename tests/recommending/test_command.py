@@ -63,7 +63,7 @@ def direct(
 ) -> list[str]:
     model, _ = load_model(checkout / "models")
     history = sequences.item[sequences.user == user].astype(np.int64)
-    catalogue = Catalogue(sequences.item_id, sequences.domains)
+    catalogue = Catalogue(sequences.item_id, sequences.domains, sequences.known_counts)
     ((_, top),) = top_items(model, catalogue, [Request("", history, 0, domain, time)], k, exclude_seen, 1)
     return [str(item) for item in sequences.item_id[top.item]]
 
@@ -104,7 +104,7 @@ def test_a_date_for_a_model_without_request_time_is_an_error(
     sequences: Sequences, tmp_path: Path, params_yaml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_checkout(sequences, tmp_path, params_yaml)
-    settings = dataclasses.replace(WHOLE_MODEL, request_time=False)
+    settings = dataclasses.replace(WHOLE_MODEL, request_time=False, recent_weight=0.0)
     save_model(
         tmp_path / "models", Recommender(settings, sequences.items, len(sequences.domains)), sequences.domains, {}
     )

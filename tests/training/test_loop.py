@@ -15,10 +15,10 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from small import WHOLE_MODEL, quick_training, random_sequences, sequences_of
+from small import WHOLE_MODEL, quick_training, random_sequences, recent_count, sequences_of
 
 from tapestry.core.errors import TapestryError
-from tapestry.core.splits import TEST, VALIDATION
+from tapestry.core.splits import TEST, TRAIN, VALIDATION
 from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.scoring import rank_by_model
 from tapestry.model.device import choose_device
@@ -148,8 +148,13 @@ def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(
         with torch.no_grad():
             query = model(now, step.segments)[step.segments.inverse_N[token]].double()
         domain = sequences.domains[sequences.domain[target]]
+        time = int(sequences.timestamp[target])
+        recent = {
+            item: model.settings.recent_weight * math.log(1 + recent_count(sequences, item, time, (TRAIN,)))
+            for item in range(domain.start, domain.end)
+        }
         scores = {
-            item: items[item] @ query / settings.temperature
+            item: (items[item] @ query + recent[item]) / settings.temperature
             for item in range(domain.start, domain.end)
             if sequences.train_count[item] > 0 and item not in left_out
         }

@@ -83,7 +83,7 @@ def test_a_plateau_multiplies_the_rate_after_epochs_without_a_better_figure(
 @hypothesis.settings(max_examples=100, deadline=None)
 @given(
     figures=st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.3]), max_size=25),
-    factor=st.floats(0.1, 1.0),
+    factor=st.floats(0.1, 1.0, exclude_max=True),  # torch refuses 1
     patience=st.integers(0, 4),
 )
 def test_a_plateau_has_the_rates_of_torchs_scheduler(figures: list[float], factor: float, patience: int) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import WHOLE_MODEL, all_in_training, random_sequences
+from small import WHOLE_MODEL, all_in_training, random_sequences, recent_count
 
 from tapestry.core.arrays import Integers
 from tapestry.core.splits import TRAIN
@@ -123,6 +123,38 @@ def test_auxiliary_targets_follow_the_tokens_own_targets(seed: int, negatives: i
         assert all(domain.start <= item < domain.end for item in candidates)
         assert all(domain.start <= found[query] < domain.end for query in part.query_T.tolist())
     assert [found[query] for query in range(len(index))] == index
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS, negatives=st.sampled_from([None, 3]))
+def test_scores_add_the_counts_of_training_interactions(seed: int, negatives: int | None) -> None:
+    sequences = random_sequences(seed, users=9, items=8)
+    users = trained_users(sequences)
+    batch = pack(sequences, *(part[users] for part in training_histories(sequences, window=4)))
+    auxiliary = Auxiliary(np.array([0, 1]), np.array([3, 1]), weight=0.5)
+    model = Recommender(WHOLE_MODEL, sequences.items, len(sequences.domains))
+    step = prepare_step(model, "tiled", sequences, users, batch, negatives, np.random.default_rng(seed), auxiliary)
+
+    def added(item: int, query: int) -> float:
+        count = recent_count(sequences, item, int(step.requests.time_R[query]), (TRAIN,))
+        return WHOLE_MODEL.recent_weight * math.log(1 + count)
+
+    for part in step.targets:
+        assert part.offsets is not None
+        candidates, targets = (step.touched_U[rows].tolist() for rows in (part.candidates_C, part.target_T))
+        found_TC = part.offsets.day_PC[part.offsets.row_T]
+        for row, query in enumerate(part.query_T.tolist()):
+            assert found_TC[row].tolist() == pytest.approx([added(item, query) for item in candidates], rel=1e-6)
+            assert float(part.offsets.target_T[row]) == pytest.approx(added(targets[row], query), rel=1e-6)
+
+
+def test_without_a_weight_nothing_is_counted() -> None:
+    sequences = whole_training(0)
+    model = Recommender(dataclasses.replace(WHOLE_MODEL, recent_weight=0.0), sequences.items, len(sequences.domains))
+    users, generator = np.arange(len(sequences.user_id)), np.random.default_rng(0)
+    step = prepare_step(model, "tiled", sequences, users, whole_histories(sequences), 3, generator)
+    assert all(part.offsets is None for part in step.targets)
+    assert "training_counts" not in vars(sequences)
 
 
 def own_items(sequences: Sequences, user: int) -> set[int]:

@@ -19,6 +19,7 @@ from tapestry.parallel.item_rows import RowExchange
 from tapestry.parallel.processes import ALONE, Processes
 from tapestry.sequences.batches import Batch, target_batches
 from tapestry.sequences.reader import Sequences
+from tapestry.sequences.recent import RecentCounts, log_of_counts
 
 
 def last_queries(model: Recommender, batch: Batch, table_UK: Tensor | None = None) -> Tensor:
@@ -37,9 +38,28 @@ def last_queries(model: Recommender, batch: Batch, table_UK: Tensor | None = Non
     return query_BK
 
 
-def item_scores(model: Recommender, query_BK: Tensor, items: slice) -> Tensor:
-    """Compute the cosines of queries (B, K) and `items`: (B, items)."""
-    return query_BK @ model.item_vectors(items).T
+def item_scores(
+    model: Recommender, query_BK: Tensor, items: slice, time_B: Integers, recent: RecentCounts | None
+) -> Tensor:
+    """Compute the scores of `items` for queries: (B, items).
+
+    A score is the cosine of query and item. With `model.recent_weight`, it also has that weight times log(1 + n), n how
+    often the item was chosen in the 30 days before the request.
+
+    Args:
+        items: rows of the model's item embedding.
+        time_B: the times of the requests, in ms.
+        recent: counts of all interactions known; not read without `model.recent_weight`.
+    """
+    weight = model.settings.recent_weight
+    score_BI = query_BK @ model.item_vectors(items).T
+    if weight == 0:
+        return score_BI
+    assert recent is not None, "a model with recent_weight is asked for scores without counts"
+    day_P, row_B = np.unique(recent.day_of(time_B), return_inverse=True)
+    added_PI = log_of_counts(recent.on_days(day_P, model.shard.numbers(items)), weight)
+    device = score_BI.device
+    return score_BI.add_(torch.from_numpy(added_PI).to(device)[torch.from_numpy(row_B).to(device)])
 
 
 @torch.inference_mode()
@@ -50,6 +70,7 @@ def rank_by_model(
     exclude_seen: bool,
     batch_users: int,
     processes: Processes = ALONE,
+    recent: RecentCounts | None = None,
 ) -> Ranks:
     """Rank `targets` (indices of interactions) by the model's scores, `batch_users` histories at a time.
 
@@ -58,6 +79,10 @@ def rank_by_model(
     Several processes share the batches. If each holds the whole model, ranks are exactly those of one process. If each
     holds a shard of the items, it computes the queries of its batches, and all score their items for every batch. A
     score may then differ in its last bit, so the ranks of items with almost equal scores may, too.
+
+    Args:
+        recent: what a model with `recent_weight` counts; by default all interactions, of which those before a request
+            are known, of whatever user and split.
     """
     model.eval()
     sharded = model.shard.count > 1
@@ -69,8 +94,15 @@ def rank_by_model(
         for chunk, query_BK in _of_all(own, model, processes, len(targets), batch_users) if sharded else queries:
             query_row = np.empty(len(targets), dtype=np.int64)
             query_row[chunk] = np.arange(len(chunk))
-            yield chunk, partial(_scores_of, model, query_BK, query_row)
+            yield chunk, partial(scores_of, query_BK, query_row)
 
+    def scores_of(query_BK: Tensor, query_row: Integers, index: Integers, items: slice) -> Tensor:
+        """Compute scores for targets `index`; the query of target t is row query_row[t] of `query_BK`."""
+        rows = torch.from_numpy(query_row[index]).to(query_BK.device)
+        return item_scores(model, query_BK[rows], items, sequences.timestamp[targets[index]], recent)
+
+    if model.settings.recent_weight and recent is None:
+        recent = sequences.known_counts
     return rank_targets(sequences, targets, exclude_seen, chunks(), processes, sharded)
 
 
@@ -96,9 +128,3 @@ def _of_all(
             told = chunk if here else np.empty(size, dtype=np.int64)
             processes.broadcast(torch.from_numpy(told), holder)
             yield told, processes.broadcast(query_BK if here else table.new_empty((size, width)), holder)
-
-
-def _scores_of(model: Recommender, query_BK: Tensor, query_row: Integers, index: Integers, items: slice) -> Tensor:
-    """Compute scores of `items` for targets `index`; the query of target t is row query_row[t] of `query_BK`."""
-    rows = torch.from_numpy(query_row[index]).to(query_BK.device)
-    return item_scores(model, query_BK[rows], items)

@@ -1,9 +1,10 @@
 """The loss: sampled softmax over the items of the target's domain.
 
-    loss = 1/N Σ w · −log( exp(s_t) / (exp(s_t) + Σ_c exp(s_c)) ),   s_u = cos(q, e_u) / τ
+    loss = 1/N Σ w · −log( exp(s_t) / (exp(s_t) + Σ_c exp(s_c)) ),   s_u = (cos(q, e_u) + o_u) / τ
 
 The sum is over queries. q is the query, t its target, c the candidates of the target's domain without the target
-itself (with `train.own_items_as_negatives: false`, without any item of the query's user), e_u an item's embedding,
+itself (with `train.own_items_as_negatives: false`, without any item of the query's user), e_u an item's embedding, o_u
+0 or, with `model.recent_weight`, that weight times log(1 + how often u was chosen in the 30 days before the request),
 τ the temperature, N the number of tokens. A token has one query for the interaction that follows it, of weight w = 1,
 and maybe others for auxiliary targets (`tapestry.training.auxiliary`). Queries are grouped by their target's domain,
 whose candidates they share, so scores are one matrix product a domain.

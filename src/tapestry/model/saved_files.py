@@ -17,6 +17,7 @@ from tapestry.sequences.reader import Domain
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+RECENT = "recent.safetensors"  # of a model with recent_weight: how often each item was chosen lately
 RERUN = "run `dvc repro train`"
 
 
@@ -54,26 +55,27 @@ def read_config(folder: Path) -> SavedConfig:
 
 
 @contextmanager
-def reading_weights(folder: Path) -> Iterator[Path]:
-    """Yield the path of the weights in a model's folder.
+def reading_weights(folder: Path, name: str = WEIGHTS) -> Iterator[Path]:
+    """Yield the path of the weights, or of another file of safetensors, in a model's folder.
 
     Raises:
         TapestryError: the block finds the file missing or damaged.
     """
-    path = folder / WEIGHTS
+    path = folder / name
     try:
         yield path
     except FileNotFoundError as error:
         raise TapestryError(f"{path}: no trained model; {RERUN}") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise TapestryError(f"{path}: damaged ({one_line(str(error))}); {RERUN}") from error
 
 
 def check_weights(folder: Path) -> None:
-    """Check that the file of weights is there and as long as its header says.
+    """Check that the model's files of safetensors are there and as long as their headers say.
 
     Raises:
-        TapestryError: it isn't.
+        TapestryError: one isn't.
     """
-    with reading_weights(folder) as path, safe_open(path, "numpy"):
-        pass
+    for name in (WEIGHTS, RECENT) if read_config(folder).model.recent_weight else (WEIGHTS,):
+        with reading_weights(folder, name) as path, safe_open(path, "numpy"):
+            pass

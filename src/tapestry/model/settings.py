@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from tapestry.core.bounds import between, require
+from tapestry.core.bounds import between, fraction, require
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,9 @@ class ModelSettings:
     """Whether a query adds the state of the target's domain, by a learned gate (`tapestry.model.target_state`)."""
     dropout: float
     """Dropout rate of the input and of each layer's update, in [0, 1)."""
+    recent_weight: Annotated[float, fraction] = 0.0
+    """What an item's score adds for each unit of log(1 + n), n its interactions in the 30 days before the request
+    (`tapestry.sequences.recent`); 0: nothing is counted."""
 
     def __post_init__(self) -> None:
         require(0 <= self.dropout < 1, f"model.dropout: {self.dropout} is not in [0, 1)")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -17,12 +18,14 @@ from torch.overrides import TorchFunctionMode
 from tapestry.core.atomic import atomic_folder, write_json
 from tapestry.core.errors import TapestryError, one_line
 from tapestry.model.network import ITEM_WEIGHT, Recommender
-from tapestry.model.saved_files import CONFIG, RERUN, WEIGHTS, read_config, reading_weights
+from tapestry.model.saved_files import CONFIG, RECENT, RERUN, WEIGHTS, read_config, reading_weights
 from tapestry.model.tensors import not_finite
 from tapestry.parallel.shard import WHOLE, Shard
 from tapestry.sequences.reader import Domain
+from tapestry.sequences.recent import RecentCounts
 
 TRAINING = "training.json"
+_COUNT = "count"
 _MOST_SHOWN = 3  # differences that a message lists
 _BLOCK = 1 << 16  # rows of the item embedding that are read at a time
 
@@ -42,6 +45,7 @@ def save_model(
     domains: Sequence[Domain],
     train: Mapping[str, Any],
     training: Mapping[str, Any] | None = None,
+    recent: RecentCounts | None = None,
 ) -> None:
     """Write weights and resolved settings to `folder`, atomically. The model must be on the CPU.
 
@@ -51,6 +55,7 @@ def save_model(
         domains: the domains of its data.
         train: the training settings, for config.json.
         training: the contents of training.json (`tapestry.training.loop.Training.record`); None writes no such file.
+        recent: counts of all known interactions, of which a model with `recent_weight` keeps the latest.
     """
     settings = {
         "model": dataclasses.asdict(model.settings),
@@ -62,9 +67,10 @@ def save_model(
         save_file(dict(sorted(model.state_dict().items())), temporary / WEIGHTS)
         if training is not None:
             write_json(temporary / TRAINING, training)
-        shutil.copymode(
-            temporary / CONFIG, temporary / WEIGHTS
-        )  # safetensors makes a file that only its owner can read
+        if model.settings.recent_weight and recent is not None:
+            save_file({_COUNT: torch.from_numpy(recent.latest())}, temporary / RECENT)
+        for made in temporary.glob("*.safetensors"):  # safetensors makes files that only their owner can read
+            shutil.copymode(temporary / CONFIG, made)
 
 
 def load_model(
@@ -105,6 +111,21 @@ def load_model(
     model = Recommender(saved.model, domains[-1].end, len(domains), shard)
     model.load_state_dict(weights)
     return model.eval(), domains
+
+
+def read_latest_counts(folder: Path, model: Recommender) -> RecentCounts | None:
+    """Read how often each item was chosen in the last 30 days of the data; None if the model doesn't use it.
+
+    Raises:
+        TapestryError: the file is missing or damaged, or has another number of items.
+    """
+    if model.settings.recent_weight == 0:
+        return None
+    with reading_weights(folder, RECENT) as path:
+        count_I = load_file(path)[_COUNT].numpy()
+    if count_I.shape != (model.items,) or count_I.dtype != np.int64 or count_I.min() < 0:
+        raise TapestryError(f"{path}: not one count for each of the model's {model.items} items; {RERUN}")
+    return RecentCounts.as_of_one_day(count_I)
 
 
 def _read_shard(path: Path, shard: Shard) -> dict[str, Tensor]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from tapestry.core.arrays import Integers
 
 if TYPE_CHECKING:  # whoever ranks by arrays must not load torch
@@ -34,6 +36,10 @@ class Shard:
         """Return the local rows that are among the rows start to end - 1 of the table."""
         first, last = (-((self.index - bound) // self.count) for bound in (start, end))
         return slice(first, last)
+
+    def numbers(self, local: slice) -> Integers:
+        """Return the rows of the table that these local rows are."""
+        return np.arange(local.start, local.stop) * self.count + self.index
 
     def holds(self, rows: T) -> T:
         """Return whether it holds each of these rows of the table."""

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from tapestry.core.arrays import Integers
 from tapestry.core.errors import TapestryError, one_line, shown
 from tapestry.sequences.reader import Domain
+from tapestry.sequences.recent import RecentCounts
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class Catalogue:
     """The items that a model was trained on.
 
     item_id: (I,); an item's number is its index. domains: each has a slice of the item numbers. An id names one
-    item, or one item of each domain if `sessionize.item_identity` is `domain`.
+    item, or one item of each domain if `sessionize.item_identity` is `domain`. recent: how often each was chosen, for a
+    model with `recent_weight`.
     """
 
     item_id: npt.NDArray[np.object_]
     domains: tuple[Domain, ...]
+    recent: RecentCounts | None = None
 
     def domain_number(self, name: str) -> int:
         """Return the number of a domain: its index in `domains`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -63,8 +63,11 @@ def run(options: Options) -> None:
     make_deterministic(0, settings.threads)
     histories = None if options.histories is None else _read(options.histories)
     model, catalogue, requests, count = _for_users(options) if histories is None else _for_histories(options, histories)
-    if options.date is not None and model.request_time is None:
-        raise TapestryError("--date: this model doesn't know the time; train one with `model.request_time: true`")
+    if options.date is not None and model.request_time is None and model.settings.recent_weight == 0:
+        raise TapestryError(
+            "--date: this model doesn't know the time; train one with `model.request_time: true` or a "
+            "`model.recent_weight`"
+        )
     model = model.to(choose_device(settings.device))
     bar = tqdm(requests, "recommend", count, unit="list", leave=False, disable=None if options.everybody else True)
     found = recommend(model, catalogue, bar, options.k, options.exclude_seen, settings.batch_users)
@@ -90,7 +93,7 @@ def _for_users(options: Options) -> tuple[Recommender, Catalogue, Iterable[Reque
     """Return the model, its catalogue, the requests and their number, for users of the data."""
     sequences = read_sequences(SEQUENCES)
     model, domains = load_model(MODEL, sequences.domains)
-    catalogue = Catalogue(sequences.item_id, domains)
+    catalogue = Catalogue(sequences.item_id, domains, sequences.known_counts)
     wanted = _domains(options, catalogue)
     users = range(len(sequences.user_id)) if options.everybody else user_indices(sequences, options.users)
     return model, catalogue, requests_of_users(sequences, users, wanted, _time(options)), len(users) * len(wanted)
@@ -100,6 +103,8 @@ def _for_histories(options: Options, histories: list[History]) -> tuple[Recommen
     """Return the same for given histories."""
     model, domains = load_model(MODEL)
     catalogue = read_catalogue(SEQUENCES / "items.parquet", domains)
+    if model.settings.recent_weight:
+        catalogue = replace(catalogue, recent=read_sequences(SEQUENCES).known_counts)
     wanted = _domains(options, catalogue)
     requests = list(requests_of_histories(catalogue, histories, wanted, _time(options)))
     _report_unknown(requests[:: len(wanted)])

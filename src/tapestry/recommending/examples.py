@@ -35,7 +35,7 @@ def example_recommendations(
         `recommended`, items best first. An item has `item_id` and `domain`.
     """
     chosen = np.unique((2 * np.arange(_EXAMPLES) + 1) * len(targets) // (2 * _EXAMPLES))
-    catalogue = Catalogue(sequences.item_id, sequences.domains)
+    catalogue = Catalogue(sequences.item_id, sequences.domains, sequences.known_counts)
     requests = [request_of_target(sequences, int(targets[index])) for index in chosen]
 
     def named(item: int) -> dict[str, str]:

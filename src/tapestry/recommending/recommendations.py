@@ -18,7 +18,7 @@ from tapestry.sequences.reader import Sequences
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Items of a domain for a user, best first, with their scores (cosines).
+    """Items of a domain for a user, best first, with their scores.
 
     known, unknown: number of items of the history that the model knows, and that were skipped.
     """

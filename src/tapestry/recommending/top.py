@@ -5,8 +5,9 @@ Suffixes: B requests of a batch, I items of a slice of the catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, pairwise
 
 import numpy as np
@@ -42,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Top:
-    """Item numbers, best first, and their scores (cosines)."""
+    """Item numbers, best first, and their scores (`tapestry.evaluation.scoring.item_scores`)."""
 
     item: Integers
     score: Floats
@@ -86,9 +87,10 @@ def _tops(
     domain_of = np.array([request.domain for request in requests])
     for number in np.unique(domain_of):
         rows = np.flatnonzero(domain_of == number).tolist()
-        chosen = query_BK[rows]
+        chosen, time_B = query_BK[rows], np.array([requests[row].time for row in rows])
         seen = _seen([requests[row].history for row in rows], catalogue.domains[number]) if exclude_seen else None
-        for row, top in zip(rows, _best(model, chosen, catalogue.domains[number], seen, k), strict=True):
+        score = partial(item_scores, model, chosen, time_B=time_B, recent=catalogue.recent)
+        for row, top in zip(rows, _best(score, len(rows), catalogue.domains[number], seen, k), strict=True):
             tops[row] = top
     return tops
 
@@ -122,15 +124,19 @@ def _seen(histories: Sequence[Integers], domain: Domain) -> tuple[Integers, Inte
 
 
 def _best(
-    model: Recommender, query_BK: Tensor, domain: Domain, seen: tuple[Integers, Integers] | None, k: int
+    scores_of: Callable[[slice], Tensor], queries: int, domain: Domain, seen: tuple[Integers, Integers] | None, k: int
 ) -> list[Top]:
-    """Return the best items of a domain for each query. They are found slice by slice of the domain's items."""
-    width = max(1, _SCORES // len(query_BK))
+    """Return the best items of a domain for each query. They are found slice by slice of the domain's items.
+
+    Args:
+        scores_of: returns the scores of a slice of the items, (queries, items).
+    """
+    width = max(1, _SCORES // queries)
     row, item, score = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0)
     for start in range(domain.start, domain.end, width):
         end = min(start + width, domain.end)
         # An item with a score of NaN is never recommended.
-        scores_BI = torch.nan_to_num(item_scores(model, query_BK, slice(start, end)), nan=-torch.inf)
+        scores_BI = torch.nan_to_num(scores_of(slice(start, end)), nan=-torch.inf)
         if seen is not None:
             here = (seen[1] >= start) & (seen[1] < end)
             scores_BI[torch.from_numpy(seen[0][here]), torch.from_numpy(seen[1][here] - start)] = -torch.inf
@@ -141,5 +147,5 @@ def _best(
         row, item = np.append(row, new_row), np.append(item, new_item + start)
         score = np.append(score, scores_BI[found].double().cpu().numpy())
         row, item, score = best_of_each_row(row, item, score, k)
-    ends = np.searchsorted(row, np.arange(len(query_BK) + 1))
+    ends = np.searchsorted(row, np.arange(queries + 1))
     return [Top(item[a:b], score[a:b]) for a, b in pairwise(ends)]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tapestry.core.errors import TapestryError, one_line
 from tapestry.core.settings import parse
 from tapestry.core.splits import TRAIN, VALIDATION
+from tapestry.sequences.recent import RecentCounts
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,17 @@ class Sequences:
         """The items of each domain that have a training interaction, ascending."""
         trained = self.train_count > 0
         return tuple(domain.start + np.flatnonzero(trained[domain.start : domain.end]) for domain in self.domains)
+
+    @cached_property
+    def known_counts(self) -> RecentCounts:
+        """Counts of all interactions, of whatever split: of a request's time, those before it are known."""
+        return RecentCounts(self.item, self.timestamp, self.items)
+
+    @cached_property
+    def training_counts(self) -> RecentCounts:
+        """Counts of the training interactions alone."""
+        training = self.split == TRAIN
+        return RecentCounts(self.item[training], self.timestamp[training], self.items)
 
     def training_part(self) -> Sequences:
         """Return the same users with their training interactions alone, if others come between these; else itself.

@@ -23,7 +23,7 @@ def recommended_items(model: Recommender, sequences: Sequences, targets: Integer
     -1 where a domain has fewer items that the user hasn't seen.
     """
     found = np.full((len(targets), FIRST), -1)
-    catalogue = Catalogue(sequences.item_id, sequences.domains)
+    catalogue = Catalogue(sequences.item_id, sequences.domains, sequences.known_counts)
     requests = (request_of_target(sequences, int(target)) for target in targets)
     for row, (_, top) in enumerate(top_items(model, catalogue, requests, FIRST, True, batch_users)):
         found[row, : len(top.item)] = top.item

@@ -148,6 +148,7 @@ def describe(parameters: Parameters, summary: Mapping[str, Any], test: Mapping[s
     parts += [f"DDSR of {model.state_dim} by {model.fusion}"] if model.ddsr else []
     parts += ["state of the target's domain"] if model.target_state else []
     parts += ["month of the request"] if model.request_time else []
+    parts += [f"recent counts by {model.recent_weight:g}"] if model.recent_weight else []
     baselines = {name: figures["hr_100"] for name, figures in test["baselines"].items() if "hr_100" in figures}
     gain = summary["gain_hr_100"]
     best = f", {gain:+.1%} to {max(baselines, key=lambda name: baselines[name])}" if baselines and gain else ""

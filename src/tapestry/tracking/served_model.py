@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +40,13 @@ class ServedModel(PythonModel):
             TapestryError: a file is missing, damaged, or of another model.
         """
         from tapestry.model.device import choose_device
-        from tapestry.model.storage import load_model
+        from tapestry.model.storage import load_model, read_latest_counts
 
         _warn_of_other_code(Path(__file__).parent / "code/tapestry", Path(str(tapestry.__file__)).parent)
         model, domains = load_model(Path(context.artifacts["model"]))
         self._model = model.to(choose_device("auto"))
-        self._catalogue = read_catalogue(Path(context.artifacts["items"]), domains)
+        catalogue = read_catalogue(Path(context.artifacts["items"]), domains)
+        self._catalogue = replace(catalogue, recent=read_latest_counts(Path(context.artifacts["model"]), model))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from tapestry.core.arrays import Integers
-from tapestry.model.kernels.softmax import DomainTargets
+from tapestry.model.kernels.softmax import DomainTargets, Offsets
 from tapestry.model.network import Recommender
 from tapestry.model.request_time import Requests
 from tapestry.model.segments import Kernel, Segments
 from tapestry.sequences.batches import Batch, histories_of
 from tapestry.sequences.reader import Sequences
+from tapestry.sequences.recent import RecentCounts, log_of_counts
 from tapestry.training.auxiliary import Auxiliary
 
 T = TypeVar("T")
@@ -121,7 +122,10 @@ def prepare_step(
         else:
             hits = _hits_of_owners(owner_R[query_T], *own, items)
         arrays = (query_T, target_local_R[query_T], local[start : start + len(items)], *hits)
-        targets.append(DomainTargets(*(torch.from_numpy(array) for array in arrays)))
+        weight, offsets = model.settings.recent_weight, None
+        if weight:
+            offsets = _offsets(sequences.training_counts, weight, time_R[query_T], target_R[query_T], items)
+        targets.append(DomainTargets(*(torch.from_numpy(array) for array in arrays), offsets=offsets))
         start += len(items)
     return Step(
         users=users,
@@ -133,6 +137,18 @@ def prepare_step(
         weight_R=weight_R,
         targets=tuple(targets),
     )
+
+
+def _offsets(recent: RecentCounts, weight: float, time_T: Integers, target_T: Integers, items: Integers) -> Offsets:
+    """Return what the recent counts add to the scores of candidates `items` and of the targets."""
+    day_T = recent.day_of(time_T)
+    day_P, row_T = np.unique(day_T, return_inverse=True)
+    arrays = (
+        log_of_counts(recent.on_days(day_P, items), weight),
+        row_T,
+        log_of_counts(recent.of_pairs(day_T, target_T), weight),
+    )
+    return Offsets(*(torch.from_numpy(array) for array in arrays))
 
 
 def _draw(items: Integers, negatives: int | None, generator: np.random.Generator) -> Integers:

@@ -5,9 +5,12 @@ candidates that these queries share.
 
 Forward, for a query q of weight w with target t, with e_u the unit vector of row u and τ the temperature:
 
-    s_t = q · e_t / τ        s_c = q · e_c / τ,  or −∞ where candidate c is no negative of the query (a "hit")
+    s_t = (q · e_t + o_t) / τ        s_c = (q · e_c + o_c) / τ,  or −∞ where candidate c is no negative of the query
+                                                               (a "hit")
     p   = softmax over { t } ∪ candidates
     loss = Σ over queries of −w log p_t
+
+o is a given number for each query and item, without a gradient; often 0.
 
 Backward, for dloss = 1:
 
@@ -23,7 +26,7 @@ multiplies the gradients by dloss.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,6 +40,19 @@ _SCORES = {"cpu": 1 << 20, "cuda": 1 << 26}
 
 
 @dataclass(frozen=True, eq=False)
+class Offsets:
+    """What scores add to the dot products.
+
+    day_PC: to those of each candidate, on each of P days. row_T: the day of each query, a row of `day_PC`. target_T: to
+    that of each query and its target.
+    """
+
+    day_PC: Tensor
+    row_T: Tensor
+    target_T: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class DomainTargets:
     """The queries whose target is of one domain, and the candidates that they share.
 
@@ -44,7 +60,7 @@ class DomainTargets:
     in the table, each once. hit_query_M, hit_candidate_M: the M hits: pairs of a query and a candidate that is no
     negative of it, as indices into T (ascending) and into C. That is the query's target (an "accidental hit"), and with
     `train.own_items_as_negatives: false` each item of its user. A query may have any number of hits, and a pair may
-    come twice.
+    come twice. offsets: what scores add; None if nothing.
 
     Example: queries with targets 7 and 9 and candidates [3, 9] have one accidental hit, hit_query_M = [1],
     hit_candidate_M = [1].
@@ -55,6 +71,7 @@ class DomainTargets:
     candidates_C: Tensor
     hit_query_M: Tensor
     hit_candidate_M: Tensor
+    offsets: Offsets | None = field(default=None, kw_only=True)
 
 
 def softmax_loss(
@@ -70,7 +87,7 @@ def softmax_loss(
         query_RK: queries.
         unit_UK: item vectors of length 1.
         targets: the queries by domain of their target; every query is in one of them.
-        temperature: scores are dot products divided by it.
+        temperature: scores are dot products and their offsets, divided by it.
         weight_R: weights of the queries, which get no gradient; by default 1.
     """
     total: Tensor = _SoftmaxLoss.apply(query_RK, unit_UK, targets, temperature, weight_R)  # type: ignore[no-untyped-call]
@@ -90,6 +107,9 @@ def softmax_loss_reference(
         query_TK = query_RK[domain.query_T]
         positive_T1 = (query_TK * unit_UK[domain.target_T]).sum(-1, keepdim=True)
         scores_TC = query_TK @ unit_UK[domain.candidates_C].T
+        if domain.offsets is not None:
+            positive_T1 = positive_T1 + domain.offsets.target_T[:, None]
+            scores_TC = scores_TC + domain.offsets.day_PC[domain.offsets.row_T]
         hit_TC = torch.zeros_like(scores_TC, dtype=torch.bool)
         hit_TC[domain.hit_query_M, domain.hit_candidate_M] = True
         scores_TC = scores_TC.masked_fill(hit_TC, float("-inf"))
@@ -127,6 +147,8 @@ class _SoftmaxLoss(torch.autograd.Function):
             dcandidates_CK = torch.zeros_like(candidates_CK)
             size = max(1, _SCORES[query_RK.device.type] // (len(candidates_CK) + 1))
             hits = _first_hits(domain, size)
+            offsets = domain.offsets
+            offset_PC = None if offsets is None else offsets.day_PC.to(query_RK.dtype) / temperature
             for block, (index_T, target_T) in enumerate(
                 zip(domain.query_T.split(size), domain.target_T.split(size), strict=True)
             ):
@@ -134,10 +156,16 @@ class _SoftmaxLoss(torch.autograd.Function):
                 query_TK = query_RK.index_select(0, index_T).div_(temperature)
                 target_TK = unit_UK.index_select(0, target_T)
                 scores_TC1 = query_RK.new_empty(len(index_T), len(candidates_CK) + 1)  # the target's is the last
-                torch.mm(query_TK, candidates_CK.T, out=scores_TC1[:, :-1])
+                positive_T = torch.sum(query_TK * target_TK, -1)
+                if offsets is None or offset_PC is None:
+                    torch.mm(query_TK, candidates_CK.T, out=scores_TC1[:, :-1])
+                else:
+                    here = slice(block * size, block * size + len(index_T))
+                    offset_TC = offset_PC.index_select(0, offsets.row_T[here])
+                    torch.addmm(offset_TC, query_TK, candidates_CK.T, out=scores_TC1[:, :-1])
+                    positive_T += offsets.target_T[here] / temperature
                 hit_M = (domain.hit_query_M[hit] - block * size) * scores_TC1.shape[1] + domain.hit_candidate_M[hit]
                 scores_TC1.view(-1).index_fill_(0, hit_M, float("-inf"))
-                positive_T = torch.sum(query_TK * target_TK, -1)
                 scores_TC1[:, -1] = positive_T
                 highest_T = scores_TC1.amax(1)
                 p_TC1 = torch.softmax(scores_TC1, 1, out=scores_TC1)

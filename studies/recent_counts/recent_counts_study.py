@@ -1,0 +1,133 @@
+"""Stages of the study: recent_counts_study.py train SPLIT RECIPE SEED | results | show."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tapestry.core.atomic import write_csv
+from tapestry.core.settings import load_section
+from tapestry.core.splits import TEST
+from tapestry.core.yaml_file import read_yaml
+from tapestry.evaluation.ranks import ranks_table, read_ranks, write_ranks
+from tapestry.evaluation.scoring import rank_by_model
+from tapestry.evaluation.settings import EvaluateSettings
+from tapestry.model.network import Recommender
+from tapestry.sequences.reader import Sequences, read_sequences
+from tapestry.studies.command import run_command
+from tapestry.studies.pictures import draw
+from tapestry.studies.results import (
+    change_row,
+    group_rows,
+    metric_values,
+    print_table,
+    read_csv,
+    read_trials,
+    short_figure,
+    short_interval,
+    users_of,
+)
+from tapestry.studies.trials import run_recipe
+
+HERE = Path(__file__).resolve().parent
+PARAMS = HERE / "params.yaml"
+RUNS = HERE / "runs"
+QUALITY = HERE.parent / "quality"
+SHARED = QUALITY / "params.yaml"
+OF_TRAINING = "of_training"  # the same model, ranked with counts of training interactions alone
+AGAINST = "hstu"
+PAIRS = (
+    ("hybrid_counts", "hybrid"),
+    ("hybrid_counts", "hstu_counts"),
+    (f"hybrid_counts_{OF_TRAINING}", "hybrid"),
+    ("hstu_counts_refit", "hstu_refit"),
+    ("hybrid_counts_refit", "hstu_counts_refit"),
+)
+NAMES = {  # in the order of the tables
+    "hybrid_counts_refit": "default recipe, recent counts, trained anew on validation too",
+    "hstu_counts_refit": "HSTU + ALiBi, recent counts, trained anew on validation too",
+    "hstu_refit": "HSTU + ALiBi, trained anew on validation too",
+    "hybrid_counts": "default recipe, recent counts",
+    f"hybrid_counts_{OF_TRAINING}": "… ranked with counts of training interactions alone",
+    "hstu_counts": "HSTU + ALiBi, recent counts",
+    f"hstu_counts_{OF_TRAINING}": "… ranked with counts of training interactions alone",
+    "hybrid": "default recipe",
+    "hstu": "HSTU + ALiBi",
+}
+SPLITS = {"leave_one_out": "Leave-one-out", "temporal": "Temporal split"}
+_SHOWN = {"hr_10": "HR@10", "hr_100": "HR@100", "ndcg_100": "NDCG@100", "mrr": "MRR"}
+
+
+def train(split: str, recipe: str, seed: str) -> None:
+    """Train a recipe, and rank the test targets; with recent counts also by those of training interactions alone."""
+    sequences = read_sequences(QUALITY / "data" / split / "sequences")
+    changes = read_yaml(PARAMS)["recipes"][recipe]
+    also = partial(_rank_by_training, sequences) if "recent_weight" in changes["model"] else None
+    run_recipe(sequences, changes, int(seed), SHARED, RUNS / split / recipe / seed, also=also)
+
+
+def _rank_by_training(sequences: Sequences, model: Recommender, folder: Path) -> None:
+    """Rank the test targets with counts of training interactions alone."""
+    settings = load_section(EvaluateSettings, "evaluate", SHARED)
+    targets, excluded, counts = sequences.targets(TEST), settings.exclude_seen, sequences.training_counts
+    ranks = rank_by_model(model, sequences, targets, excluded, settings.batch_users, recent=counts)
+    write_ranks(ranks_table(sequences, targets, ranks), folder / f"{OF_TRAINING}.parquet")
+
+
+def results() -> None:
+    """Write results.csv (means, and changes against HSTU), changes.csv (of `PAIRS`) and the picture."""
+    means: list[dict[str, Any]] = []
+    changes: list[dict[str, Any]] = []
+    for split in SPLITS:
+        tables = {}
+        for folder in sorted((RUNS / split).iterdir()):
+            tables[folder.name] = read_trials(folder)
+            stale = sorted(folder.glob(f"*/{OF_TRAINING}.parquet"))
+            if stale:
+                tables[f"{folder.name}_{OF_TRAINING}"] = [read_ranks(path) for path in stale]
+        values = {name: metric_values(of_seeds) for name, of_seeds in tables.items()}
+        user_N = users_of(tables[AGAINST][0])
+        ordered = {name: values[name] for name in reversed(NAMES) if name in values}
+        means += [{"data": split} | row for row in group_rows(ordered, "recipe", AGAINST, user_N)]
+        changes += [
+            {"data": split, "recipe": recipe, "against": other} | change_row(values[recipe], values[other], user_N)
+            for recipe, other in PAIRS
+            if recipe in values
+        ]
+    write_csv(HERE / "results.csv", means)
+    write_csv(HERE / "changes.csv", changes)
+    picture = read_yaml(PARAMS)["picture"]
+    drawn = [row for row in read_csv(HERE / "results.csv") if row["recipe"] in picture["names"]]
+    draw(picture, drawn, AGAINST, HERE / "picture.svg")
+
+
+def show() -> None:
+    """Print the page's tables from results.csv and changes.csv."""
+    means, changes = read_csv(HERE / "results.csv"), read_csv(HERE / "changes.csv")
+    for split, title in SPLITS.items():
+        rows = {row["recipe"]: row for row in means if row["data"] == split}
+        print_table(
+            [title, "seeds", *_SHOWN.values()],
+            [
+                [name, rows[recipe]["seeds"], *(short_figure(rows[recipe][metric]) for metric in _SHOWN)]
+                for recipe, name in NAMES.items()
+                if recipe in rows
+            ],
+        )
+        against_hstu = [rows[recipe] | {"against": AGAINST} for recipe in ("hstu_counts", "hybrid")]
+        of_split = [row for row in changes if row["data"] == split]
+        print_table(
+            [f"{title}: change, %", "against", *_SHOWN.values()],
+            [
+                [f"`{row['recipe']}`", f"`{row['against']}`", *(short_interval(row, metric) for metric in _SHOWN)]
+                for row in [*against_hstu, *of_split]
+            ],
+        )
+
+
+if __name__ == "__main__":
+    commands: dict[str, Callable[..., None]] = {function.__name__: function for function in (train, results, show)}
+    run_command(sys.argv[1:], commands)
