@@ -20,13 +20,14 @@ times = st.lists(st.one_of(st.integers(-DAY_MS, 130 * DAY_MS), st.just(LATEST)),
 
 
 def naive(known: list[tuple[int, int]], item: int, time: int) -> int:
-    """The interactions with an item in the 30 days before the day of a time; what is before 1970 is on its first day."""
+    """The interactions with an item in the 30 days before the day of a time."""
     last = max((day_of(at) for _, at in known), default=0)
     day = min(day_of(time), last + 1)
     return sum(of == item and day - 30 <= day_of(at) <= day - 1 for of, at in known)
 
 
 def day_of(time: int) -> int:
+    """Days since 1970; what is before 1970 is on its first day."""
     return max(time // DAY_MS, 0)
 
 

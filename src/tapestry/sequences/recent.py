@@ -49,7 +49,8 @@ class RecentCounts:
     def latest(self) -> Integers:
         """Return n of each item for a request after all interactions, (I,)."""
         count_PI = self.on_days(np.array([self._after]), np.arange(len(self._start_I) - 1))
-        return count_PI[0].astype(np.int64, casting="safe")
+        count_I: Integers = count_PI[0].astype(np.int64)
+        return count_I
 
     def day_of(self, time_R: Integers) -> Integers:
         """Return the day of each time in ms since 1970, at least 0, at most the one after all interactions."""
