@@ -45,11 +45,15 @@ PAIRS = (
     (f"hybrid_counts_{OF_TRAINING}", "hybrid"),
     ("hstu_counts_refit", "hstu_refit"),
     ("hybrid_counts_refit", "hstu_counts_refit"),
+    ("hybrid_counts_tuned", "hstu_counts_tuned"),
+    ("hybrid_counts_tuned", "hybrid_counts"),
 )
 NAMES = {  # in the order of the tables
     "hybrid_counts_refit": "default recipe, recent counts, trained anew on validation too",
     "hstu_counts_refit": "HSTU + ALiBi, recent counts, trained anew on validation too",
     "hstu_refit": "HSTU + ALiBi, trained anew on validation too",
+    "hybrid_counts_tuned": "default recipe, recent counts, tuned settings",
+    "hstu_counts_tuned": "HSTU + ALiBi, recent counts, tuned settings",
     "hybrid_counts": "default recipe, recent counts",
     f"hybrid_counts_{OF_TRAINING}": "… ranked with counts of training interactions alone",
     "hstu_counts": "HSTU + ALiBi, recent counts",

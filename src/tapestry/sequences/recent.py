@@ -48,8 +48,7 @@ class RecentCounts:
 
     def latest(self) -> Integers:
         """Return n of each item for a request after all interactions, (I,)."""
-        count_PI = self.on_days(np.array([self._after]), np.arange(len(self._start_I) - 1))
-        count_I: Integers = count_PI[0].astype(np.int64)
+        count_I: Integers = self.on_days(np.array([self._after]), np.arange(len(self._start_I) - 1))[0]
         return count_I
 
     def day_of(self, time_R: Integers) -> Integers:
@@ -57,7 +56,7 @@ class RecentCounts:
         day_R: Integers = np.clip(time_R // _DAY_MS, 0, self._after)
         return day_R
 
-    def on_days(self, day_P: Integers, item_C: Integers) -> npt.NDArray[np.int32]:
+    def on_days(self, day_P: Integers, item_C: Integers) -> Integers:
         """Return n of each item on each of these days, (P, C).
 
         Args:
@@ -69,10 +68,9 @@ class RecentCounts:
         day = self._day[np.arange(len(column)) + np.repeat(starts - (lengths.cumsum() - lengths), lengths)]
         # An interaction counts on the days from the first one after it until it is too old.
         first, end = (np.searchsorted(day_P, day + days, side="right") for days in (0, DAYS))
-        counted = np.flatnonzero(first < end)
-        count_PC = np.zeros((len(day_P) + 1, len(item_C)), dtype=np.int32)
-        np.add.at(count_PC, (first[counted], column[counted]), 1)
-        np.subtract.at(count_PC, (end[counted], column[counted]), 1)
+        size = (len(day_P) + 1) * len(item_C)
+        begun, ended = (np.bincount(rows * len(item_C) + column, minlength=size) for rows in (first, end))
+        count_PC: Integers = (begun - ended).reshape(len(day_P) + 1, len(item_C))
         for before_C, count_C in pairwise(count_PC):  # NumPy's own sum along the first axis takes six times as long
             count_C += before_C
         return count_PC[:-1]
@@ -90,7 +88,7 @@ class RecentCounts:
         return self._item * _DAYS_A_ITEM + self._day
 
 
-def log_of_counts(count: npt.NDArray[np.integer], weight: float) -> npt.NDArray[np.float32]:
+def log_of_counts(count: Integers, weight: float) -> npt.NDArray[np.float32]:
     """Return weight · log(1 + n) of each count n.
 
     Each logarithm is computed by the C library, one by one: NumPy's depend on the processor's vectors.
