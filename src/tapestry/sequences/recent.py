@@ -11,7 +11,6 @@ Suffixes: I items, R requests, P different days, C items.
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -35,10 +34,11 @@ class RecentCounts:
 
     def __init__(self, item: npt.NDArray[np.integer], timestamp: Integers, items: int) -> None:
         day = np.maximum(timestamp // _DAY_MS, 0)
-        order = np.lexsort((day, item))
-        self._item, self._day = item[order].astype(np.int64), day[order]
-        self._start_I = np.append(0, np.bincount(self._item, minlength=items).cumsum())
         self._after = int(day.max(initial=0)) + 1
+        self._start_I = np.append(0, np.bincount(item, minlength=items).cumsum())
+        self._key = np.sort(
+            item.astype(np.int64) * _DAYS_A_ITEM + day
+        )  # of each interaction, item after item, in time order
 
     @classmethod
     def as_of_one_day(cls, count_I: Integers) -> RecentCounts:
@@ -65,12 +65,14 @@ class RecentCounts:
         starts = self._start_I[item_C]
         lengths = self._start_I[item_C + 1] - starts
         column = np.repeat(np.arange(len(item_C)), lengths)
-        day = self._day[np.arange(len(column)) + np.repeat(starts - (lengths.cumsum() - lengths), lengths)]
+        place = np.arange(len(column)) + np.repeat(starts - (lengths.cumsum() - lengths), lengths)
+        day = self._key[place] % _DAYS_A_ITEM
         # An interaction counts on the days from the first one after it until it is too old.
         first, end = (np.searchsorted(day_P, day + days, side="right") for days in (0, DAYS))
         size = (len(day_P) + 1) * len(item_C)
-        begun, ended = (np.bincount(rows * len(item_C) + column, minlength=size) for rows in (first, end))
-        count_PC: Integers = (begun - ended).reshape(len(day_P) + 1, len(item_C))
+        change = np.bincount(first * len(item_C) + column, minlength=size)
+        change -= np.bincount(end * len(item_C) + column, minlength=size)
+        count_PC: Integers = change.reshape(len(day_P) + 1, len(item_C))
         for before_C, count_C in pairwise(count_PC):  # NumPy's own sum along the first axis takes six times as long
             count_C += before_C
         return count_PC[:-1]
@@ -81,11 +83,6 @@ class RecentCounts:
             np.searchsorted(self._key, item_R * _DAYS_A_ITEM + np.maximum(day_R - days, 0)) for days in (DAYS, 0)
         )
         return end - first
-
-    @cached_property
-    def _key(self) -> Integers:
-        """One number of each interaction's item and day, ascending."""
-        return self._item * _DAYS_A_ITEM + self._day
 
 
 def log_of_counts(count: Integers, weight: float) -> npt.NDArray[np.float32]:
