@@ -1,4 +1,4 @@
-"""Stages of the study: recent_counts_study.py train SPLIT RECIPE SEED | results | show."""
+"""Stages of the study: recent_counts_study.py train SPLIT RECIPE SEED | counts_alone SPLIT | results | show."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tapestry.core.atomic import write_csv
+import numpy as np
+import numpy.typing as npt
+
+from tapestry.core.arrays import Integers
+from tapestry.core.atomic import atomic_folder, write_csv
 from tapestry.core.settings import load_section
 from tapestry.core.splits import TEST
 from tapestry.core.yaml_file import read_yaml
+from tapestry.evaluation.ranking import rank_targets
 from tapestry.evaluation.ranks import ranks_table, read_ranks, write_ranks
 from tapestry.evaluation.scoring import rank_by_model
 from tapestry.evaluation.settings import EvaluateSettings
@@ -45,21 +50,26 @@ PAIRS = (
     (f"hybrid_counts_{OF_TRAINING}", "hybrid"),
     ("hstu_counts_refit", "hstu_refit"),
     ("hybrid_counts_refit", "hstu_counts_refit"),
+    ("hybrid_counts", "hstu_state_counts"),
+    ("hybrid_counts_refit", "hstu_state_counts_refit"),
     ("hybrid_counts_tuned", "hstu_counts_tuned"),
     ("hybrid_counts_tuned", "hybrid_counts"),
 )
 NAMES = {  # in the order of the tables
     "hybrid_counts_refit": "default recipe, recent counts, trained anew on validation too",
+    "hstu_state_counts_refit": "HSTU + ALiBi, target's state, recent counts, trained anew on validation too",
     "hstu_counts_refit": "HSTU + ALiBi, recent counts, trained anew on validation too",
     "hstu_refit": "HSTU + ALiBi, trained anew on validation too",
     "hybrid_counts_tuned": "default recipe, recent counts, tuned settings",
     "hstu_counts_tuned": "HSTU + ALiBi, recent counts, tuned settings",
     "hybrid_counts": "default recipe, recent counts",
     f"hybrid_counts_{OF_TRAINING}": "… ranked with counts of training interactions alone",
+    "hstu_state_counts": "HSTU + ALiBi, target's state, recent counts",
     "hstu_counts": "HSTU + ALiBi, recent counts",
     f"hstu_counts_{OF_TRAINING}": "… ranked with counts of training interactions alone",
     "hybrid": "default recipe",
     "hstu": "HSTU + ALiBi",
+    "counts_alone": "the counts alone",
 }
 SPLITS = {"leave_one_out": "Leave-one-out", "temporal": "Temporal split"}
 _SHOWN = {"hr_10": "HR@10", "hr_100": "HR@100", "ndcg_100": "NDCG@100", "mrr": "MRR"}
@@ -79,6 +89,22 @@ def _rank_by_training(sequences: Sequences, model: Recommender, folder: Path) ->
     targets, excluded, counts = sequences.targets(TEST), settings.exclude_seen, sequences.training_counts
     ranks = rank_by_model(model, sequences, targets, excluded, settings.batch_users, recent=counts)
     write_ranks(ranks_table(sequences, targets, ranks), folder / f"{OF_TRAINING}.parquet")
+
+
+def counts_alone(split: str) -> None:
+    """Rank the test targets by how often an item was chosen in the 30 days before, by anybody."""
+    sequences = read_sequences(QUALITY / "data" / split / "sequences")
+    targets, counts = sequences.targets(TEST), sequences.known_counts
+    day = counts.day_of(sequences.timestamp[targets])
+
+    def score(index: Integers, items: slice) -> npt.NDArray[np.float64]:
+        days, row = np.unique(day[index], return_inverse=True)
+        return counts.on_days(days, np.arange(items.start, items.stop))[row].astype(np.float64)
+
+    excluded = load_section(EvaluateSettings, "evaluate", SHARED).exclude_seen
+    ranks = rank_targets(sequences, targets, excluded, iter([(np.arange(len(targets)), score)]))
+    with atomic_folder(RUNS / split / "counts_alone/0") as folder:
+        write_ranks(ranks_table(sequences, targets, ranks), folder / "ranks.parquet")
 
 
 def results() -> None:
@@ -116,7 +142,11 @@ def show() -> None:
         print_table(
             [title, "seeds", *_SHOWN.values()],
             [
-                [name, rows[recipe]["seeds"], *(short_figure(rows[recipe][metric]) for metric in _SHOWN)]
+                [
+                    name,
+                    rows[recipe]["seeds"] if rows[recipe]["mrr_sd"] else "",
+                    *(short_figure(rows[recipe][metric]) for metric in _SHOWN),
+                ]
                 for recipe, name in NAMES.items()
                 if recipe in rows
             ],
@@ -133,5 +163,7 @@ def show() -> None:
 
 
 if __name__ == "__main__":
-    commands: dict[str, Callable[..., None]] = {function.__name__: function for function in (train, results, show)}
+    commands: dict[str, Callable[..., None]] = {
+        function.__name__: function for function in (train, counts_alone, results, show)
+    }
     run_command(sys.argv[1:], commands)
