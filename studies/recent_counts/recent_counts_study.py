@@ -52,16 +52,12 @@ PAIRS = (
     ("hybrid_counts_refit", "hstu_counts_refit"),
     ("hybrid_counts", "hstu_state_counts"),
     ("hybrid_counts_refit", "hstu_state_counts_refit"),
-    ("hybrid_counts_tuned", "hstu_counts_tuned"),
-    ("hybrid_counts_tuned", "hybrid_counts"),
 )
 NAMES = {  # in the order of the tables
     "hybrid_counts_refit": "default recipe, recent counts, trained anew on validation too",
     "hstu_state_counts_refit": "HSTU + ALiBi, target's state, recent counts, trained anew on validation too",
     "hstu_counts_refit": "HSTU + ALiBi, recent counts, trained anew on validation too",
     "hstu_refit": "HSTU + ALiBi, trained anew on validation too",
-    "hybrid_counts_tuned": "default recipe, recent counts, tuned settings",
-    "hstu_counts_tuned": "HSTU + ALiBi, recent counts, tuned settings",
     "hybrid_counts": "default recipe, recent counts",
     f"hybrid_counts_{OF_TRAINING}": "… ranked with counts of training interactions alone",
     "hstu_state_counts": "HSTU + ALiBi, target's state, recent counts",
@@ -125,7 +121,7 @@ def results() -> None:
         changes += [
             {"data": split, "recipe": recipe, "against": other} | change_row(values[recipe], values[other], user_N)
             for recipe, other in PAIRS
-            if recipe in values
+            if {recipe, other} <= set(values)
         ]
     write_csv(HERE / "results.csv", means)
     write_csv(HERE / "changes.csv", changes)
