@@ -54,7 +54,8 @@ def train_and_save(model_settings: ModelSettings, settings: TrainSettings, proce
         require_same(processes, fingerprint)
         checkpoints = Checkpoints(checkout_root() / "checkpoints", fingerprint, processes)
         sequences = read_sequences(source)
-        targets, recent = sequences.targets(VALIDATION), sequences.known_counts
+        targets = sequences.targets(VALIDATION)
+        recent = sequences.known_counts if model_settings.recent_weight else None
 
         def validate(model: Recommender) -> dict[str, float]:
             ranks = rank_by_model(model, sequences, targets, exclude_seen, settings.batch_users, processes)

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from tapestry.core.arrays import Integers
 from tapestry.core.errors import TapestryError, one_line, shown
-from tapestry.sequences.reader import Domain
+from tapestry.model.settings import ModelSettings
+from tapestry.sequences.reader import Domain, Sequences
 from tapestry.sequences.recent import RecentCounts
 
 
@@ -83,6 +84,12 @@ class Catalogue:
         return [
             dict(zip(self.item_id[d.start : d.end].tolist(), range(d.start, d.end), strict=True)) for d in self.domains
         ]
+
+
+def catalogue_of(sequences: Sequences, settings: ModelSettings) -> Catalogue:
+    """Return the catalogue of sequences for a model trained on them."""
+    recent = sequences.known_counts if settings.recent_weight else None
+    return Catalogue(sequences.item_id, sequences.domains, recent)
 
 
 def read_catalogue(items: Path, domains: tuple[Domain, ...]) -> Catalogue:

@@ -17,7 +17,7 @@ from tapestry.model.device import choose_device, make_deterministic
 from tapestry.model.network import Recommender
 from tapestry.model.request_time import LATEST
 from tapestry.model.storage import load_model
-from tapestry.recommending.catalogue import Catalogue, read_catalogue
+from tapestry.recommending.catalogue import Catalogue, catalogue_of, read_catalogue
 from tapestry.recommending.histories import History, read_histories
 from tapestry.recommending.output import as_json, as_text, write_parquet
 from tapestry.recommending.recommendations import (
@@ -92,8 +92,8 @@ def _check(options: Options) -> None:
 def _for_users(options: Options) -> tuple[Recommender, Catalogue, Iterable[Request], int]:
     """Return the model, its catalogue, the requests and their number, for users of the data."""
     sequences = read_sequences(SEQUENCES)
-    model, domains = load_model(MODEL, sequences.domains)
-    catalogue = Catalogue(sequences.item_id, domains, sequences.known_counts)
+    model, _ = load_model(MODEL, sequences.domains)
+    catalogue = catalogue_of(sequences, model.settings)
     wanted = _domains(options, catalogue)
     users = range(len(sequences.user_id)) if options.everybody else user_indices(sequences, options.users)
     return model, catalogue, requests_of_users(sequences, users, wanted, _time(options)), len(users) * len(wanted)

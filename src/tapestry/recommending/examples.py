@@ -9,7 +9,7 @@ import numpy as np
 from tapestry.core.arrays import Integers
 from tapestry.evaluation.ranking import Ranks
 from tapestry.model.network import Recommender
-from tapestry.recommending.catalogue import Catalogue
+from tapestry.recommending.catalogue import catalogue_of
 from tapestry.recommending.recommendations import request_of_target
 from tapestry.recommending.top import top_items
 from tapestry.sequences.reader import Sequences
@@ -35,7 +35,7 @@ def example_recommendations(
         `recommended`, items best first. An item has `item_id` and `domain`.
     """
     chosen = np.unique((2 * np.arange(_EXAMPLES) + 1) * len(targets) // (2 * _EXAMPLES))
-    catalogue = Catalogue(sequences.item_id, sequences.domains, sequences.known_counts)
+    catalogue = catalogue_of(sequences, model.settings)
     requests = [request_of_target(sequences, int(targets[index])) for index in chosen]
 
     def named(item: int) -> dict[str, str]:

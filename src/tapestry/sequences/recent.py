@@ -36,9 +36,8 @@ class RecentCounts:
         day = np.maximum(timestamp // _DAY_MS, 0)
         self._after = int(day.max(initial=0)) + 1
         self._start_I = np.append(0, np.bincount(item, minlength=items).cumsum())
-        self._key = np.sort(
-            item.astype(np.int64) * _DAYS_A_ITEM + day
-        )  # of each interaction, item after item, in time order
+        # One number of each interaction's item and day: item after item, in time order.
+        self._key = np.sort(item.astype(np.int64) * _DAYS_A_ITEM + day)
 
     @classmethod
     def as_of_one_day(cls, count_I: Integers) -> RecentCounts:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tapestry.core.arrays import Floats, Integers
 from tapestry.model.network import Recommender
-from tapestry.recommending.catalogue import Catalogue
+from tapestry.recommending.catalogue import catalogue_of
 from tapestry.recommending.recommendations import request_of_target
 from tapestry.recommending.top import top_items
 from tapestry.sequences.reader import Sequences
@@ -23,7 +23,7 @@ def recommended_items(model: Recommender, sequences: Sequences, targets: Integer
     -1 where a domain has fewer items that the user hasn't seen.
     """
     found = np.full((len(targets), FIRST), -1)
-    catalogue = Catalogue(sequences.item_id, sequences.domains, sequences.known_counts)
+    catalogue = catalogue_of(sequences, model.settings)
     requests = (request_of_target(sequences, int(target)) for target in targets)
     for row, (_, top) in enumerate(top_items(model, catalogue, requests, FIRST, True, batch_users)):
         found[row, : len(top.item)] = top.item

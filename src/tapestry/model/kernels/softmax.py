@@ -5,8 +5,8 @@ candidates that these queries share.
 
 Forward, for a query q of weight w with target t, with e_u the unit vector of row u and τ the temperature:
 
-    s_t = (q · e_t + o_t) / τ        s_c = (q · e_c + o_c) / τ,  or −∞ where candidate c is no negative of the query
-                                                               (a "hit")
+    s_t = (q · e_t + o_t) / τ
+    s_c = (q · e_c + o_c) / τ,  or −∞ where candidate c is no negative of the query (a "hit")
     p   = softmax over { t } ∪ candidates
     loss = Σ over queries of −w log p_t
 
