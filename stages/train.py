@@ -75,7 +75,7 @@ def train_and_save(model_settings: ModelSettings, settings: TrainSettings, proce
                 raise
             # Not in the temporary checkout of `dvc exp run --temp`: DVC deletes that.
             last_good = checkout_root() / "models.last_good"
-            save_model(last_good, error.model, sequences.domains, dataclasses.asdict(settings), None, recent)
+            save_model(last_good, error.model, sequences.domains, dataclasses.asdict(settings), recent=recent)
             raise TapestryError(f"{error}; the best epoch's weights are in {last_good}") from error
         if not processes.first:
             return

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tapestry.core.arrays import Integers
 from tapestry.core.atomic import atomic_folder, write_csv
@@ -90,12 +89,12 @@ def _rank_by_training(sequences: Sequences, model: Recommender, folder: Path) ->
 def counts_alone(split: str) -> None:
     """Rank the test targets by how often an item was chosen in the 30 days before, by anybody."""
     sequences = read_sequences(QUALITY / "data" / split / "sequences")
-    targets, counts = sequences.targets(TEST), sequences.known_counts
-    day = counts.day_of(sequences.timestamp[targets])
+    targets = sequences.targets(TEST)
 
-    def score(index: Integers, items: slice) -> npt.NDArray[np.float64]:
-        days, row = np.unique(day[index], return_inverse=True)
-        return counts.on_days(days, np.arange(items.start, items.stop))[row].astype(np.float64)
+    def score(index: Integers, items: slice) -> Integers:
+        time = sequences.timestamp[targets[index]]
+        count_PC, row = sequences.known_counts.at(time, np.arange(items.start, items.stop))
+        return count_PC[row]
 
     excluded = load_section(EvaluateSettings, "evaluate", SHARED).exclude_seen
     ranks = rank_targets(sequences, targets, excluded, iter([(np.arange(len(targets)), score)]))

@@ -40,12 +40,11 @@ def counts_of(known: list[tuple[int, int]]) -> RecentCounts:
 @given(known=interactions, asked=times, items=st.lists(st.integers(0, 5), unique=True))
 def test_counts_equal_plain_loops(known: list[tuple[int, int]], asked: list[int], items: list[int]) -> None:
     recent, chosen = counts_of(known), np.array(sorted(items), dtype=np.int64)
-    day_R = recent.day_of(np.array(asked))
-    day_P, row_R = np.unique(day_R, return_inverse=True)
-    on_days = recent.on_days(day_P, chosen)[row_R]
-    assert on_days.tolist() == [[naive(known, item, time) for item in chosen.tolist()] for time in asked]
+    time_R = np.array(asked)
+    count_PC, row_R = recent.at(time_R, chosen)
+    assert count_PC[row_R].tolist() == [[naive(known, item, time) for item in chosen.tolist()] for time in asked]
     for item in range(6):
-        pairs = recent.of_pairs(day_R, np.full(len(day_R), item))
+        pairs = recent.of_pairs(time_R, np.full(len(asked), item))
         assert pairs.tolist() == [naive(known, item, time) for time in asked]
 
 
@@ -55,17 +54,18 @@ def test_the_latest_counts_are_those_after_all_interactions(known: list[tuple[in
     latest = counts_of(known).latest()
     assert latest.tolist() == [naive(known, item, LATEST) for item in range(6)]
     kept = RecentCounts.as_of_one_day(latest)
-    assert kept.on_days(kept.day_of(np.array([LATEST])), np.arange(6)).tolist() == [latest.tolist()]
+    assert kept.at(np.array([LATEST]), np.arange(6))[0].tolist() == [latest.tolist()]
 
 
 def test_training_counts_leave_out_what_is_held_out() -> None:
     sequences = random_sequences(3, users=30, items=9)
-    day = np.array([20])
+    time = 20 * DAY_MS
     for item in range(9):
-        time = int(day[0]) * DAY_MS
         asked = np.array([item])
-        assert sequences.known_counts.of_pairs(day, asked).tolist() == [recent_count(sequences, item, time)]
-        assert sequences.training_counts.of_pairs(day, asked).tolist() == [
+        assert sequences.known_counts.of_pairs(np.array([time]), asked).tolist() == [
+            recent_count(sequences, item, time)
+        ]
+        assert sequences.training_counts.of_pairs(np.array([time]), asked).tolist() == [
             recent_count(sequences, item, time, (TRAIN,))
         ]
 

@@ -56,8 +56,8 @@ def item_scores(
     if weight == 0:
         return score_BI
     assert recent is not None, "a model with recent_weight is asked for scores without counts"
-    day_P, row_B = np.unique(recent.day_of(time_B), return_inverse=True)
-    added_PI = log_of_counts(recent.on_days(day_P, model.shard.numbers(items)), weight)
+    count_PI, row_B = recent.at(time_B, model.shard.numbers(items))
+    added_PI = log_of_counts(count_PI, weight)
     device = score_BI.device
     return score_BI.add_(torch.from_numpy(added_PI).to(device)[torch.from_numpy(row_B).to(device)])
 

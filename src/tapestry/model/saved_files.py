@@ -70,12 +70,15 @@ def reading_weights(folder: Path, name: str = WEIGHTS) -> Iterator[Path]:
         raise TapestryError(f"{path}: damaged ({one_line(str(error))}); {RERUN}") from error
 
 
-def check_weights(folder: Path) -> None:
+def check_weights(folder: Path, model: ModelSettings) -> None:
     """Check that the model's files of safetensors are there and as long as their headers say.
+
+    Args:
+        model: the settings in its config.json.
 
     Raises:
         TapestryError: one isn't.
     """
-    for name in (WEIGHTS, RECENT) if read_config(folder).model.recent_weight else (WEIGHTS,):
+    for name in (WEIGHTS, RECENT) if model.recent_weight else (WEIGHTS,):
         with reading_weights(folder, name) as path, safe_open(path, "numpy"):
             pass

@@ -92,7 +92,7 @@ def catalogue_of(sequences: Sequences, settings: ModelSettings) -> Catalogue:
     return Catalogue(sequences.item_id, sequences.domains, recent)
 
 
-def read_catalogue(items: Path, domains: tuple[Domain, ...]) -> Catalogue:
+def read_catalogue(items: Path, domains: tuple[Domain, ...], recent: RecentCounts | None = None) -> Catalogue:
     """Read the items.parquet that sessionize wrote, for a model trained on `domains`.
 
     Raises:
@@ -110,4 +110,4 @@ def read_catalogue(items: Path, domains: tuple[Domain, ...]) -> Catalogue:
             f"{items}: {len(item_id)} items in {len(np.unique(domain))} domains, but the model was trained on "
             f"{domains[-1].end} items in {len(domains)} domains; run `dvc repro train`, or restore the model's data"
         )
-    return Catalogue(item_id, domains)
+    return Catalogue(item_id, domains, recent)

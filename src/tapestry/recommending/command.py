@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -102,9 +102,8 @@ def _for_users(options: Options) -> tuple[Recommender, Catalogue, Iterable[Reque
 def _for_histories(options: Options, histories: list[History]) -> tuple[Recommender, Catalogue, Iterable[Request], int]:
     """Return the same for given histories."""
     model, domains = load_model(MODEL)
-    catalogue = read_catalogue(SEQUENCES / "items.parquet", domains)
-    if model.settings.recent_weight:
-        catalogue = replace(catalogue, recent=read_sequences(SEQUENCES).known_counts)
+    recent = read_sequences(SEQUENCES).known_counts if model.settings.recent_weight else None
+    catalogue = read_catalogue(SEQUENCES / "items.parquet", domains, recent)
     wanted = _domains(options, catalogue)
     requests = list(requests_of_histories(catalogue, histories, wanted, _time(options)))
     _report_unknown(requests[:: len(wanted)])

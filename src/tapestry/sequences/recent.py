@@ -47,15 +47,28 @@ class RecentCounts:
 
     def latest(self) -> Integers:
         """Return n of each item for a request after all interactions, (I,)."""
-        count_I: Integers = self.on_days(np.array([self._after]), np.arange(len(self._start_I) - 1))[0]
+        count_I: Integers = self._on_days(np.array([self._after]), np.arange(len(self._start_I) - 1))[0]
         return count_I
 
-    def day_of(self, time_R: Integers) -> Integers:
+    def at(self, time_R: Integers, item_C: Integers) -> tuple[Integers, Integers]:
+        """Return n of each item on each different day of these times (ms), (P, C), and the row of each time, (R,)."""
+        day_P, row_R = np.unique(self._day_of(time_R), return_inverse=True)
+        return self._on_days(day_P, item_C), row_R
+
+    def of_pairs(self, time_R: Integers, item_R: Integers) -> Integers:
+        """Return n of one item at one time (ms), for each pair of these, (R,)."""
+        day_R = self._day_of(time_R)
+        first, end = (
+            np.searchsorted(self._key, item_R * _DAYS_A_ITEM + np.maximum(day_R - days, 0)) for days in (DAYS, 0)
+        )
+        return end - first
+
+    def _day_of(self, time_R: Integers) -> Integers:
         """Return the day of each time in ms since 1970, at least 0, at most the one after all interactions."""
         day_R: Integers = np.clip(time_R // _DAY_MS, 0, self._after)
         return day_R
 
-    def on_days(self, day_P: Integers, item_C: Integers) -> Integers:
+    def _on_days(self, day_P: Integers, item_C: Integers) -> Integers:
         """Return n of each item on each of these days, (P, C).
 
         Args:
@@ -75,13 +88,6 @@ class RecentCounts:
         for before_C, count_C in pairwise(count_PC):  # NumPy's own sum along the first axis takes six times as long
             count_C += before_C
         return count_PC[:-1]
-
-    def of_pairs(self, day_R: Integers, item_R: Integers) -> Integers:
-        """Return n of one item on one day, for each pair of these, (R,)."""
-        first, end = (
-            np.searchsorted(self._key, item_R * _DAYS_A_ITEM + np.maximum(day_R - days, 0)) for days in (DAYS, 0)
-        )
-        return end - first
 
 
 def log_of_counts(count: Integers, weight: float) -> npt.NDArray[np.float32]:

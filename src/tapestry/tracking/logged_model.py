@@ -66,8 +66,9 @@ def _save(path: Path, model_id: str, run_id: str, model_folder: Path, sequences_
     from tapestry.model.saved_files import check_weights, read_config
     from tapestry.recommending.catalogue import read_catalogue
 
-    domains = read_config(model_folder).domains
-    check_weights(model_folder)
+    saved = read_config(model_folder)
+    check_weights(model_folder, saved.model)
+    domains = saved.domains
     items = sequences_folder / "items.parquet"
     catalogue = read_catalogue(items, domains)
     first = [str(catalogue.item_id[domain.start]) for domain in domains]

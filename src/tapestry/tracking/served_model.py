@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +42,11 @@ class ServedModel(PythonModel):
         from tapestry.model.storage import load_model, read_latest_counts
 
         _warn_of_other_code(Path(__file__).parent / "code/tapestry", Path(str(tapestry.__file__)).parent)
-        model, domains = load_model(Path(context.artifacts["model"]))
+        folder = Path(context.artifacts["model"])
+        model, domains = load_model(folder)
+        recent = read_latest_counts(folder, model)
         self._model = model.to(choose_device("auto"))
-        catalogue = read_catalogue(Path(context.artifacts["items"]), domains)
-        self._catalogue = replace(catalogue, recent=read_latest_counts(Path(context.artifacts["model"]), model))
+        self._catalogue = read_catalogue(Path(context.artifacts["items"]), domains, recent)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None

@@ -141,13 +141,9 @@ def prepare_step(
 
 def _offsets(recent: RecentCounts, weight: float, time_T: Integers, target_T: Integers, items: Integers) -> Offsets:
     """Return what the recent counts add to the scores of candidates `items` and of the targets."""
-    day_T = recent.day_of(time_T)
-    day_P, row_T = np.unique(day_T, return_inverse=True)
-    arrays = (
-        log_of_counts(recent.on_days(day_P, items), weight),
-        row_T,
-        log_of_counts(recent.of_pairs(day_T, target_T), weight),
-    )
+    count_PC, row_T = recent.at(time_T, items)
+    target_count_T = recent.of_pairs(time_T, target_T)
+    arrays = (log_of_counts(count_PC, weight), row_T, log_of_counts(target_count_T, weight))
     return Offsets(*(torch.from_numpy(array) for array in arrays))
 
 

@@ -51,6 +51,11 @@ class Offsets:
     row_T: Tensor
     target_T: Tensor
 
+    def divided(self, temperature: float, dtype: torch.dtype) -> Offsets:
+        """Return them divided by the temperature, in the type of the scores."""
+        day_PC, target_T = (x.to(dtype) / temperature for x in (self.day_PC, self.target_T))
+        return Offsets(day_PC, self.row_T, target_T)
+
 
 @dataclass(frozen=True, eq=False)
 class DomainTargets:
@@ -147,8 +152,7 @@ class _SoftmaxLoss(torch.autograd.Function):
             dcandidates_CK = torch.zeros_like(candidates_CK)
             size = max(1, _SCORES[query_RK.device.type] // (len(candidates_CK) + 1))
             hits = _first_hits(domain, size)
-            offsets = domain.offsets
-            offset_PC = None if offsets is None else offsets.day_PC.to(query_RK.dtype) / temperature
+            offsets = None if domain.offsets is None else domain.offsets.divided(temperature, query_RK.dtype)
             for block, (index_T, target_T) in enumerate(
                 zip(domain.query_T.split(size), domain.target_T.split(size), strict=True)
             ):
@@ -157,13 +161,13 @@ class _SoftmaxLoss(torch.autograd.Function):
                 target_TK = unit_UK.index_select(0, target_T)
                 scores_TC1 = query_RK.new_empty(len(index_T), len(candidates_CK) + 1)  # the target's is the last
                 positive_T = torch.sum(query_TK * target_TK, -1)
-                if offsets is None or offset_PC is None:
+                if offsets is None:
                     torch.mm(query_TK, candidates_CK.T, out=scores_TC1[:, :-1])
                 else:
                     here = slice(block * size, block * size + len(index_T))
-                    offset_TC = offset_PC.index_select(0, offsets.row_T[here])
+                    offset_TC = offsets.day_PC.index_select(0, offsets.row_T[here])
                     torch.addmm(offset_TC, query_TK, candidates_CK.T, out=scores_TC1[:, :-1])
-                    positive_T += offsets.target_T[here] / temperature
+                    positive_T += offsets.target_T[here]
                 hit_M = (domain.hit_query_M[hit] - block * size) * scores_TC1.shape[1] + domain.hit_candidate_M[hit]
                 scores_TC1.view(-1).index_fill_(0, hit_M, float("-inf"))
                 scores_TC1[:, -1] = positive_T
