@@ -14,9 +14,19 @@ def checkout_root() -> Path:
     """Return the root of the checkout that the user works in.
 
     DVC sets DVC_ROOT for its stages. Under `dvc exp run --temp` and `--queue` the working directory is a temporary
-    checkout, but DVC_ROOT is still the original one. Outside DVC, the root is the working directory.
+    checkout, but DVC_ROOT is still the original one. Outside DVC, the root is the working directory. For stages of
+    studies and protocols, which are DVC projects inside the checkout, it is the checkout around DVC_ROOT.
     """
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+    project = os.environ.get("DVC_ROOT")
+    if not project:
+        return Path.cwd().resolve()
+    return _checkout_around(Path(project).resolve()) or Path(project).resolve()
+
+
+def _checkout_around(folder: Path) -> Path | None:
+    """Return the nearest of `folder` and its parents that has dvc.yaml and .dvc; None if there is none."""
+    parents = (folder, *folder.parents)
+    return next((each for each in parents if (each / "dvc.yaml").is_file() and (each / ".dvc").is_dir()), None)
 
 
 def find_checkout() -> Path:
@@ -26,10 +36,10 @@ def find_checkout() -> Path:
         TapestryError: there is no such folder.
     """
     here = Path.cwd().resolve()
-    for folder in (here, *here.parents):
-        if (folder / "dvc.yaml").is_file() and (folder / ".dvc").is_dir():
-            return folder
-    raise TapestryError(f"{here} is in no checkout of Tapestry (a folder with dvc.yaml and .dvc): change to one")
+    root = _checkout_around(here)
+    if root is None:
+        raise TapestryError(f"{here} is in no checkout of Tapestry (a folder with dvc.yaml and .dvc): change to one")
+    return root
 
 
 def enter_checkout() -> Path:
