@@ -116,10 +116,10 @@ def trainer_of(sequences: Sequences, settings: TrainSettings) -> trainer.Trainer
     return trainer.Trainer(Recommender(MODEL, sequences.items, len(sequences.domains)), sequences, settings)
 
 
-@pytest.mark.parametrize("own_items_as_negatives", [True, False])
+@pytest.mark.parametrize(("own_items_as_negatives", "recent_weight"), [(True, None), (True, 0.3), (False, None)])
 @pytest.mark.parametrize("kind", ["domains", "items"])
 def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(
-    settings: TrainSettings, kind: Any, own_items_as_negatives: bool
+    settings: TrainSettings, kind: Any, own_items_as_negatives: bool, recent_weight: float | None
 ) -> None:
     """Probability 0.5 would draw half of them at twice the weight; with 1, all are drawn and the loss is known."""
     sequences = random_sequences(4, users=6)
@@ -129,6 +129,7 @@ def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(
         auxiliary_rate=1.0,
         auxiliary_weight=0.3,
         own_items_as_negatives=own_items_as_negatives,
+        recent_weight=recent_weight,
     )
     trainer = trainer_of(sequences, settings)
     step = next(trainer.steps())
@@ -149,8 +150,9 @@ def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(
             query = model(now, step.segments)[step.segments.inverse_N[token]].double()
         domain = sequences.domains[sequences.domain[target]]
         time = int(sequences.timestamp[target])
+        weight = model.settings.recent_weight if recent_weight is None else recent_weight
         recent = {
-            item: model.settings.recent_weight * math.log(1 + recent_count(sequences, item, time, (TRAIN,)))
+            item: weight * math.log(1 + recent_count(sequences, item, time, (TRAIN,)))
             for item in range(domain.start, domain.end)
         }
         scores = {

@@ -59,6 +59,7 @@ def prepare_step(
     auxiliary: Auxiliary | None = None,
     part: Integers | None = None,
     own_items_as_negatives: bool = True,
+    recent_weight: float | None = None,
 ) -> Step:
     """Order a batch's tokens for `kernel`, and draw negatives for each target domain of the batch.
 
@@ -76,7 +77,9 @@ def prepare_step(
             same candidates for the whole batch, so the parts' gradients add up to that of the whole.
         own_items_as_negatives: if False, no item of a user's training interactions is a negative of that user's
             queries. All targets, auxiliary ones too, are such items.
+        recent_weight: of recent counts in the scores of the loss; by default that of the model.
     """
+    weight = model.settings.recent_weight if recent_weight is None else recent_weight
     whole_tokens = len(batch.item_N)
     present = np.unique(batch.target_domain_N.numpy())
     if auxiliary is not None:
@@ -122,7 +125,7 @@ def prepare_step(
         else:
             hits = _hits_of_owners(owner_R[query_T], *own, items)
         arrays = (query_T, target_local_R[query_T], local[start : start + len(items)], *hits)
-        weight, offsets = model.settings.recent_weight, None
+        offsets = None
         if weight:
             offsets = _offsets(sequences.training_counts, weight, time_R[query_T], target_R[query_T], items)
         targets.append(DomainTargets(*(torch.from_numpy(array) for array in arrays), offsets=offsets))

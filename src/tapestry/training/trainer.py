@@ -228,6 +228,7 @@ class Trainer:
                 auxiliary,
                 part,
                 settings.own_items_as_negatives,
+                settings.recent_weight,
             )
             self._trained_P[period_of(step.requests.time_R)] = True
             yield pinned(step) if self._device.type == "cuda" else step, self._draw_state()
