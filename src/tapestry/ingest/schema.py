@@ -1,4 +1,4 @@
-"""Pandera schema of the interactions of one domain."""
+"""The schema of the interactions of one domain."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from pathlib import Path
 import duckdb
 import ibis
 import ibis.expr.datatypes as dt
-import pandera.ibis as pa
 
 from tapestry.core.splits import TEST, TRAIN, VALIDATION
 from tapestry.ingest.settings import IngestSettings
 from tapestry.tables.database import quote
-from tapestry.tables.schema import at_least, column_check, in_range, one_of, table_check, validate
+from tapestry.tables.schema import Column, Rule, TableSchema, at_least, in_range, one_of, validate
 
 
 def check_interactions(
@@ -34,26 +33,26 @@ def check_interactions(
         FROM read_parquet('{quote(written)}', file_row_number = true)"""
     )
     first, last = settings.time_range()
-    schema = pa.DataFrameSchema(
+    schema = TableSchema(
         {
-            "user_id": pa.Column(dt.String, column_check("not blank", lambda column: column.re_search(r"\S"))),
-            "item_id": pa.Column(dt.String, column_check("not blank", lambda column: column.re_search(r"\S"))),
-            "timestamp": pa.Column(dt.Int64, in_range(first, last - 1)),
-            "rating": pa.Column(dt.Float32, in_range(settings.min_rating, settings.max_rating), nullable=True),
-            "domain": pa.Column(dt.String, one_of([domain])),
-            "row": pa.Column(dt.Int64, at_least(1)),
+            "user_id": Column(dt.string, [Rule("not blank", lambda column: column.re_search(r"\S"))]),
+            "item_id": Column(dt.string, [Rule("not blank", lambda column: column.re_search(r"\S"))]),
+            "timestamp": Column(dt.int64, [in_range(first, last - 1)]),
+            "rating": Column(dt.float32, [in_range(settings.min_rating, settings.max_rating)], nullable=True),
+            "domain": Column(dt.string, [one_of([domain])]),
+            "row": Column(dt.int64, [at_least(1)]),
             **{name: _GIVEN[name] for name in settings.given_columns},
-            **{f"previous_{key}": pa.Column(nullable=True) for key in keys},
+            **{f"previous_{key}": Column(nullable=True) for key in keys},
         },
-        checks=[table_check("each after the one before", lambda table: _comes_after_previous(table, keys))],
+        rules=[Rule("each after the one before", lambda table: _comes_after_previous(table, keys))],
         strict=True,
     )
     validate(connection, {"interactions": schema})
 
 
 _GIVEN = {
-    "position": pa.Column(dt.Int64, at_least(0)),
-    "split": pa.Column(dt.Int8, one_of([TRAIN, VALIDATION, TEST])),
+    "position": Column(dt.int64, [at_least(0)]),
+    "split": Column(dt.int8, [one_of([TRAIN, VALIDATION, TEST])]),
 }
 
 

@@ -1,4 +1,4 @@
-"""Pandera schemas of the tables that sessionize writes: sequences, users and items."""
+"""The schemas of the tables that sessionize writes: sequences, users and items."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 import duckdb
 import ibis
 import ibis.expr.datatypes as dt
-import pandera.ibis as pa
 
 from tapestry.core.splits import TEST, TRAIN, VALIDATION
 from tapestry.sessionize.settings import SessionizeSettings
-from tapestry.tables.schema import at_least, in_range, one_of, table_check, validate
+from tapestry.tables.schema import Column, Rule, TableSchema, at_least, in_range, one_of, validate
 
 
 def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int, settings: SessionizeSettings) -> None:
@@ -53,52 +52,52 @@ def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int, setting
             FROM sequences GROUP BY item
         ) USING (item)"""
     )
-    by_time = [table_check("sorted by time", lambda t: _within_user(t, t.timestamp >= t.previous_timestamp))]
-    in_order = pa.DataFrameSchema(
+    by_time = [Rule("sorted by time", lambda t: _within_user(t, t.timestamp >= t.previous_timestamp))]
+    in_order = TableSchema(
         {
-            "user": pa.Column(dt.Int32, at_least(0)),
-            "position": pa.Column(dt.Int32, at_least(0)),
-            "item": pa.Column(dt.Int32, at_least(0)),
-            "domain": pa.Column(dt.Int16, in_range(0, domains - 1)),
-            "timestamp": pa.Column(dt.Int64),
-            "split": pa.Column(dt.Int8, one_of([TRAIN, VALIDATION, TEST])),
+            "user": Column(dt.int32, [at_least(0)]),
+            "position": Column(dt.int32, [at_least(0)]),
+            "item": Column(dt.int32, [at_least(0)]),
+            "domain": Column(dt.int16, [in_range(0, domains - 1)]),
+            "timestamp": Column(dt.int64),
+            "split": Column(dt.int8, [one_of([TRAIN, VALIDATION, TEST])]),
         },
-        checks=[
-            table_check("sorted by user", lambda t: (t.user >= t.previous_user).fill_null(True)),
-            table_check("test after training", lambda t: _within_user(t, t.split >= t.previous_split)),
-            table_check("positions count up", lambda t: _within_user(t, t.position == t.previous_position + 1)),
-            table_check("positions from 0", lambda t: (t.user == t.previous_user).fill_null(False) | (t.position == 0)),
+        rules=[
+            Rule("sorted by user", lambda t: (t.user >= t.previous_user).fill_null(True)),
+            Rule("test after training", lambda t: _within_user(t, t.split >= t.previous_split)),
+            Rule("positions count up", lambda t: _within_user(t, t.position == t.previous_position + 1)),
+            Rule("positions from 0", lambda t: (t.user == t.previous_user).fill_null(False) | (t.position == 0)),
             *(by_time if settings.order == "time" else []),
         ],
     )
-    users = pa.DataFrameSchema(
+    users = TableSchema(
         {
-            "user": pa.Column(dt.Int32, at_least(0)),
-            "user_id": pa.Column(dt.String),
-            "offset": pa.Column(dt.Int64, at_least(0)),
-            "length": pa.Column(dt.Int32, at_least(1)),
-            "interactions": pa.Column(dt.Int64),
+            "user": Column(dt.int32, [at_least(0)]),
+            "user_id": Column(dt.string),
+            "offset": Column(dt.int64, [at_least(0)]),
+            "length": Column(dt.int32, [at_least(1)]),
+            "interactions": Column(dt.int64),
         },
-        checks=[
-            table_check("user numbers consecutive", lambda t: t.user == t.expected_user),
-            table_check("length counted", lambda t: t.length == t.interactions),
-            table_check("offsets consistent", lambda t: t.offset == t.first_row),
+        rules=[
+            Rule("user numbers consecutive", lambda t: t.user == t.expected_user),
+            Rule("length counted", lambda t: t.length == t.interactions),
+            Rule("offsets consistent", lambda t: t.offset == t.first_row),
         ],
         unique=["user_id"],
     )
-    items = pa.DataFrameSchema(
+    items = TableSchema(
         {
-            "item": pa.Column(dt.Int32, at_least(0)),
-            "item_id": pa.Column(dt.String),
-            "domain": pa.Column(dt.Int16, in_range(0, domains - 1)),
-            "train_count": pa.Column(dt.Int64, at_least(0)),
-            "trained": pa.Column(dt.Int64),
+            "item": Column(dt.int32, [at_least(0)]),
+            "item_id": Column(dt.string),
+            "domain": Column(dt.int16, [in_range(0, domains - 1)]),
+            "train_count": Column(dt.int64, [at_least(0)]),
+            "trained": Column(dt.int64),
         },
-        checks=[
-            table_check("item numbers consecutive", lambda t: t.item == t.expected_item),
-            table_check("contiguous by domain", lambda t: (t.domain >= t.previous_domain).fill_null(True)),
-            table_check("training interactions counted", lambda t: t.train_count == t.trained),
-            table_check("item of its domain", lambda t: (t.domain == t.least_domain) & (t.domain == t.last_domain)),
+        rules=[
+            Rule("item numbers consecutive", lambda t: t.item == t.expected_item),
+            Rule("contiguous by domain", lambda t: (t.domain >= t.previous_domain).fill_null(True)),
+            Rule("training interactions counted", lambda t: t.train_count == t.trained),
+            Rule("item of its domain", lambda t: (t.domain == t.least_domain) & (t.domain == t.last_domain)),
         ],
         unique=["item_id"] if settings.item_identity == "global" else ["domain", "item_id"],
     )

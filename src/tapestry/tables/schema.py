@@ -1,59 +1,86 @@
-"""Validate DuckDB tables by Pandera schemas. Pandera turns each check into SQL, through Ibis.
+"""Schemas of DuckDB tables: columns with their types, and rules, which are Ibis expressions.
 
-Pandera makes a query for each check, and reads the table anew for each. So all its checks are first put into one query.
-Only if that finds a broken rule, Pandera validates the table itself, which says what is broken, with examples.
-
-On Ibis tables Pandera ignores `Column(unique=True)` and `coerce`. So schemas state uniqueness at the level of the table
-(`DataFrameSchema(unique=…)`), and a column must already have the type that the schema states.
+One query says whether a table keeps all rules, a second one whether values that must be unique are. Only if they find
+something broken, Pandera validates the table and says what, with examples (`tapestry.tables.broken_rules`). Pandera
+makes a query for each rule, and to load it takes longer than to check a small table.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 import ibis
-import pandera.ibis as pa
-from pandera.api.ibis.types import IbisData
-from pandera.errors import SchemaErrors
+import ibis.expr.datatypes as dt
 
 from tapestry.core.errors import TapestryError
 
-_EXAMPLES = 5
 
+@dataclass(frozen=True)
+class Rule:
+    """A rule of a table's rows.
 
-def column_check(name: str, rule: Any) -> pa.Check:
-    """Return a check of one column. `rule` takes the column and returns a boolean for each row."""
-    return pa.Check(lambda data: rule(data.table[data.key]), name=name)
-
-
-def at_least(least: float) -> pa.Check:
-    """Return a check that a column's values aren't below a bound.
-
-    Pandera's own checks return tables, which it joins to the column row by row; these return a column.
+    Attributes:
+        name: of the rule, in messages.
+        keeps: takes a column, or for a rule of several columns the table, and returns an expression that is true for
+            each row that keeps the rule, and false for each that breaks it. A row for which it is null keeps the rule.
     """
-    return column_check(f"at least {least}", lambda column: column >= least)
+
+    name: str
+    keeps: Callable[[Any], Any]
 
 
-def in_range(first: float, last: float) -> pa.Check:
-    """Return a check that a column's values are between two bounds, or equal to one."""
-    return column_check(f"from {first} to {last}", lambda column: column.between(first, last))
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        type: of its values; any if None.
+        rules: of its values.
+        nullable: whether values may be null. If not, a float may not be NaN either.
+    """
+
+    type: dt.DataType | None = None
+    rules: Sequence[Rule] = ()
+    nullable: bool = False
 
 
-def one_of(values: Sequence[Any]) -> pa.Check:
-    """Return a check that a column has no other values than these."""
-    return column_check(f"one of {', '.join(map(str, values))}", lambda column: column.isin(values))
+@dataclass(frozen=True)
+class TableSchema:
+    """What holds for a table.
+
+    Attributes:
+        columns: by name. The table may have others, unless it is `strict`.
+        rules: of several columns.
+        unique: columns of which no two rows have the same values.
+        strict: whether the table may have no other columns.
+    """
+
+    columns: Mapping[str, Column]
+    rules: Sequence[Rule] = ()
+    unique: Sequence[str] = ()
+    strict: bool = False
 
 
-def table_check(name: str, rule: Any) -> pa.Check:
-    """Return a check that reads several columns. `rule` takes the table and returns a boolean for each row."""
-    return pa.Check(lambda data: rule(data.table), name=name)
+def at_least(least: float) -> Rule:
+    """Return the rule that a column's values aren't below a bound."""
+    return Rule(f"at least {least}", lambda column: column >= least)
 
 
-def validate(connection: duckdb.DuckDBPyConnection, schemas: Mapping[str, pa.DataFrameSchema]) -> None:
-    """Validate each table by its schema.
+def in_range(first: float, last: float) -> Rule:
+    """Return the rule that a column's values are between two bounds, or equal to one."""
+    return Rule(f"from {first} to {last}", lambda column: column.between(first, last))
+
+
+def one_of(values: Sequence[Any]) -> Rule:
+    """Return the rule that a column has no other values than these."""
+    return Rule(f"one of {', '.join(map(str, values))}", lambda column: column.isin(values))
+
+
+def validate(connection: duckdb.DuckDBPyConnection, schemas: Mapping[str, TableSchema]) -> None:
+    """Validate each table or view by its schema.
 
     Raises:
         TapestryError: The message lists every broken rule of every table, with up to five examples.
@@ -62,60 +89,39 @@ def validate(connection: duckdb.DuckDBPyConnection, schemas: Mapping[str, pa.Dat
     backend = ibis.duckdb.from_connection(connection)
     for name, schema in schemas.items():
         table = backend.table(name)
-        if keeps_all_rules(table, schema):
-            continue
-        for part in (schema, *schema.columns.values()):
-            for check in part.checks:
-                check.n_failure_cases = _EXAMPLES
-        try:
-            schema.validate(table, lazy=True)
-        except SchemaErrors as errors:
-            found.append(f"table {name} breaks its schema:")
-            found += [f"  {error['check']}: {error['error']}" for kind in _groups(errors) for error in kind]
+        if not keeps_all_rules(connection, table, schema):
+            from tapestry.tables.broken_rules import broken_rules
+
+            broken = broken_rules(table, schema)
+            found += [f"table {name} breaks its schema:", *(f"  {rule}" for rule in broken)] if broken else []
     if found:
         raise TapestryError("\n".join(found))
 
 
-def keeps_all_rules(table: ibis.Table, schema: pa.DataFrameSchema) -> bool:
-    """Say whether a table surely keeps all rules of a schema, by one query, and one more if it has unique columns.
-
-    If not, Pandera decides: it also knows what to make of a table without rows.
-    """
-    try:
-        _without_rules(table, schema).validate(table, lazy=True)
-    except SchemaErrors:
+def keeps_all_rules(connection: duckdb.DuckDBPyConnection, table: ibis.Table, schema: TableSchema) -> bool:
+    """Say whether a table surely keeps all rules of a schema. A table without rows is never sure to."""
+    types = {name: kind.copy(nullable=True) for name, kind in table.schema().items()}
+    if schema.strict and types.keys() != schema.columns.keys():
         return False
-    rules = [(~table[name].isnull()).all() for name, column in schema.columns.items() if not column.nullable]
-    rules += [_kept(table, name, check) for name, column in schema.columns.items() for check in column.checks]
-    rules += [_kept(table, None, check) for check in schema.checks]
-    (values,) = (
-        table.aggregate(**{f"rule_{number}": rule for number, rule in enumerate(rules)}).to_pyarrow().to_pylist()
-    )
-    return all(value is True for value in values.values())
+    if any(name not in types or column.type not in (None, types[name]) for name, column in schema.columns.items()):
+        return False
+    rules = [rule.keeps(table[name]) for name, column in schema.columns.items() for rule in column.rules]
+    rules += [rule.keeps(table) for rule in schema.rules]
+    for name, column in schema.columns.items():
+        if not column.nullable:
+            rules.append(~table[name].isnull())
+            rules += [~table[name].isnan()] if types[name].is_floating() else []
+    of_all_rows = table.aggregate(**{f"rule_{number}": rule.all() for number, rule in enumerate(rules)})
+    (kept,) = _rows(connection, of_all_rows)
+    return all(kept) and (not schema.unique or _is_unique(connection, table, schema.unique))
 
 
-def _without_rules(table: ibis.Table, schema: pa.DataFrameSchema) -> pa.DataFrameSchema:
-    """Return a schema of the columns, their types, and unique columns. Its columns may be null.
-
-    A column of floats keeps its rule, since Pandera takes NaN for null.
-    """
-    floats = {name for name, kind in table.schema().items() if kind.is_floating()}
-    columns = {
-        name: pa.Column(column.dtype, nullable=column.nullable or name not in floats)
-        for name, column in schema.columns.items()
-    }
-    return pa.DataFrameSchema(columns, strict=bool(schema.strict), unique=schema.unique)
+def _is_unique(connection: duckdb.DuckDBPyConnection, table: ibis.Table, columns: Sequence[str]) -> bool:
+    """Say whether no two rows have the same values in these columns; null is a value like others."""
+    counted = table.group_by(list(columns)).aggregate(rows_alike=table.count())
+    return not _rows(connection, counted.filter(counted.rows_alike > 1).limit(1))
 
 
-def _kept(table: ibis.Table, column: str | None, check: pa.Check) -> Any:
-    """Return the expression by which Pandera decides a check, with the whole table in place of the column alone.
-
-    Expressions of one table go into one query.
-    """
-    backend: Any = check.get_backend(table)(check)
-    data = IbisData(table, column)
-    return backend.postprocess(data, backend.apply(data)).check_passed
-
-
-def _groups(errors: SchemaErrors) -> list[list[dict[str, Any]]]:
-    return [rows for part in json.loads(str(errors)).values() for rows in part.values()]
+def _rows(connection: duckdb.DuckDBPyConnection, expression: ibis.Table) -> list[tuple[Any, ...]]:
+    """Return the rows of an expression. Ibis itself would load pandas for them."""
+    return connection.execute(str(ibis.to_sql(expression, dialect="duckdb"))).fetchall()
