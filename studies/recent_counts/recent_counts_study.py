@@ -8,14 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tapestry.core.arrays import Integers
+from tapestry.baselines.baselines import RecentCounted
+from tapestry.baselines.ranks import rank_baseline
+from tapestry.baselines.settings import PeerSettings, baseline_settings
 from tapestry.core.atomic import atomic_folder, write_csv
 from tapestry.core.settings import load_section
 from tapestry.core.splits import TEST
 from tapestry.core.yaml_file import read_yaml
-from tapestry.evaluation.ranking import rank_targets
 from tapestry.evaluation.ranks import ranks_table, read_ranks, write_ranks
 from tapestry.evaluation.scoring import rank_by_model
 from tapestry.evaluation.settings import EvaluateSettings
@@ -51,12 +50,22 @@ PAIRS = (
     ("hybrid_counts_refit", "hstu_counts_refit"),
     ("hybrid_counts", "hstu_state_counts"),
     ("hybrid_counts_refit", "hstu_state_counts_refit"),
+    ("hybrid_counts_wide", "hstu_counts_wide"),
+    ("hybrid_counts_wide", "hybrid_counts"),
+    ("hybrid_counts_late", "hstu_counts_late"),
+    ("hybrid_counts_late", "hybrid_counts"),
+    ("hybrid_counts_late", "hybrid_counts_refit"),
+    ("hybrid_counts_late", "counts_alone"),
 )
 NAMES = {  # in the order of the tables
     "hybrid_counts_refit": "default recipe, recent counts, trained anew on validation too",
     "hstu_state_counts_refit": "HSTU + ALiBi, target's state, recent counts, trained anew on validation too",
     "hstu_counts_refit": "HSTU + ALiBi, recent counts, trained anew on validation too",
     "hstu_refit": "HSTU + ALiBi, trained anew on validation too",
+    "hybrid_counts_late": "default recipe, recent counts with a weight of .6 in the ranking",
+    "hstu_counts_late": "HSTU + ALiBi, recent counts with a weight of .6 in the ranking",
+    "hybrid_counts_wide": "default recipe, recent counts, wide",
+    "hstu_counts_wide": "HSTU + ALiBi, recent counts, wide",
     "hybrid_counts": "default recipe, recent counts",
     f"hybrid_counts_{OF_TRAINING}": "… ranked with counts of training interactions alone",
     "hstu_state_counts": "HSTU + ALiBi, target's state, recent counts",
@@ -90,14 +99,8 @@ def counts_alone(split: str) -> None:
     """Rank the test targets by how often an item was chosen in the 30 days before, by anybody."""
     sequences = read_sequences(QUALITY / "data" / split / "sequences")
     targets = sequences.targets(TEST)
-
-    def score(index: Integers, items: slice) -> Integers:
-        time = sequences.timestamp[targets[index]]
-        count_PC, row = sequences.known_counts.at(time, np.arange(items.start, items.stop))
-        return count_PC[row]
-
-    excluded = load_section(EvaluateSettings, "evaluate", SHARED).exclude_seen
-    ranks = rank_targets(sequences, targets, excluded, iter([(np.arange(len(targets)), score)]))
+    settings = baseline_settings(load_section(EvaluateSettings, "evaluate", SHARED), PeerSettings())
+    ranks = rank_baseline("recent_counts", RecentCounted(), sequences, targets, settings)
     with atomic_folder(RUNS / split / "counts_alone/0") as folder:
         write_ranks(ranks_table(sequences, targets, ranks), folder / "ranks.parquet")
 

@@ -10,10 +10,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.ranking import naive_rank
-from small import random_sequences
+from small import random_sequences, recent_count
 
 from tapestry.baselines import baselines
-from tapestry.baselines.baselines import ItemKnn, Popularity, RecentPopularity
+from tapestry.baselines.baselines import ItemKnn, Popularity, RecentCounted, RecentPopularity
 from tapestry.baselines.interface import Baseline
 from tapestry.baselines.ranks import rank_baseline
 from tapestry.baselines.settings import BaselineSettings, PeerSettings
@@ -70,6 +70,18 @@ def test_recent_popularity_counts_the_training_interactions_of_the_90_days_befor
         for other in training:
             counts[sequences.item[other]] += now - 90 <= days[other] < now
         expected = naive_rank(sequences, int(target), counts[domain.start : domain.end], True)
+        assert (ranks.rank[index], ranks.candidates[index]) == expected
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_recent_counts_are_of_all_interactions_of_the_30_days_before(seed: int) -> None:
+    sequences = random_sequences(seed)
+    ranks = ranked(RecentCounted(), sequences, True, 5)
+    for index, target in enumerate(sequences.targets(TEST)):
+        domain, time = sequences.domains[sequences.domain[target]], int(sequences.timestamp[target])
+        counts = [float(recent_count(sequences, item, time)) for item in range(domain.start, domain.end)]
+        expected = naive_rank(sequences, int(target), counts, True)
         assert (ranks.rank[index], ranks.candidates[index]) == expected
 
 

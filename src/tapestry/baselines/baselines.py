@@ -1,4 +1,4 @@
-"""Baselines that a model has to beat: popularity within the domain, at all times and lately, and item-kNN."""
+"""Baselines that a model has to beat: popularity within the domain, at all times or lately, and item-kNN."""
 
 from __future__ import annotations
 
@@ -70,6 +70,26 @@ class RecentPopularity:
             for of_day, first, last in zip(counts, firsts, lasts, strict=True):
                 of_day[:] = np.bincount(self._item[first:last], minlength=self._items)[items]
             return counts[row]
+
+        return score
+
+
+class RecentCounted:
+    """An item's score counts its interactions in the 30 days before the request's day, whoever's and of any split.
+
+    A shop knows them by then: where the test lies long after training, counts of training interactions alone are old.
+    """
+
+    def fit(self, sequences: Sequences, settings: BaselineSettings) -> None:
+        """Learn nothing: all is counted up to a request."""
+
+    def scorer(self, requests: Requests) -> ScoreFunction:
+        """Return the function that counts the interactions before each request's day."""
+
+        def score(index: Integers, items: slice) -> Integers:
+            candidates = np.arange(items.start, items.stop)
+            count_PC, row = requests.sequences.known_counts.at(requests.time[index], candidates)
+            return count_PC[row]
 
         return score
 

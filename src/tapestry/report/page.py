@@ -31,6 +31,7 @@ NAMES = {
     "als": "ALS",
     "hstu_rectools": "RecTools HSTU",
     "item_knn": "Item-kNN",
+    "recent_counts": "Recent counts",
     "recent_popularity": "Recent popularity",
     "sasrec": "RecTools SASRec",
     "same": "Same domain",
