@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,13 @@ def recent_count(
     ]
     asked = min(time // 86_400_000, max(day for _, day in counted) + 1)
     return sum(of == item and asked - 30 <= day < asked for of, day in counted)
+
+
+def recent_addition(sequences: Sequences, item: int, time: int, weight: float, trained_until: int) -> float:
+    """What recent counts add to an item's score at a time, by a model whose training ended on a day."""
+    asked = min(time // 86_400_000, int(sequences.timestamp.max()) // 86_400_000 + 1)
+    of_age: float = min(weight * 2.0 ** (max(asked - trained_until, 0) / 30), 1.0)
+    return of_age * math.log(1 + recent_count(sequences, item, time))
 
 
 def sequences_of(

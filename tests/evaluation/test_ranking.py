@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from oracles.ranking import naive_rank
 from several_processes import in_processes, ranks_of_processes
 from sklearn.metrics import ndcg_score
-from small import WHOLE_MODEL, random_sequences, recent_count, sequences_of
+from small import WHOLE_MODEL, random_sequences, recent_addition, sequences_of
 
 from tapestry.core.arrays import Integers
 from tapestry.core.splits import TEST, VALIDATION
@@ -68,10 +68,13 @@ def test_a_nan_score_counts_against_the_target(kind: Callable[[Any], Any]) -> No
 
 
 @pytest.mark.parametrize("split", [VALIDATION, TEST])
-def test_the_model_ranks_by_its_scores_for_any_batch_size(split: int) -> None:
+@pytest.mark.parametrize("trained_until", [-200, 5, 10**6])
+def test_the_model_ranks_by_its_scores_for_any_batch_size(split: int, trained_until: int) -> None:
     sequences = random_sequences(7, users=20)
     torch.manual_seed(0)
     model = Recommender(WHOLE_MODEL, sequences.items, 3).double().eval()
+    assert model.trained_until is not None
+    model.trained_until.fill_(trained_until)
     targets = sequences.targets(split)
     by_batch = [rank_by_model(model, sequences, targets, True, size) for size in (1, 6, 100)]
     for ranks in by_batch:
@@ -84,8 +87,9 @@ def test_the_model_ranks_by_its_scores_for_any_batch_size(split: int) -> None:
         domain = sequences.domains[sequences.domain[target]]
         scores = (model.item_vectors(slice(domain.start, domain.end)) @ query).tolist()
         for index, item in enumerate(range(domain.start, domain.end)):
-            count = recent_count(sequences, item, int(sequences.timestamp[target]))
-            scores[index] += float(np.float32(WHOLE_MODEL.recent_weight * math.log(1 + count)))
+            time = int(sequences.timestamp[target])
+            added = recent_addition(sequences, item, time, WHOLE_MODEL.recent_weight, trained_until)
+            scores[index] += float(np.float32(added))
         assert by_batch[0].rank[number] == naive_rank(sequences, int(target), scores, True)[0]
 
 

@@ -100,6 +100,7 @@ def test_a_model_with_recent_counts_keeps_the_latest(tmp_path: Path) -> None:
     counts = read_latest_counts(tmp_path, model)
     assert counts is not None
     assert counts.latest().tolist() == [recent_count(sequences, item, 2**62) for item in range(sequences.items)]
+    assert counts.last_day == sequences.timestamp.max() // 86_400_000
 
 
 def test_a_model_without_recent_counts_has_no_file_of_them(tmp_path: Path) -> None:
@@ -110,17 +111,36 @@ def test_a_model_without_recent_counts_has_no_file_of_them(tmp_path: Path) -> No
     assert read_latest_counts(tmp_path, model) is None
 
 
+COUNT, DAY = torch.zeros(30, dtype=torch.int64), torch.tensor(16_000)
+
+
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
         (lambda path: path.unlink(), "no trained model"),
         (lambda path: path.write_bytes(path.read_bytes()[:-3]), "damaged"),
-        (lambda path: save_file({"other": torch.zeros(30)}, path), "damaged"),
-        (lambda path: save_file({"count": torch.zeros(30)}, path), "not one count for each of the model's 30 items"),
-        (lambda path: save_file({"count": torch.zeros(29, dtype=torch.int64)}, path), "not one count for each"),
-        (lambda path: save_file({"count": torch.full((30,), -1)}, path), "not one count for each"),
+        (lambda path: save_file({"other": torch.zeros(30), "last_day": DAY}, path), "damaged"),
+        (lambda path: save_file({"count": COUNT}, path), "damaged"),
+        (
+            lambda path: save_file({"count": COUNT * 1.0, "last_day": DAY}, path),
+            "not one count for each of the model's 30",
+        ),
+        (lambda path: save_file({"count": COUNT[1:], "last_day": DAY}, path), "not one count for each"),
+        (lambda path: save_file({"count": COUNT - 1, "last_day": DAY}, path), "not one count for each"),
+        (lambda path: save_file({"count": COUNT, "last_day": DAY * 1.0}, path), "last_day is not a number of days"),
+        (lambda path: save_file({"count": COUNT, "last_day": -DAY}, path), "last_day is not a number of days"),
     ],
-    ids=["missing", "truncated", "another tensor", "no integers", "too few", "negative"],
+    ids=[
+        "missing",
+        "truncated",
+        "another tensor",
+        "no day",
+        "no integers",
+        "too few",
+        "negative",
+        "half a day",
+        "before",
+    ],
 )
 def test_damaged_recent_counts_are_refused(tmp_path: Path, damage: Callable[[Path], object], complaint: str) -> None:
     sequences = random_sequences(0)

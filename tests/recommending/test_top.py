@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from unittest.mock import patch
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import WHOLE_MODEL, random_sequences, recent_count, sequences_of
+from small import WHOLE_MODEL, random_sequences, recent_addition, sequences_of
 
 from tapestry.core.splits import TEST
 from tapestry.evaluation.scoring import rank_by_model
@@ -57,7 +56,7 @@ def naive_scores(model: Recommender, sequences: Sequences, history: list[int], d
     requested = sequences.domains[domain]
     scores = []
     for item in range(requested.start, requested.end):
-        added = model.settings.recent_weight * math.log(1 + recent_count(sequences, item, time))
+        added = recent_addition(sequences, item, time, model.settings.recent_weight, int(model.trained_until or 0))
         scores.append(float(model.item_vectors(slice(item, item + 1))[0] @ query) + added)
     return scores
 
@@ -80,12 +79,15 @@ def naive_top(
     batch=st.integers(1, 9),
     in_memory=st.sampled_from([1, 20, 10**6]),
     window=st.sampled_from([1, 4, 64]),
+    trained_until=st.sampled_from([3, 10**6]),
 )
 def test_the_best_items_equal_those_of_plain_loops(
-    seed: int, k: int, exclude_seen: bool, batch: int, in_memory: int, window: int
+    seed: int, k: int, exclude_seen: bool, batch: int, in_memory: int, window: int, trained_until: int
 ) -> None:
     sequences = random_sequences(seed)
     model = small_model(sequences, dataclasses.replace(WHOLE_MODEL, window=window))
+    assert model.trained_until is not None
+    model.trained_until.fill_(trained_until)
     generator = np.random.default_rng(seed)
     requests = [
         Request(

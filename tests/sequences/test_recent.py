@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import random_sequences, recent_count
 
 from tapestry.core.splits import TRAIN
-from tapestry.sequences.recent import RecentCounts, log_of_counts
+from tapestry.sequences.recent import RecentCounts, log_of_aged_counts, log_of_counts
 
 DAY_MS = 86_400_000
 LATEST = 2**62
@@ -41,7 +42,9 @@ def counts_of(known: list[tuple[int, int]]) -> RecentCounts:
 def test_counts_equal_plain_loops(known: list[tuple[int, int]], asked: list[int], items: list[int]) -> None:
     recent, chosen = counts_of(known), np.array(sorted(items), dtype=np.int64)
     time_R = np.array(asked)
-    count_PC, row_R = recent.at(time_R, chosen)
+    day_P, count_PC, row_R = recent.at(time_R, chosen)
+    after = max((day_of(at) for _, at in known), default=0) + 1
+    assert day_P[row_R].tolist() == [min(day_of(time), after) for time in asked]
     assert count_PC[row_R].tolist() == [[naive(known, item, time) for item in chosen.tolist()] for time in asked]
     for item in range(6):
         pairs = recent.of_pairs(time_R, np.full(len(asked), item))
@@ -51,10 +54,13 @@ def test_counts_equal_plain_loops(known: list[tuple[int, int]], asked: list[int]
 @settings(max_examples=50, deadline=None)
 @given(known=interactions)
 def test_the_latest_counts_are_those_after_all_interactions(known: list[tuple[int, int]]) -> None:
-    latest = counts_of(known).latest()
+    recent = counts_of(known)
+    latest = recent.latest()
     assert latest.tolist() == [naive(known, item, LATEST) for item in range(6)]
-    kept = RecentCounts.as_of_one_day(latest)
-    assert kept.at(np.array([LATEST]), np.arange(6))[0].tolist() == [latest.tolist()]
+    kept = RecentCounts.as_of_one_day(latest, recent.last_day)
+    for time in (0, LATEST):
+        day_P, count_PC, _ = kept.at(np.array([time]), np.arange(6))
+        assert (day_P.tolist(), count_PC.tolist()) == ([recent.last_day + 1], [latest.tolist()])
 
 
 def test_training_counts_leave_out_what_is_held_out() -> None:
@@ -76,3 +82,14 @@ def test_a_count_adds_its_logarithm_times_the_weight() -> None:
     assert added.dtype == np.float32
     expected = [[0, 0.07 * math.log(2)], [0.07 * math.log(8), 0]]
     np.testing.assert_array_equal(added, np.array(expected, dtype=np.float32))
+
+
+def test_the_weight_doubles_with_every_30_days_of_the_models_age_up_to_1() -> None:
+    age_P = np.array([-400, 0, 1, 30, 45, 60, 119, 10_000])
+    count_PC = np.array([[0, 1, 6]] * len(age_P))
+    weights = [0.07, 0.07, 0.07 * 2 ** (1 / 30), 0.14, 0.07 * 2**1.5, 0.28, 1.0, 1.0]
+    found = log_of_aged_counts(count_PC, 0.07, age_P)
+    assert found.dtype == np.float32
+    for row, weight in zip(found.tolist(), weights, strict=True):
+        assert row == pytest.approx([0, weight * math.log(2), weight * math.log(7)], rel=1e-6)
+    np.testing.assert_array_equal(found[1], log_of_counts(count_PC[1], 0.07))

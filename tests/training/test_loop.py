@@ -116,10 +116,10 @@ def trainer_of(sequences: Sequences, settings: TrainSettings) -> trainer.Trainer
     return trainer.Trainer(Recommender(MODEL, sequences.items, len(sequences.domains)), sequences, settings)
 
 
-@pytest.mark.parametrize(("own_items_as_negatives", "recent_weight"), [(True, None), (True, 0.3), (False, None)])
+@pytest.mark.parametrize("own_items_as_negatives", [True, False])
 @pytest.mark.parametrize("kind", ["domains", "items"])
 def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(
-    settings: TrainSettings, kind: Any, own_items_as_negatives: bool, recent_weight: float | None
+    settings: TrainSettings, kind: Any, own_items_as_negatives: bool
 ) -> None:
     """Probability 0.5 would draw half of them at twice the weight; with 1, all are drawn and the loss is known."""
     sequences = random_sequences(4, users=6)
@@ -129,7 +129,6 @@ def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(
         auxiliary_rate=1.0,
         auxiliary_weight=0.3,
         own_items_as_negatives=own_items_as_negatives,
-        recent_weight=recent_weight,
     )
     trainer = trainer_of(sequences, settings)
     step = next(trainer.steps())
@@ -150,9 +149,8 @@ def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(
             query = model(now, step.segments)[step.segments.inverse_N[token]].double()
         domain = sequences.domains[sequences.domain[target]]
         time = int(sequences.timestamp[target])
-        weight = model.settings.recent_weight if recent_weight is None else recent_weight
         recent = {
-            item: weight * math.log(1 + recent_count(sequences, item, time, (TRAIN,)))
+            item: model.settings.recent_weight * math.log(1 + recent_count(sequences, item, time, (TRAIN,)))
             for item in range(domain.start, domain.end)
         }
         scores = {
@@ -223,6 +221,22 @@ def test_refit_trains_anew_on_validation_too_for_the_best_epochs_number(settings
     for name, tensor in refit.model.state_dict().items():
         assert torch.equal(tensor, alone.model.state_dict()[name])
     assert not torch.equal(refit.model.item.weight, plain.model.item.weight)
+
+
+@pytest.mark.parametrize(("refit", "splits"), [("none", (TRAIN,)), ("validation", (TRAIN, VALIDATION))])
+def test_a_model_with_recent_counts_knows_when_its_training_data_end(
+    settings: TrainSettings, refit: Any, splits: tuple[int, ...]
+) -> None:
+    sequences = random_sequences(5, users=30)
+    of_training = max(
+        int(time) // 86_400_000
+        for time, split in zip(sequences.timestamp, sequences.split, strict=True)
+        if split in splits
+    )
+    settings = dataclasses.replace(settings, epochs=1, refit=refit)
+    model = train(sequences, WHOLE_MODEL, settings, lambda _: {"ndcg_10": 1.0}, lambda _: None).model
+    assert model.trained_until is not None
+    assert int(model.trained_until) == of_training
 
 
 def test_a_nan_in_the_refit_is_an_error_that_says_so(settings: TrainSettings) -> None:
@@ -400,7 +414,7 @@ def test_bf16_trains_to_nearly_the_same_loss(settings: TrainSettings) -> None:
     )
     assert exact.best.training.loss != rounded.best.training.loss
     assert exact.epochs[-1].training.loss == pytest.approx(rounded.epochs[-1].training.loss, rel=0.02)
-    assert {tensor.dtype for tensor in rounded.model.state_dict().values()} == {torch.float32}
+    assert {parameter.dtype for parameter in rounded.model.parameters()} == {torch.float32}
 
 
 def test_the_reference_kernel_gives_the_same_losses(settings: TrainSettings) -> None:

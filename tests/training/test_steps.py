@@ -126,19 +126,18 @@ def test_auxiliary_targets_follow_the_tokens_own_targets(seed: int, negatives: i
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=SEEDS, negatives=st.sampled_from([None, 3]), weight=st.sampled_from([None, 0.3]))
-def test_scores_add_the_counts_of_training_interactions(seed: int, negatives: int | None, weight: float | None) -> None:
+@given(seed=SEEDS, negatives=st.sampled_from([None, 3]))
+def test_scores_add_the_counts_of_training_interactions(seed: int, negatives: int | None) -> None:
     sequences = random_sequences(seed, users=9, items=8)
     users = trained_users(sequences)
     batch = pack(sequences, *(part[users] for part in training_histories(sequences, window=4)))
     auxiliary = Auxiliary(np.array([0, 1]), np.array([3, 1]), weight=0.5)
     model = Recommender(WHOLE_MODEL, sequences.items, len(sequences.domains))
-    generator = np.random.default_rng(seed)
-    step = prepare_step(model, "tiled", sequences, users, batch, negatives, generator, auxiliary, recent_weight=weight)
+    step = prepare_step(model, "tiled", sequences, users, batch, negatives, np.random.default_rng(seed), auxiliary)
 
     def added(item: int, query: int) -> float:
         count = recent_count(sequences, item, int(step.requests.time_R[query]), (TRAIN,))
-        return (WHOLE_MODEL.recent_weight if weight is None else weight) * math.log(1 + count)
+        return WHOLE_MODEL.recent_weight * math.log(1 + count)
 
     for part in step.targets:
         assert part.offsets is not None
@@ -149,14 +148,11 @@ def test_scores_add_the_counts_of_training_interactions(seed: int, negatives: in
             assert float(part.offsets.target_T[row]) == pytest.approx(added(targets[row], query), rel=1e-6)
 
 
-@pytest.mark.parametrize(("of_model", "of_loss"), [(0.0, None), (0.1, 0.0)])
-def test_without_a_weight_nothing_is_counted(of_model: float, of_loss: float | None) -> None:
+def test_without_a_weight_nothing_is_counted() -> None:
     sequences = whole_training(0)
-    settings = dataclasses.replace(WHOLE_MODEL, recent_weight=of_model)
-    model = Recommender(settings, sequences.items, len(sequences.domains))
+    model = Recommender(dataclasses.replace(WHOLE_MODEL, recent_weight=0.0), sequences.items, len(sequences.domains))
     users, generator = np.arange(len(sequences.user_id)), np.random.default_rng(0)
-    batch = whole_histories(sequences)
-    step = prepare_step(model, "tiled", sequences, users, batch, 3, generator, recent_weight=of_loss)
+    step = prepare_step(model, "tiled", sequences, users, whole_histories(sequences), 3, generator)
     assert all(part.offsets is None for part in step.targets)
     assert "training_counts" not in vars(sequences)
 

@@ -88,7 +88,7 @@ class RecentCounted:
 
         def score(index: Integers, items: slice) -> Integers:
             candidates = np.arange(items.start, items.stop)
-            count_PC, row = requests.sequences.known_counts.at(requests.time[index], candidates)
+            _, count_PC, row = requests.sequences.known_counts.at(requests.time[index], candidates)
             return count_PC[row]
 
         return score

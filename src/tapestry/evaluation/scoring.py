@@ -19,7 +19,7 @@ from tapestry.parallel.item_rows import RowExchange
 from tapestry.parallel.processes import ALONE, Processes
 from tapestry.sequences.batches import Batch, target_batches
 from tapestry.sequences.reader import Sequences
-from tapestry.sequences.recent import RecentCounts, log_of_counts
+from tapestry.sequences.recent import RecentCounts, log_of_aged_counts
 
 
 def last_queries(model: Recommender, batch: Batch, table_UK: Tensor | None = None) -> Tensor:
@@ -43,21 +43,20 @@ def item_scores(
 ) -> Tensor:
     """Compute the scores of `items` for queries: (B, items).
 
-    A score is the cosine of query and item. With `model.recent_weight`, it also has that weight times log(1 + n), n how
-    often the item was chosen in the 30 days before the request.
+    A score is the cosine of query and item. With `model.recent_weight`, it also has what recent counts add
+    (`tapestry.sequences.recent`).
 
     Args:
         items: rows of the model's item embedding.
         time_B: the times of the requests, in ms.
         recent: counts of all interactions known; not read without `model.recent_weight`.
     """
-    weight = model.settings.recent_weight
     score_BI = query_BK @ model.item_vectors(items).T
-    if weight == 0:
+    if model.trained_until is None:
         return score_BI
     assert recent is not None, "a model with recent_weight is asked for scores without counts"
-    count_PI, row_B = recent.at(time_B, model.shard.numbers(items))
-    added_PI = log_of_counts(count_PI, weight)
+    day_P, count_PI, row_B = recent.at(time_B, model.shard.numbers(items))
+    added_PI = log_of_aged_counts(count_PI, model.settings.recent_weight, day_P - int(model.trained_until))
     device = score_BI.device
     return score_BI.add_(torch.from_numpy(added_PI).to(device)[torch.from_numpy(row_B).to(device)])
 

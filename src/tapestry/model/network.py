@@ -92,6 +92,9 @@ class Recommender(nn.Module):
         self.dropout = Dropout(settings.dropout)
         self.request_time = RequestTime(settings.width) if settings.request_time else None
         self.target_state = TargetState(settings.width) if settings.target_state else None
+        # The day of the last training interaction, in days since 1970; before training, a day after all others.
+        self.trained_until: Tensor | None
+        self.register_buffer("trained_until", torch.tensor(2**31) if settings.recent_weight else None)
         # With `intra_full`, the last layer attends to all domains itself.
         last = replace(settings, ddsr=settings.ddsr and settings.attention != "intra_full")
         self.layers = nn.ModuleList(Layer(part) for part in [*[settings] * (settings.layers - 1), last])

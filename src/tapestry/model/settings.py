@@ -48,8 +48,8 @@ class ModelSettings:
     dropout: float
     """Dropout rate of the input and of each layer's update, in [0, 1)."""
     recent_weight: Annotated[float, fraction] = 0.0
-    """What an item's score adds for each unit of log(1 + n), n its interactions in the 30 days before the request
-    (`tapestry.sequences.recent`); 0: nothing is counted."""
+    """What an item's score adds for each unit of log(1 + n), n its interactions in the 30 days before the request. It
+    doubles with every 30 days since the training data end (`tapestry.sequences.recent`). 0: nothing is counted."""
 
     def __post_init__(self) -> None:
         require(0 <= self.dropout < 1, f"model.dropout: {self.dropout} is not in [0, 1)")

@@ -25,7 +25,7 @@ from tapestry.sequences.reader import Domain
 from tapestry.sequences.recent import RecentCounts
 
 TRAINING = "training.json"
-_COUNT = "count"
+_COUNT, _LAST_DAY = "count", "last_day"
 _MOST_SHOWN = 3  # differences that a message lists
 _BLOCK = 1 << 16  # rows of the item embedding that are read at a time
 
@@ -68,7 +68,8 @@ def save_model(
         if training is not None:
             write_json(temporary / TRAINING, training)
         if model.settings.recent_weight and recent is not None:
-            save_file({_COUNT: torch.from_numpy(recent.latest())}, temporary / RECENT)
+            latest = {_COUNT: torch.from_numpy(recent.latest()), _LAST_DAY: torch.tensor(recent.last_day)}
+            save_file(latest, temporary / RECENT)
         for made in temporary.glob("*.safetensors"):  # safetensors makes files that only their owner can read
             shutil.copymode(temporary / CONFIG, made)
 
@@ -101,7 +102,9 @@ def load_model(
         with safe_open(path, "pt") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             found = {name: f"{part.get_dtype()} {part.get_shape()}" for name, part in parts.items()}
-        wrong = _difference(found, {name: f"F32 {list(x.shape)}" for name, x in model.state_dict().items()})
+        kinds = {torch.float32: "F32", torch.int64: "I64"}
+        expected = {name: f"{kinds[x.dtype]} {list(x.shape)}" for name, x in model.state_dict().items()}
+        wrong = _difference(found, expected)
         if wrong:
             raise TapestryError(f"{path}: not the weights that {CONFIG} describes: {wrong}; {RERUN}")
         weights = load_file(path) if shard == WHOLE else _read_shard(path, shard)
@@ -117,15 +120,18 @@ def read_latest_counts(folder: Path, model: Recommender) -> RecentCounts | None:
     """Read how often each item was chosen in the last 30 days of the data; None if the model doesn't use it.
 
     Raises:
-        TapestryError: the file is missing or damaged, or has another number of items.
+        TapestryError: the file is missing or damaged, or has another number of items, or no day.
     """
     if model.settings.recent_weight == 0:
         return None
     with reading_weights(folder, RECENT) as path:
-        count_I = load_file(path)[_COUNT].numpy()
+        tensors = load_file(path)
+        count_I, last_day = tensors[_COUNT].numpy(), tensors[_LAST_DAY].numpy()
     if count_I.shape != (model.items,) or count_I.dtype != np.int64 or count_I.min() < 0:
         raise TapestryError(f"{path}: not one count for each of the model's {model.items} items; {RERUN}")
-    return RecentCounts.as_of_one_day(count_I)
+    if last_day.shape != () or last_day.dtype != np.int64 or last_day < 0:
+        raise TapestryError(f"{path}: {_LAST_DAY} is not a number of days since 1970; {RERUN}")
+    return RecentCounts.as_of_one_day(count_I, int(last_day))
 
 
 def _read_shard(path: Path, shard: Shard) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from tapestry.core.bounds import Fraction, Seed, Threads, at_most, between, fraction, require
+from tapestry.core.bounds import Fraction, Seed, Threads, at_most, between, require
 from tapestry.core.validation_figure import ValidationFigure
 
 
@@ -81,9 +81,6 @@ class TrainSettings:
     plateau_patience: Annotated[int, between(0, 10**6)] = 5
     """`plateau`: the learning rate decreases once more than this number of epochs in a row brought no better figure
     `stop_by`. After a decrease the epochs are counted anew. To have an effect it must be below `patience`."""
-    recent_weight: Annotated[float | None, fraction] = None
-    """The weight of recent counts in the scores of the loss; `model.recent_weight`, that of every other score, if null.
-    A model that ranks long after its training needs a larger weight there than in the loss."""
 
     def __post_init__(self) -> None:
         require(

@@ -59,7 +59,6 @@ def prepare_step(
     auxiliary: Auxiliary | None = None,
     part: Integers | None = None,
     own_items_as_negatives: bool = True,
-    recent_weight: float | None = None,
 ) -> Step:
     """Order a batch's tokens for `kernel`, and draw negatives for each target domain of the batch.
 
@@ -77,9 +76,7 @@ def prepare_step(
             same candidates for the whole batch, so the parts' gradients add up to that of the whole.
         own_items_as_negatives: if False, no item of a user's training interactions is a negative of that user's
             queries. All targets, auxiliary ones too, are such items.
-        recent_weight: of recent counts in the scores of the loss; by default that of the model.
     """
-    weight = model.settings.recent_weight if recent_weight is None else recent_weight
     whole_tokens = len(batch.item_N)
     present = np.unique(batch.target_domain_N.numpy())
     if auxiliary is not None:
@@ -125,7 +122,7 @@ def prepare_step(
         else:
             hits = _hits_of_owners(owner_R[query_T], *own, items)
         arrays = (query_T, target_local_R[query_T], local[start : start + len(items)], *hits)
-        offsets = None
+        weight, offsets = model.settings.recent_weight, None
         if weight:
             offsets = _offsets(sequences.training_counts, weight, time_R[query_T], target_R[query_T], items)
         targets.append(DomainTargets(*(torch.from_numpy(array) for array in arrays), offsets=offsets))
@@ -144,7 +141,7 @@ def prepare_step(
 
 def _offsets(recent: RecentCounts, weight: float, time_T: Integers, target_T: Integers, items: Integers) -> Offsets:
     """Return what the recent counts add to the scores of candidates `items` and of the targets."""
-    count_PC, row_T = recent.at(time_T, items)
+    _, count_PC, row_T = recent.at(time_T, items)
     target_count_T = recent.of_pairs(time_T, target_T)
     arrays = (log_of_counts(count_PC, weight), row_T, log_of_counts(target_count_T, weight))
     return Offsets(*(torch.from_numpy(array) for array in arrays))

@@ -88,6 +88,8 @@ class Trainer:
         self._draws = np.random.default_rng([settings.seed, 1])
         self._auxiliary = AuxiliaryTargets(sequences, model.settings.window, settings, steps)
         self._trained_P = torch.zeros(PERIODS, dtype=torch.bool)  # periods of a target
+        if model.trained_until is not None:
+            model.trained_until.fill_(sequences.training_counts.last_day)
         self._part = _Part()
         self._shuffled: Mapping[str, Any] = {}
         self._drawn: Mapping[str, Any] = {}
@@ -228,7 +230,6 @@ class Trainer:
                 auxiliary,
                 part,
                 settings.own_items_as_negatives,
-                settings.recent_weight,
             )
             self._trained_P[period_of(step.requests.time_R)] = True
             yield pinned(step) if self._device.type == "cuda" else step, self._draw_state()
