@@ -30,6 +30,7 @@ SCHEMA = TableSchema(
     unique=["name"],
 )
 GOOD = (0, 1, 1.0, "a")
+NO_VALUE = (0, None, 1.0, "b")
 TABLE = 'CREATE TABLE made ("number" INTEGER, maybe BIGINT, share DOUBLE, "name" VARCHAR)'
 
 row = st.tuples(
@@ -101,6 +102,15 @@ def test_a_strict_schema_has_all_columns_of_the_table(change: str) -> None:
         connection.execute(change)
         with pytest.raises(TapestryError, match="table made breaks its schema"):
             validate(connection, {"made": strict})
+
+
+def test_a_column_without_values_keeps_its_rules_but_no_rows_are_for_pandera_to_judge() -> None:
+    with duckdb.connect() as connection:
+        table = made(connection, [NO_VALUE])
+        assert keeps_all_rules(connection, table, SCHEMA)
+        pandera_schema(SCHEMA).validate(table, lazy=True)
+        connection.execute("DELETE FROM made")
+        assert not keeps_all_rules(connection, table, SCHEMA)
 
 
 def test_a_valid_table_needs_neither_pandera_nor_pandas() -> None:

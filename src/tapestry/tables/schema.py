@@ -111,9 +111,10 @@ def keeps_all_rules(connection: duckdb.DuckDBPyConnection, table: ibis.Table, sc
         if not column.nullable:
             rules.append(~table[name].isnull())
             rules += [~table[name].isnan()] if types[name].is_floating() else []
-    of_all_rows = table.aggregate(**{f"rule_{number}": rule.all() for number, rule in enumerate(rules)})
-    (kept,) = _rows(connection, of_all_rows)
-    return all(kept) and (not schema.unique or _is_unique(connection, table, schema.unique))
+    broken = {f"rule_{number}": (~rule).any() for number, rule in enumerate(rules)}
+    ((rows, *found),) = _rows(connection, table.aggregate(table.count().name("rows"), **broken))
+    # What is found is null for a rule that is null for all rows, as of a column without values.
+    return rows > 0 and not any(found) and (not schema.unique or _is_unique(connection, table, schema.unique))
 
 
 def _is_unique(connection: duckdb.DuckDBPyConnection, table: ibis.Table, columns: Sequence[str]) -> bool:
