@@ -23,20 +23,23 @@ SELECT 'A' || (10 + i // 2) AS user_id, 'B' || (10 + i) AS item_id, 137825280000
     CASE WHEN i > 1 THEN 5.0 END::FLOAT AS rating, 'Books' AS domain, i AS row
 FROM range(1, 21) numbers(i)
 """
-INTERACTION_FLAWS = {
-    "UPDATE interactions SET user_id = NULL WHERE row = 2": "non-nullable column 'user_id' contains null",
-    "UPDATE interactions SET item_id = NULL WHERE row = 3": "non-nullable column 'item_id' contains null",
-    "UPDATE interactions SET timestamp = NULL WHERE row = 4": "non-nullable column 'timestamp' contains null",
-    "UPDATE interactions SET domain = NULL WHERE row = 5": "non-nullable column 'domain' contains null",
-    "UPDATE interactions SET user_id = ' ' WHERE row = 6": "failure cases: {'user_id': ' '}",
-    "UPDATE interactions SET item_id = '' WHERE row = 7": "failure cases: {'item_id': ''}",
-    "UPDATE interactions SET domain = 'Toys' WHERE row = 8": "failure cases: {'domain': 'Toys'}",
-    "UPDATE interactions SET timestamp = 788918399999 WHERE row = 9": "{'timestamp': 788918399999}",
-    "UPDATE interactions SET timestamp = 1893456000000 WHERE row = 10": "{'timestamp': 1893456000000}",
-    "UPDATE interactions SET rating = 5.5 WHERE row = 11": "{'rating': 5.5}",
-    "UPDATE interactions SET rating = 0 WHERE row = 12": "{'rating': 0.0}",
-    "UPDATE interactions SET rating = 'nan' WHERE row = 13": "{'rating': nan}",
-    "UPDATE interactions SET row = 0 WHERE row = 14": "failure cases: {'row': 0}",
+INTERACTION_FLAWS: dict[str, str | tuple[str, str]] = {
+    "UPDATE interactions SET user_id = NULL WHERE row = 2": "user_id not null",
+    "UPDATE interactions SET item_id = NULL WHERE row = 3": "item_id not null",
+    "UPDATE interactions SET timestamp = NULL WHERE row = 4": "timestamp not null",
+    "UPDATE interactions SET domain = NULL WHERE row = 5": "domain not null",
+    "UPDATE interactions SET user_id = ' ' WHERE row = 6": ("user_id not blank", "'user_id': ' '"),
+    "UPDATE interactions SET item_id = '' WHERE row = 7": ("item_id not blank", "'item_id': ''"),
+    "UPDATE interactions SET domain = 'Toys' WHERE row = 8": ("domain one of Books", "'domain': 'Toys'"),
+    "UPDATE interactions SET timestamp = 788918399999 WHERE row = 9": ("timestamp from", "'timestamp': 788918399999"),
+    "UPDATE interactions SET timestamp = 1893456000000 WHERE row = 10": (
+        "timestamp from",
+        "'timestamp': 1893456000000",
+    ),
+    "UPDATE interactions SET rating = 5.5 WHERE row = 11": ("rating from", "'rating': 5.5"),
+    "UPDATE interactions SET rating = 0 WHERE row = 12": ("rating from", "'rating': 0.0"),
+    "UPDATE interactions SET rating = 'nan' WHERE row = 13": ("rating from", "'rating': nan"),
+    "UPDATE interactions SET row = 0 WHERE row = 14": ("row at least 1", "'row': 0"),
     "INSERT INTO interactions SELECT * FROM interactions WHERE row = 15": "each after the one before",
 }
 
@@ -85,7 +88,13 @@ def test_every_flaw_of_interactions_is_found(connection: duckdb.DuckDBPyConnecti
         connection.execute(flaw)
     with pytest.raises(TapestryError, match="table interactions breaks its schema") as caught:
         check_written(connection, settings)
-    assert [complaint for complaint in INTERACTION_FLAWS.values() if complaint not in str(caught.value)] == []
+    assert [words for words in INTERACTION_FLAWS.values() if not is_found(words, str(caught.value))] == []
+
+
+def is_found(words: str | tuple[str, str], message: str) -> bool:
+    """Say whether a line of the message has the words: of the rule, and of a value that breaks it."""
+    all_words = [words] if isinstance(words, str) else words
+    return any(all(word in line for word in all_words) for line in message.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -113,5 +122,6 @@ def test_some_of_many_bad_values_are_shown(connection: duckdb.DuckDBPyConnection
     )
     with pytest.raises(TapestryError) as caught:
         check_written(connection, settings)
-    assert str(caught.value).count("'Toys'") == 5
-    assert str(caught.value).count("9.0") == 5
+    _heading, *rules = str(caught.value).splitlines()
+    assert [rule.strip().partition(":")[0] for rule in rules] == ["rating from 1.0 to 5.0", "domain one of Books"]
+    assert [rule.count("'domain': 'Toys'") for rule in rules] == [5, 5]

@@ -29,40 +29,40 @@ SELECT u::INTEGER AS "user", position, item, domain, timestamp, split FROM range
     (0::INTEGER, 0::INTEGER, 0::SMALLINT, 10::BIGINT, 0::TINYINT), (1, 1, 0, 20, 0), (2, 2, 1, 20, 1), (3, 2, 1, 30, 2)
 ) t(position, item, domain, timestamp, split) ORDER BY u, position;
 """
-SEQUENCE_ERRORS = {
+SEQUENCE_ERRORS: dict[str, str | tuple[str, str]] = {
     'UPDATE sequences SET timestamp = 9 WHERE "user" = 0 AND position = 1': "sorted by time",
-    'UPDATE sequences SET timestamp = NULL WHERE "user" = 1 AND position = 0': "column 'timestamp' contains null",
+    'UPDATE sequences SET timestamp = NULL WHERE "user" = 1 AND position = 0': "timestamp not null",
     'UPDATE sequences SET split = 0 WHERE "user" = 2 AND position = 3': "test after training",
-    'UPDATE sequences SET split = 3 WHERE "user" = 3 AND position = 3': "failure cases: {'split': 3}",
+    'UPDATE sequences SET split = 3 WHERE "user" = 3 AND position = 3': ("split one of 0, 1, 2", "'split': 3"),
     'UPDATE sequences SET domain = 1 WHERE "user" = 4 AND position = 0': "item of its domain",
-    'UPDATE sequences SET domain = 2 WHERE "user" = 5 AND position = 0': "failure cases: {'domain': 2}",
-    'UPDATE sequences SET item = 3 WHERE "user" = 6 AND position = 0': "column 'item_id' contains null",
-    'UPDATE sequences SET item = -1 WHERE "user" = 7 AND position = 0': "failure cases: {'item': -1}",
+    'UPDATE sequences SET domain = 2 WHERE "user" = 5 AND position = 0': ("domain from 0 to 1", "'domain': 2"),
+    'UPDATE sequences SET item = 3 WHERE "user" = 6 AND position = 0': "item_id not null",
+    'UPDATE sequences SET item = -1 WHERE "user" = 7 AND position = 0': ("item at least 0", "'item': -1"),
     'UPDATE sequences SET position = 4 WHERE "user" = 8 AND position = 3': "positions count up",
-    'UPDATE sequences SET position = -1 WHERE "user" = 9 AND position = 0': "failure cases: {'position': -1}",
+    'UPDATE sequences SET position = -1 WHERE "user" = 9 AND position = 0': ("position at least 0", "'position': -1"),
     'UPDATE sequences SET position = 2 WHERE "user" = 10 AND position = 3': "positions count up",
-    'UPDATE sequences SET "user" = 12 WHERE "user" = 11 AND position = 3': "column 'length' contains null",
+    'UPDATE sequences SET "user" = 12 WHERE "user" = 11 AND position = 3': "length not null",
 }
-USER_ERRORS = {
+USER_ERRORS: dict[str, str | tuple[str, str]] = {
     'UPDATE users SET length = 5 WHERE "user" = 0': "length counted",
     "UPDATE users SET user_id = 'u2' WHERE \"user\" = 1": "'('user_id',)' not unique",
-    'UPDATE users SET user_id = NULL WHERE "user" = 3': "column 'user_id' contains null",
-    "INSERT INTO users VALUES (12, 'u12', 48, 1)": "column 'interactions' contains null",
+    'UPDATE users SET user_id = NULL WHERE "user" = 3': "user_id not null",
+    "INSERT INTO users VALUES (12, 'u12', 48, 1)": "interactions not null",
     'UPDATE users SET "user" = 20 WHERE "user" = 11; UPDATE sequences SET "user" = 20 WHERE "user" = 11': (
         "user numbers consecutive"
     ),
 }
-ITEM_ERRORS = {
+ITEM_ERRORS: dict[str, str | tuple[str, str]] = {
     "UPDATE items SET item_id = 'a0' WHERE item = 1": "'('item_id',)' not unique",
     "UPDATE items SET train_count = 11 WHERE item = 1": "training interactions counted",
     "UPDATE items SET domain = 1 WHERE item = 0; UPDATE sequences SET domain = 1 WHERE item = 0": (
         "contiguous by domain"
     ),
     "INSERT INTO items VALUES (4, 'b1', 1, 0)": "item numbers consecutive",
-    "INSERT INTO items VALUES (5, 'b2', 2, 0)": "failure cases: {'domain': 2}",
-    "INSERT INTO items VALUES (6, 'b3', 1, -1)": "failure cases: {'train_count': -1}",
-    "INSERT INTO items VALUES (7, NULL, 1, 0)": "column 'item_id' contains null",
-    "INSERT INTO items VALUES (8, 'b4', 1, 0)": "column 'trained' contains null",
+    "INSERT INTO items VALUES (5, 'b2', 2, 0)": ("domain from 0 to 1", "'domain': 2"),
+    "INSERT INTO items VALUES (6, 'b3', 1, -1)": ("train_count at least 0", "'train_count': -1"),
+    "INSERT INTO items VALUES (7, NULL, 1, 0)": "item_id not null",
+    "INSERT INTO items VALUES (8, 'b4', 1, 0)": "trained not null",
 }
 
 
@@ -90,12 +90,20 @@ def test_two_items_with_one_item_id_pass_only_with_item_identity_domain(
 
 
 @pytest.mark.parametrize("errors", [SEQUENCE_ERRORS, USER_ERRORS, ITEM_ERRORS], ids=["sequences", "users", "items"])
-def test_every_invalid_row_is_reported(connection: duckdb.DuckDBPyConnection, errors: Mapping[str, str]) -> None:
+def test_every_invalid_row_is_reported(
+    connection: duckdb.DuckDBPyConnection, errors: Mapping[str, str | tuple[str, str]]
+) -> None:
     for error in errors:
         connection.execute(error)
     with pytest.raises(TapestryError, match="breaks its schema") as caught:
         check_sequences(connection, domains=2, settings=SETTINGS)
-    assert [message for message in errors.values() if message not in str(caught.value)] == []
+    assert [error for error in errors.values() if not is_reported(error, str(caught.value))] == []
+
+
+def is_reported(error: str | tuple[str, str], message: str) -> bool:
+    """Say whether a line of the message has the words: of the rule, and of a value that breaks it."""
+    words = [error] if isinstance(error, str) else error
+    return any(all(word in line for word in words) for line in message.splitlines())
 
 
 @pytest.mark.parametrize(

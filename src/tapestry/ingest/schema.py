@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
-import ibis
-import ibis.expr.datatypes as dt
 
 from tapestry.core.splits import TEST, TRAIN, VALIDATION
 from tapestry.ingest.settings import IngestSettings
 from tapestry.tables.database import quote
-from tapestry.tables.schema import Column, Rule, TableSchema, at_least, in_range, one_of, validate
+from tapestry.tables.schema import Column, Rule, TableSchema, at_least, in_range, not_blank, one_of, validate
 
 
 def check_interactions(
@@ -35,31 +33,30 @@ def check_interactions(
     first, last = settings.time_range()
     schema = TableSchema(
         {
-            "user_id": Column(dt.string, [Rule("not blank", lambda column: column.re_search(r"\S"))]),
-            "item_id": Column(dt.string, [Rule("not blank", lambda column: column.re_search(r"\S"))]),
-            "timestamp": Column(dt.int64, [in_range(first, last - 1)]),
-            "rating": Column(dt.float32, [in_range(settings.min_rating, settings.max_rating)], nullable=True),
-            "domain": Column(dt.string, [one_of([domain])]),
-            "row": Column(dt.int64, [at_least(1)]),
+            "user_id": Column("VARCHAR", [not_blank()]),
+            "item_id": Column("VARCHAR", [not_blank()]),
+            "timestamp": Column("BIGINT", [in_range(first, last - 1)]),
+            "rating": Column("FLOAT", [in_range(settings.min_rating, settings.max_rating)], nullable=True),
+            "domain": Column("VARCHAR", [one_of([domain])]),
+            "row": Column("BIGINT", [at_least(1)]),
             **{name: _GIVEN[name] for name in settings.given_columns},
             **{f"previous_{key}": Column(nullable=True) for key in keys},
         },
-        rules=[Rule("each after the one before", lambda table: _comes_after_previous(table, keys))],
+        rules=[Rule("each after the one before", _comes_after_previous(keys))],
         strict=True,
     )
     validate(connection, {"interactions": schema})
 
 
 _GIVEN = {
-    "position": Column(dt.int64, [at_least(0)]),
-    "split": Column(dt.int8, [one_of([TRAIN, VALIDATION, TEST])]),
+    "position": Column("BIGINT", [at_least(0)]),
+    "split": Column("TINYINT", [one_of([TRAIN, VALIDATION, TEST])]),
 }
 
 
-def _comes_after_previous(table: ibis.Table, keys: Sequence[str]) -> ibis.expr.types.BooleanValue:
+def _comes_after_previous(keys: Sequence[str]) -> str:
     """Compare each row with the one before it, by the first of `keys` in which they differ."""
-    after = ibis.literal(False)
+    after = "false"
     for key in reversed(keys):
-        value, previous = table[key], table[f"previous_{key}"]
-        after = (value > previous) | ((value == previous) & after)
-    return table.previous_user_id.isnull() | after
+        after = f'"{key}" > "previous_{key}" OR ("{key}" = "previous_{key}" AND ({after}))'
+    return f"previous_user_id IS NULL OR {after}"

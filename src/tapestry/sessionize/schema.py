@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import duckdb
-import ibis
-import ibis.expr.datatypes as dt
 
 from tapestry.core.splits import TEST, TRAIN, VALIDATION
 from tapestry.sessionize.settings import SessionizeSettings
@@ -52,58 +48,58 @@ def check_sequences(connection: duckdb.DuckDBPyConnection, domains: int, setting
             FROM sequences GROUP BY item
         ) USING (item)"""
     )
-    by_time = [Rule("sorted by time", lambda t: _within_user(t, t.timestamp >= t.previous_timestamp))]
+    by_time = [Rule("sorted by time", _within_user("timestamp >= previous_timestamp"))]
     in_order = TableSchema(
         {
-            "user": Column(dt.int32, [at_least(0)]),
-            "position": Column(dt.int32, [at_least(0)]),
-            "item": Column(dt.int32, [at_least(0)]),
-            "domain": Column(dt.int16, [in_range(0, domains - 1)]),
-            "timestamp": Column(dt.int64),
-            "split": Column(dt.int8, [one_of([TRAIN, VALIDATION, TEST])]),
+            "user": Column("INTEGER", [at_least(0)]),
+            "position": Column("INTEGER", [at_least(0)]),
+            "item": Column("INTEGER", [at_least(0)]),
+            "domain": Column("SMALLINT", [in_range(0, domains - 1)]),
+            "timestamp": Column("BIGINT"),
+            "split": Column("TINYINT", [one_of([TRAIN, VALIDATION, TEST])]),
         },
         rules=[
-            Rule("sorted by user", lambda t: (t.user >= t.previous_user).fill_null(True)),
-            Rule("test after training", lambda t: _within_user(t, t.split >= t.previous_split)),
-            Rule("positions count up", lambda t: _within_user(t, t.position == t.previous_position + 1)),
-            Rule("positions from 0", lambda t: (t.user == t.previous_user).fill_null(False) | (t.position == 0)),
+            Rule("sorted by user", '"user" >= previous_user'),
+            Rule("test after training", _within_user("split >= previous_split")),
+            Rule("positions count up", _within_user("position = previous_position + 1")),
+            Rule("positions from 0", 'coalesce("user" = previous_user, false) OR position = 0'),
             *(by_time if settings.order == "time" else []),
         ],
     )
     users = TableSchema(
         {
-            "user": Column(dt.int32, [at_least(0)]),
-            "user_id": Column(dt.string),
-            "offset": Column(dt.int64, [at_least(0)]),
-            "length": Column(dt.int32, [at_least(1)]),
-            "interactions": Column(dt.int64),
+            "user": Column("INTEGER", [at_least(0)]),
+            "user_id": Column("VARCHAR"),
+            "offset": Column("BIGINT", [at_least(0)]),
+            "length": Column("INTEGER", [at_least(1)]),
+            "interactions": Column("BIGINT"),
         },
         rules=[
-            Rule("user numbers consecutive", lambda t: t.user == t.expected_user),
-            Rule("length counted", lambda t: t.length == t.interactions),
-            Rule("offsets consistent", lambda t: t.offset == t.first_row),
+            Rule("user numbers consecutive", '"user" = expected_user'),
+            Rule("length counted", "length = interactions"),
+            Rule("offsets consistent", '"offset" = first_row'),
         ],
         unique=["user_id"],
     )
     items = TableSchema(
         {
-            "item": Column(dt.int32, [at_least(0)]),
-            "item_id": Column(dt.string),
-            "domain": Column(dt.int16, [in_range(0, domains - 1)]),
-            "train_count": Column(dt.int64, [at_least(0)]),
-            "trained": Column(dt.int64),
+            "item": Column("INTEGER", [at_least(0)]),
+            "item_id": Column("VARCHAR"),
+            "domain": Column("SMALLINT", [in_range(0, domains - 1)]),
+            "train_count": Column("BIGINT", [at_least(0)]),
+            "trained": Column("BIGINT"),
         },
         rules=[
-            Rule("item numbers consecutive", lambda t: t.item == t.expected_item),
-            Rule("contiguous by domain", lambda t: (t.domain >= t.previous_domain).fill_null(True)),
-            Rule("training interactions counted", lambda t: t.train_count == t.trained),
-            Rule("item of its domain", lambda t: (t.domain == t.least_domain) & (t.domain == t.last_domain)),
+            Rule("item numbers consecutive", "item = expected_item"),
+            Rule("contiguous by domain", "domain >= previous_domain"),
+            Rule("training interactions counted", "train_count = trained"),
+            Rule("item of its domain", "domain = least_domain AND domain = last_domain"),
         ],
         unique=["item_id"] if settings.item_identity == "global" else ["domain", "item_id"],
     )
     validate(connection, {"sequences_in_order": in_order, "users_counted": users, "items_counted": items})
 
 
-def _within_user(table: ibis.Table, rule: Any) -> Any:
-    """Apply a rule about the previous row only where that row is of the same user."""
-    return ((table.user != table.previous_user) | rule).fill_null(True)
+def _within_user(condition: str) -> str:
+    """Make a condition about the previous row hold only where that row is of the same user."""
+    return f'"user" <> previous_user OR {condition}'

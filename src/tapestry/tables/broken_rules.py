@@ -1,48 +1,57 @@
-"""Pandera says which rules of its schema a table breaks, with examples.
+"""Pandera says what of its schema a table breaks, with examples.
 
-On Ibis tables Pandera ignores `Column(unique=True)` and `coerce`. So uniqueness is stated at the level of the table,
-and a column must already have the type that the schema states.
+Pandera reads DuckDB's tables as Ibis expressions, and our rules are SQL. So it gets a view of the table with one more
+column for each broken rule: whether the row keeps it. On Ibis tables it ignores `Column(unique=True)` and `coerce`. So
+uniqueness is stated at the level of the table, and a column must already have the type that the schema states.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
+import duckdb
 import ibis
 import pandera.ibis as pa
+from ibis.backends.sql.datatypes import DuckDBType
 from pandera.errors import SchemaErrors
 
-from tapestry.tables.schema import Rule, TableSchema
+from tapestry.tables.schema import TableSchema
 
 _EXAMPLES = 5
+_VIEW = "with_broken_rules"
 
 
-def broken_rules(table: ibis.Table, schema: TableSchema) -> list[str]:
-    """Return what Pandera finds broken in a table, a line each; nothing if it finds the table valid."""
+def explain(
+    connection: duckdb.DuckDBPyConnection, table: str, schema: TableSchema, broken: Mapping[str, str]
+) -> list[str]:
+    """Return what Pandera finds broken in a table, a line each.
+
+    Args:
+        broken: the rules that the table breaks: name → condition. Pandera finds by itself what is wrong with columns,
+            and what isn't unique.
+    """
+    kept = "".join(f', ({condition}) AS "{name}"' for name, condition in broken.items())
+    connection.execute(f'CREATE OR REPLACE TEMP VIEW {_VIEW} AS SELECT *{kept} FROM "{table}"')
+    columns = {name: pa.Column(_ibis_type(column.type), nullable=True) for name, column in schema.columns.items()}
+    columns |= {name: pa.Column(None, nullable=True) for name in broken}
+    checks = [pa.Check(_column(name), name=name, n_failure_cases=_EXAMPLES) for name in broken]
+    unique = list(schema.unique) or None
+    whole = pa.DataFrameSchema(columns, checks=checks, unique=unique, strict=schema.strict, name=table)
     try:
-        pandera_schema(schema).validate(table, lazy=True)
+        whole.validate(ibis.duckdb.from_connection(connection).table(_VIEW), lazy=True)
     except SchemaErrors as errors:
         return [f"{error['check']}: {error['error']}" for kind in _groups(errors) for error in kind]
-    return []
+    raise AssertionError(f"table {table}: Pandera finds nothing broken")
 
 
-def pandera_schema(schema: TableSchema) -> pa.DataFrameSchema:
-    """Return the same schema as one of Pandera."""
-    columns = {
-        name: pa.Column(column.type, [_of_column(rule) for rule in column.rules], nullable=column.nullable)
-        for name, column in schema.columns.items()
-    }
-    rules = [_of_table(rule) for rule in schema.rules]
-    return pa.DataFrameSchema(columns, checks=rules, unique=list(schema.unique) or None, strict=schema.strict)
+def _ibis_type(duckdb_type: str | None) -> Any:
+    return None if duckdb_type is None else DuckDBType.from_string(duckdb_type)
 
 
-def _of_column(rule: Rule) -> pa.Check:
-    return pa.Check(lambda data: rule.keeps(data.table[data.key]), name=rule.name, n_failure_cases=_EXAMPLES)
-
-
-def _of_table(rule: Rule) -> pa.Check:
-    return pa.Check(lambda data: rule.keeps(data.table), name=rule.name, n_failure_cases=_EXAMPLES)
+def _column(name: str) -> Any:
+    return lambda data: data.table[name]
 
 
 def _groups(errors: SchemaErrors) -> list[list[dict[str, Any]]]:

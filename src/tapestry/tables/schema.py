@@ -1,21 +1,21 @@
-"""Schemas of DuckDB tables: columns with their types, and rules, which are Ibis expressions.
+"""Schemas of DuckDB tables: columns with their types, and rules, which are conditions in SQL.
 
-One query says whether a table keeps all rules, a second one whether values that must be unique are. Only if they find
-something broken, Pandera validates the table and says what, with examples (`tapestry.tables.broken_rules`). Pandera
-makes a query for each rule, and to load it takes longer than to check a small table.
+One query says which rules a table breaks, a second one whether values that must be unique are. Only if something is
+broken, Pandera validates the table and says what, with examples (`tapestry.tables.broken_rules`). To load Pandera and
+Ibis, of which its tables are, takes longer than to check a small table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import duckdb
-import ibis
-import ibis.expr.datatypes as dt
 
 from tapestry.core.errors import TapestryError
+from tapestry.tables.database import quote
+
+_COLUMN = "{column}"
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Rule:
 
     Attributes:
         name: of the rule, in messages.
-        keeps: takes a column, or for a rule of several columns the table, and returns an expression that is true for
-            each row that keeps the rule, and false for each that breaks it. A row for which it is null keeps the rule.
+        condition: SQL that is true for each row that keeps the rule, and false for each that breaks it. A row for which
+            it is null keeps the rule. In a rule of a column, `{column}` is the column.
     """
 
     name: str
-    keeps: Callable[[Any], Any]
+    condition: str
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Column:
     """A column of a table.
 
     Attributes:
-        type: of its values; any if None.
+        type: of its values, as DuckDB calls it; any if None.
         rules: of its values.
         nullable: whether values may be null. If not, a float may not be NaN either.
     """
 
-    type: dt.DataType | None = None
+    type: str | None = None
     rules: Sequence[Rule] = ()
     nullable: bool = False
 
@@ -64,19 +64,25 @@ class TableSchema:
     strict: bool = False
 
 
-def at_least(least: float) -> Rule:
+def at_least(least: int) -> Rule:
     """Return the rule that a column's values aren't below a bound."""
-    return Rule(f"at least {least}", lambda column: column >= least)
+    return Rule(f"at least {least}", f"{_COLUMN} >= {least}")
 
 
 def in_range(first: float, last: float) -> Rule:
     """Return the rule that a column's values are between two bounds, or equal to one."""
-    return Rule(f"from {first} to {last}", lambda column: column.between(first, last))
+    return Rule(f"from {first} to {last}", f"{_COLUMN} BETWEEN {_number(first)} AND {_number(last)}")
 
 
-def one_of(values: Sequence[Any]) -> Rule:
+def one_of(values: Sequence[int | str]) -> Rule:
     """Return the rule that a column has no other values than these."""
-    return Rule(f"one of {', '.join(map(str, values))}", lambda column: column.isin(values))
+    listed = (f"'{quote(value)}'" if isinstance(value, str) else str(value) for value in values)
+    return Rule(f"one of {', '.join(map(str, values))}", f"{_COLUMN} IN ({', '.join(listed)})")
+
+
+def not_blank() -> Rule:
+    """Return the rule that a text has something else than blanks."""
+    return Rule("not blank", rf"regexp_matches({_COLUMN}, '\S')")
 
 
 def validate(connection: duckdb.DuckDBPyConnection, schemas: Mapping[str, TableSchema]) -> None:
@@ -86,43 +92,58 @@ def validate(connection: duckdb.DuckDBPyConnection, schemas: Mapping[str, TableS
         TapestryError: The message lists every broken rule of every table, with up to five examples.
     """
     found = []
-    backend = ibis.duckdb.from_connection(connection)
     for name, schema in schemas.items():
-        table = backend.table(name)
-        if not keeps_all_rules(connection, table, schema):
-            from tapestry.tables.broken_rules import broken_rules
+        # A rule of a column that is missing, or has another type, says nothing.
+        fits = _has_columns(connection, name, schema)
+        broken = _broken_rules(connection, name, schema) if fits else {}
+        if not fits or broken or not _is_unique(connection, name, schema.unique):
+            from tapestry.tables.broken_rules import explain
 
-            broken = broken_rules(table, schema)
-            found += [f"table {name} breaks its schema:", *(f"  {rule}" for rule in broken)] if broken else []
+            lines = explain(connection, name, schema, broken)
+            found += [f"table {name} breaks its schema:", *(f"  {line}" for line in lines)]
     if found:
         raise TapestryError("\n".join(found))
 
 
-def keeps_all_rules(connection: duckdb.DuckDBPyConnection, table: ibis.Table, schema: TableSchema) -> bool:
-    """Say whether a table surely keeps all rules of a schema. A table without rows is never sure to."""
-    types = {name: kind.copy(nullable=True) for name, kind in table.schema().items()}
+def _has_columns(connection: duckdb.DuckDBPyConnection, table: str, schema: TableSchema) -> bool:
+    """Say whether a table has a schema's columns, of the right types, and no others if it is strict."""
+    types = {name: kind for name, kind, *_ in connection.execute(f'DESCRIBE "{table}"').fetchall()}
     if schema.strict and types.keys() != schema.columns.keys():
         return False
-    if any(name not in types or column.type not in (None, types[name]) for name, column in schema.columns.items()):
-        return False
-    rules = [rule.keeps(table[name]) for name, column in schema.columns.items() for rule in column.rules]
-    rules += [rule.keeps(table) for rule in schema.rules]
-    for name, column in schema.columns.items():
-        if not column.nullable:
-            rules.append(~table[name].isnull())
-            rules += [~table[name].isnan()] if types[name].is_floating() else []
-    broken = {f"rule_{number}": (~rule).any() for number, rule in enumerate(rules)}
-    ((rows, *found),) = _rows(connection, table.aggregate(table.count().name("rows"), **broken))
+    return all(name in types and column.type in (None, types[name]) for name, column in schema.columns.items())
+
+
+def _broken_rules(connection: duckdb.DuckDBPyConnection, table: str, schema: TableSchema) -> dict[str, str]:
+    """Return the rules that some rows of a table with the right columns break: name → condition."""
+    rules = {
+        f"{name} {rule.name}": rule.condition.replace(_COLUMN, f'"{name}"')
+        for name, column in schema.columns.items()
+        for rule in [*column.rules, *_never_null(column)]
+    }
+    rules |= {rule.name: rule.condition for rule in schema.rules}
+    if not rules:
+        return {}
+    asked = ", ".join(f"bool_or(NOT ({condition}))" for condition in rules.values())
+    (found,) = connection.execute(f'SELECT {asked} FROM "{table}"').fetchall()
     # What is found is null for a rule that is null for all rows, as of a column without values.
-    return rows > 0 and not any(found) and (not schema.unique or _is_unique(connection, table, schema.unique))
+    return {name: rules[name] for name, is_broken in zip(rules, found, strict=True) if is_broken}
 
 
-def _is_unique(connection: duckdb.DuckDBPyConnection, table: ibis.Table, columns: Sequence[str]) -> bool:
+def _never_null(column: Column) -> list[Rule]:
+    if column.nullable:
+        return []
+    number = f" AND NOT isnan({_COLUMN})" if column.type in ("FLOAT", "DOUBLE") else ""
+    return [Rule("not null", f"{_COLUMN} IS NOT NULL{number}")]
+
+
+def _is_unique(connection: duckdb.DuckDBPyConnection, table: str, columns: Sequence[str]) -> bool:
     """Say whether no two rows have the same values in these columns; null is a value like others."""
-    counted = table.group_by(list(columns)).aggregate(rows_alike=table.count())
-    return not _rows(connection, counted.filter(counted.rows_alike > 1).limit(1))
+    if not columns:
+        return True
+    keys = ", ".join(f'"{column}"' for column in columns)
+    return not connection.execute(f'SELECT 1 FROM "{table}" GROUP BY {keys} HAVING count(*) > 1 LIMIT 1').fetchall()
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, expression: ibis.Table) -> list[tuple[Any, ...]]:
-    """Return the rows of an expression. Ibis itself would load pandas for them."""
-    return connection.execute(str(ibis.to_sql(expression, dialect="duckdb"))).fetchall()
+def _number(value: float) -> str:
+    # A literal such as 4.7 is a DECIMAL, which DuckDB would round to FLOAT to compare it with one.
+    return str(value) if isinstance(value, int) else f"CAST({value!r} AS DOUBLE)"
