@@ -14,11 +14,13 @@ from interactions import SETTINGS
 
 from tapestry.core.errors import TapestryError
 from tapestry.sessionize.schema import check_sequences
+from tapestry.sessionize.settings import SessionizeSettings
 
 BY_DOMAIN = replace(SETTINGS, item_identity="domain")
 
 # 12 users of 2 training, 1 validation and 1 test interaction; items a0 and a1 of one domain, b0 of the other.
 SEQUENCES = """
+CREATE SCHEMA made; USE made;
 CREATE TABLE items AS SELECT * FROM (VALUES
     (0::INTEGER, 'a0', 0::SMALLINT, 12::BIGINT), (1, 'a1', 0, 12), (2, 'b0', 1, 0)
 ) t(item, item_id, domain, train_count);
@@ -36,12 +38,12 @@ SEQUENCE_ERRORS: dict[str, str | tuple[str, str]] = {
     'UPDATE sequences SET split = 3 WHERE "user" = 3 AND position = 3': ("split one of 0, 1, 2", "'split': 3"),
     'UPDATE sequences SET domain = 1 WHERE "user" = 4 AND position = 0': "item of its domain",
     'UPDATE sequences SET domain = 2 WHERE "user" = 5 AND position = 0': ("domain from 0 to 1", "'domain': 2"),
-    'UPDATE sequences SET item = 3 WHERE "user" = 6 AND position = 0': "item_id not null",
+    'UPDATE sequences SET item = 3 WHERE "user" = 6 AND position = 0': ("item one of the items", "'item': 3"),
     'UPDATE sequences SET item = -1 WHERE "user" = 7 AND position = 0': ("item at least 0", "'item': -1"),
     'UPDATE sequences SET position = 4 WHERE "user" = 8 AND position = 3': "positions count up",
     'UPDATE sequences SET position = -1 WHERE "user" = 9 AND position = 0': ("position at least 0", "'position': -1"),
     'UPDATE sequences SET position = 2 WHERE "user" = 10 AND position = 3': "positions count up",
-    'UPDATE sequences SET "user" = 12 WHERE "user" = 11 AND position = 3': "length not null",
+    'UPDATE sequences SET "user" = 12 WHERE "user" = 11 AND position = 3': ("positions from 0", "'user': 12"),
 }
 USER_ERRORS: dict[str, str | tuple[str, str]] = {
     'UPDATE users SET length = 5 WHERE "user" = 0': "length counted",
@@ -73,20 +75,29 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
+def check(connection: duckdb.DuckDBPyConnection, settings: SessionizeSettings = SETTINGS) -> None:
+    """Check the tables as if they had been read from files."""
+    for name in ("sequences", "users", "items"):
+        rows = f"SELECT *, row_number() OVER () - 1 AS file_row_number FROM made.{name}"
+        connection.execute(f"CREATE OR REPLACE VIEW main.{name} AS {rows}")
+    connection.execute("USE main")
+    check_sequences(connection, domains=2, settings=settings)
+
+
 def test_valid_tables_pass(connection: duckdb.DuckDBPyConnection) -> None:
-    check_sequences(connection, domains=2, settings=SETTINGS)
+    check(connection)
 
 
 def test_two_items_with_one_item_id_pass_only_with_item_identity_domain(
     connection: duckdb.DuckDBPyConnection,
 ) -> None:
-    connection.execute("UPDATE items SET item_id = 'a0' WHERE item = 2")
-    check_sequences(connection, domains=2, settings=BY_DOMAIN)
+    connection.execute("UPDATE made.items SET item_id = 'a0' WHERE item = 2")
+    check(connection, BY_DOMAIN)
     with pytest.raises(TapestryError, match=r"'\('item_id',\)' not unique"):
-        check_sequences(connection, domains=2, settings=SETTINGS)
-    connection.execute("UPDATE items SET item_id = 'a0' WHERE item = 1")
+        check(connection)
+    connection.execute("UPDATE made.items SET item_id = 'a0' WHERE item = 1")
     with pytest.raises(TapestryError, match=r"'\('domain', 'item_id'\)' not unique"):
-        check_sequences(connection, domains=2, settings=BY_DOMAIN)
+        check(connection, BY_DOMAIN)
 
 
 @pytest.mark.parametrize("errors", [SEQUENCE_ERRORS, USER_ERRORS, ITEM_ERRORS], ids=["sequences", "users", "items"])
@@ -96,7 +107,7 @@ def test_every_invalid_row_is_reported(
     for error in errors:
         connection.execute(error)
     with pytest.raises(TapestryError, match="breaks its schema") as caught:
-        check_sequences(connection, domains=2, settings=SETTINGS)
+        check(connection)
     assert [error for error in errors.values() if not is_reported(error, str(caught.value))] == []
 
 
@@ -112,6 +123,9 @@ def is_reported(error: str | tuple[str, str], message: str) -> bool:
         ('UPDATE users SET "offset" = 5 WHERE "user" = 1', "offsets consistent"),
         ('DELETE FROM sequences WHERE "user" = 1 AND position = 1', "offsets consistent"),
         ('DELETE FROM sequences WHERE "user" = 11 AND position = 3', "length counted"),
+        ('DELETE FROM sequences WHERE "user" = 11', "interactions not null"),
+        ("INSERT INTO sequences VALUES (12, 0, 2, 1, 30, 0)", "user_id not null"),
+        ("INSERT INTO sequences VALUES (11, 4, 2, 1, 30, 2)", "length counted"),
         ("ALTER TABLE sequences ALTER item TYPE BIGINT", "expected column 'item' to have type int32"),
         ('ALTER TABLE users ALTER "offset" TYPE INTEGER', "expected column 'offset' to have type int64"),
         ("ALTER TABLE items ALTER domain TYPE INTEGER", "expected column 'domain' to have type int16"),
@@ -122,5 +136,5 @@ def test_an_error_that_shifts_a_whole_table_is_reported(
 ) -> None:
     connection.execute(error)
     with pytest.raises(TapestryError, match="breaks its schema") as caught:
-        check_sequences(connection, domains=2, settings=SETTINGS)
+        check(connection)
     assert message in str(caught.value)

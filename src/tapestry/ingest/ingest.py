@@ -19,7 +19,7 @@ from tapestry.ingest.classify import classify
 from tapestry.ingest.open_reader import open_reader
 from tapestry.ingest.schema import check_interactions
 from tapestry.ingest.settings import IngestSettings
-from tapestry.tables.database import connect, count_rows, quote, scalar, write_parquet
+from tapestry.tables.database import connect, quote, scalar, write_parquet
 
 
 def ingest(
@@ -46,6 +46,7 @@ def ingest(
             interactions,
             lambda written: check_interactions(connection, written, domain, settings),
         )
+        kept = scalar(connection, f"SELECT count(*) FROM read_parquet('{quote(interactions)}')")
         write_parquet(
             connection,
             f"""SELECT '{quote(raw.name)}' AS file, row, reason, text FROM classified
@@ -56,7 +57,7 @@ def ingest(
         "rows_in": tally.rows,
         "rows_quarantined": tally.unusable,
         "rows_duplicate": duplicates,
-        "interactions": count_rows(interactions),
+        "interactions": kept,
         "reasons": reasons,
     }
     parts = summary["rows_quarantined"] + summary["rows_duplicate"] + summary["interactions"]

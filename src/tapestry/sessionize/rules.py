@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from tapestry.core.errors import TapestryError
 from tapestry.core.splits import NAMES, TEST, VALIDATION
 from tapestry.sessionize.diagnosis import UnfilteredRows, empty_domains_error, missing_target_error
@@ -77,8 +75,8 @@ def _load(engine: Engine, interactions: Mapping[str, Path], settings: Sessionize
     extra = extra_columns(settings)
     parts = []
     for index, path in enumerate(interactions.values()):
-        _require_given_columns(path, extra)
         engine.view_parquet(f"interactions_{index}", path)
+        _require_given_columns(engine, f"interactions_{index}", path, extra)
         columns = ["user_id", "item_id", "timestamp", *(_renamed(column) for column in extra)]
         parts.append(f"SELECT {', '.join(columns)}, CAST({index} AS SMALLINT) AS domain FROM interactions_{index}")
     engine.view("loaded", " UNION ALL ".join(parts))
@@ -106,10 +104,10 @@ def _renamed(column: str) -> str:
     return column if given is None else f"{given} AS {column}"
 
 
-def _require_given_columns(path: Path, extra: list[str]) -> None:
+def _require_given_columns(engine: Engine, view: str, path: Path, extra: list[str]) -> None:
     """Check that a file of interactions has the given columns that the settings want."""
     wanted = [_GIVEN_COLUMNS[column] for column in extra if column in _GIVEN_COLUMNS]
-    names = pq.read_schema(path).names if wanted else []
+    names = [name for name, *_ in engine.fetch(f"DESCRIBE {view}")] if wanted else []
     for name in wanted:
         if name not in names:
             parameter = {"position": "order", "split": "split"}[name]

@@ -171,7 +171,7 @@ def _write_files(connection: duckdb.DuckDBPyConnection, domains: list[str], fold
     for name, query in queries.items():
         path = folder / f"{name}.parquet"
         write_parquet(connection, query, path)
-        connection.execute(f"CREATE VIEW {name} AS FROM read_parquet('{quote(path)}')")
+        connection.execute(f"CREATE VIEW {name} AS FROM read_parquet('{quote(path)}', file_row_number = true)")
     slices = connection.execute(
         "SELECT domain, min(item), max(item) + 1 FROM items GROUP BY domain ORDER BY domain"
     ).fetchall()

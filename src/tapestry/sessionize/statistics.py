@@ -35,10 +35,12 @@ def sequence_statistics(connection: duckdb.DuckDBPyConnection, domains: list[str
     """
     users = scalar(connection, "SELECT count(*) FROM users")
     items = dict(connection.execute("SELECT domain, count(*) FROM items GROUP BY domain").fetchall())
-    shares = connection.execute(
-        """SELECT domain, n, length, count(*)
-        FROM (SELECT "user", domain, count(*) AS n FROM sequences GROUP BY "user", domain) JOIN users USING ("user")
-        GROUP BY domain, n, length ORDER BY domain, n, length"""
+    of_domains = ", ".join(f"count(*) FILTER (domain = {domain})" for domain in range(len(domains)))
+    shares = connection.execute(  # grouped by the user alone: rows are sorted by it, so that takes half the time
+        f"""SELECT domain, n, length, count(*) FROM (
+            SELECT count(*) AS length, unnest([{of_domains}]) AS n, unnest(range({len(domains)})) AS domain
+            FROM sequences GROUP BY "user")
+        WHERE n > 0 GROUP BY domain, n, length ORDER BY domain, n, length"""
     ).fetchall()
     pairs = connection.execute(
         """SELECT previous, domain, count(*), count(*) FILTER (tied) FROM (

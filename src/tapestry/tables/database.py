@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
-import pyarrow.parquet
 
 from tapestry.core.atomic import atomic_file, temporary_folder
 from tapestry.core.errors import TapestryError
@@ -70,11 +69,6 @@ def write_parquet(
         )
         if check is not None:
             check(temporary)
-
-
-def count_rows(path: Path) -> int:
-    """Return the number of rows of a Parquet file."""
-    return int(pyarrow.parquet.read_metadata(path).num_rows)
 
 
 def scalar(connection: duckdb.DuckDBPyConnection, query: str) -> int:

@@ -123,10 +123,15 @@ def _broken_rules(connection: duckdb.DuckDBPyConnection, table: str, schema: Tab
     rules |= {rule.name: rule.condition for rule in schema.rules}
     if not rules:
         return {}
-    asked = ", ".join(f"bool_or(NOT ({condition}))" for condition in rules.values())
-    (found,) = connection.execute(f'SELECT {asked} FROM "{table}"').fetchall()
-    # What is found is null for a rule that is null for all rows, as of a column without values.
-    return {name: rules[name] for name, is_broken in zip(rules, found, strict=True) if is_broken}
+    broken = [f"NOT ({condition})" for condition in rules.values()]
+    # One aggregate takes half the time of one for each rule. It is null if no rule is broken and one is null for a row.
+    ((any_broken,),) = connection.execute(f'SELECT bool_or({" OR ".join(broken)}) FROM "{table}"').fetchall()
+    if not any_broken:
+        return {}
+    (found,) = connection.execute(
+        f'SELECT {", ".join(f"bool_or({rule})" for rule in broken)} FROM "{table}"'
+    ).fetchall()
+    return {name: condition for (name, condition), is_broken in zip(rules.items(), found, strict=True) if is_broken}
 
 
 def _never_null(column: Column) -> list[Rule]:
