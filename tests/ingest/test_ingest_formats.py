@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from raw_rows import small_blocks
@@ -53,6 +56,24 @@ def test_every_release_and_format_gives_the_same_interactions(
         "domain": "string",
         "row": "int64",
     }
+
+
+@pytest.mark.parametrize("kind", ["json", "csv"])
+def test_ingest_of_a_valid_file_loads_no_pandas(params_yaml: Path, tmp_path: Path, kind: str) -> None:
+    (tmp_path / f"a.{kind}").write_bytes(reviews_file("2018", kind))
+    code = """
+import sys
+from pathlib import Path
+from tapestry.core.settings import load_section
+from tapestry.ingest.ingest import ingest
+from tapestry.ingest.settings import IngestSettings
+raw, *files = map(Path, sys.argv[2:])
+ingest(raw, "Books", load_section(IngestSettings, "ingest", Path(sys.argv[1])), *files)
+print("pandas" in sys.modules)
+"""
+    files = [tmp_path / name for name in (f"a.{kind}", "interactions", "quarantine", "counts")]
+    command: list[str | Path] = [sys.executable, "-c", code, params_yaml, *files]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("kind", ["json", "csv"])

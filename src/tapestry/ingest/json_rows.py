@@ -16,7 +16,17 @@ import pyarrow as pa
 from tapestry.core.errors import TapestryError
 from tapestry.ingest.layouts import Layout
 from tapestry.ingest.raw import RawFile
-from tapestry.ingest.rows import BATCH_ROWS, BLANK_LINE, INVALID_UTF8, KEYS, Query, no_rows_error, quoted, trimmed
+from tapestry.ingest.rows import (
+    BATCH_ROWS,
+    BLANK_LINE,
+    INVALID_UTF8,
+    KEYS,
+    Query,
+    no_rows_error,
+    quoted,
+    row_column,
+    trimmed,
+)
 from tapestry.tables.database import quote
 
 LONGEST_LINE = 1 << 24  # bytes; a longer line is cut, but stays longer than this
@@ -165,7 +175,7 @@ def _split_lines(
     """
     offsets = np.concatenate([[begin], ends + 1]).astype(np.int32)
     lines = pa.Array.from_buffers(pa.binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
-    rows = pa.array(np.arange(rows_before + 1, rows_before + 1 + len(ends)), pa.int64())
+    rows = row_column(np.arange(rows_before + 1, rows_before + 1 + len(ends)))
     literals = pa.nulls(len(ends), pa.binary())
     if has_literals:
         literals = pa.array([_literal_as_json(line) for line in lines.to_pylist()], pa.binary())

@@ -13,7 +13,16 @@ import pyarrow.parquet as pq
 from tapestry.core.errors import TapestryError
 from tapestry.ingest.layouts import Layout
 from tapestry.ingest.raw import RawFile
-from tapestry.ingest.rows import BATCH_ROWS, INVALID_UTF8, KEYS, Query, column_indices, has_replacement, joined_text
+from tapestry.ingest.rows import (
+    BATCH_ROWS,
+    INVALID_UTF8,
+    KEYS,
+    Query,
+    column_indices,
+    has_replacement,
+    joined_text,
+    row_column,
+)
 
 _UNREADABLE = (pa.ArrowException, OSError)
 
@@ -65,7 +74,7 @@ class ParquetRows:
                     _as_text(batch.column(names[key]), key) if key in names else pa.nulls(len(batch), pa.string())
                     for key in KEYS
                 ]
-                numbers = pa.array(np.arange(rows + 1, rows + 1 + len(batch)))
+                numbers = row_column(np.arange(rows + 1, rows + 1 + len(batch)))
                 rows += len(batch)
                 yield pa.RecordBatch.from_arrays([numbers, *values], schema=self.schema)
         except _UNREADABLE as error:
