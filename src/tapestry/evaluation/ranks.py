@@ -64,7 +64,7 @@ def read_ranks(path: Path, stage: str = "") -> pa.Table:
     if not path.is_file():
         raise TapestryError(f"{path}: no ranks; run `{f'dvc repro {stage}'.strip()}`")
     try:
-        return pq.read_table(path)
+        return pq.ParquetFile(path).read()  # read_table would load pyarrow's data sets
     except (OSError, ValueError) as error:
         raise TapestryError(f"{path}: damaged ({one_line(str(error))}); remove it and run `dvc repro`") from error
 

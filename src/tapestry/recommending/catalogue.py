@@ -99,7 +99,7 @@ def read_catalogue(items: Path, domains: tuple[Domain, ...], recent: RecentCount
         TapestryError: the file is missing or damaged, or its items differ from the model's.
     """
     try:
-        table = pq.read_table(items, columns=["item_id", "domain"])
+        table = pq.ParquetFile(items).read(columns=["item_id", "domain"])
         item_id, domain = table["item_id"].to_numpy(), table["domain"].to_numpy()
     except FileNotFoundError as error:
         raise TapestryError(f"{items}: no items; run `dvc repro sessionize`") from error

@@ -121,13 +121,19 @@ def read_sequences(folder: Path) -> Sequences:
     import pyarrow.parquet as pq  # not at the top: models also train in environments without pyarrow
 
     def column(name: str, key: str, kind: Any) -> Any:
-        values = tables[name][key].to_numpy()
+        whole = tables[name][key].combine_chunks()
+        if whole.null_count:
+            raise TypeError(f"{name}.parquet: {key} has nulls")
+        # to_numpy would load pandas, which takes longer than to read small files
+        values = np.array(whole.to_pylist(), dtype=object) if kind is object else np.from_dlpack(whole)
         if values.dtype != kind:
             raise TypeError(f"{name}.parquet: {key} is {values.dtype}, not {np.dtype(kind)}")
         return values
 
     try:
-        tables = {name: pq.read_table(folder / f"{name}.parquet") for name in ("sequences", "users", "items")}
+        tables = {  # read_table would load pyarrow's data sets, in as much time
+            name: pq.ParquetFile(folder / f"{name}.parquet").read() for name in ("sequences", "users", "items")
+        }
         slices = json.loads((folder / "domains.json").read_text(encoding="utf-8"))
         sequences = Sequences(
             item=column("sequences", "item", np.int32),
