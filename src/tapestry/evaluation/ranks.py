@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tapestry.core.arrays import Integers
+from tapestry.core.arrow import booleans, integers, texts, to_numpy
 from tapestry.core.atomic import atomic_file
 from tapestry.core.errors import TapestryError, one_line, shown
 
@@ -33,15 +34,15 @@ def ranks_table(sequences: Sequences, targets: Integers, ranks: Ranks) -> pa.Tab
     names = np.array([domain.name for domain in sequences.domains], dtype=object)
     return pa.table(
         {
-            "user_id": sequences.user_id[sequences.user[targets]],
-            "item_id": sequences.item_id[item],
-            "domain": names[sequences.domain[targets]],
-            "rank": ranks.rank,
-            "candidates": ranks.candidates,
-            "switch": sequences.domain[targets] != sequences.domain[targets - 1],
-            "tied": sequences.timestamp[targets] == sequences.timestamp[targets - 1],
-            "history": targets - sequences.offsets[sequences.user[targets]],
-            "popularity": sequences.train_count[item],
+            "user_id": texts(sequences.user_id[sequences.user[targets]]),
+            "item_id": texts(sequences.item_id[item]),
+            "domain": texts(names[sequences.domain[targets]]),
+            "rank": integers(ranks.rank),
+            "candidates": integers(ranks.candidates),
+            "switch": booleans(sequences.domain[targets] != sequences.domain[targets - 1]),
+            "tied": booleans(sequences.timestamp[targets] == sequences.timestamp[targets - 1]),
+            "history": integers(targets - sequences.offsets[sequences.user[targets]]),
+            "popularity": integers(sequences.train_count[item]),
         }
     )
 
@@ -98,12 +99,12 @@ def _difference(ranked: pa.Table, expected: pa.Table) -> str | None:
     if len(ranked) != len(expected):
         return f"{len(ranked)} targets, expected {len(expected)}"
     for key in (name for name in expected.column_names if name != "rank"):
-        wanted, found = (table[key].to_numpy(zero_copy_only=False) for table in (expected, ranked))
+        wanted, found = (to_numpy(table[key]) for table in (expected, ranked))
         (rows,) = np.nonzero(wanted != found)
         if len(rows):
             row = int(rows[0])
             return f"{key} of row {row + 1} is {shown(found[row])}, expected {shown(wanted[row])}"
-    rank = ranked["rank"].to_numpy()
-    if ((rank < 1) | (rank > ranked["candidates"].to_numpy())).any():
+    rank = to_numpy(ranked["rank"])
+    if ((rank < 1) | (rank > to_numpy(ranked["candidates"]))).any():
         return "a rank is not between 1 and the candidates"
     return None

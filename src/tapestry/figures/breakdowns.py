@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tapestry.core.arrow import to_numpy
 from tapestry.evaluation.metrics import ranking_metrics
 from tapestry.evaluation.sampled import sampled_metrics
 
@@ -37,15 +38,13 @@ def summarise(
     "popularity" has three bands of targets, by the training count of their item. The terciles of these counts over
     targets separate the bands: `tail` up to the first, `middle` up to the second, `head` above it.
     """
-    domain = table["domain"].to_numpy()
-    switch = table["switch"].to_numpy()
-    tied = table["tied"].to_numpy()
-    popularity = table["popularity"].to_numpy()
+    domain, switch, tied = (to_numpy(table[name]) for name in ("domain", "switch", "tied"))
+    popularity = to_numpy(table["popularity"])
     low, high = np.quantile(popularity, [1 / 3, 2 / 3], method="lower")
     band = (popularity > low).astype(int) + (popularity > high)
 
     def metrics(chosen: npt.NDArray[np.bool_]) -> dict[str, float]:
-        return _metrics(table.filter(pa.array(chosen)), ks, sampled_negatives)
+        return _metrics(table, ks, sampled_negatives, chosen)
 
     return {
         "all": _metrics(table, ks, sampled_negatives),
@@ -56,12 +55,17 @@ def summarise(
     }
 
 
-def _metrics(table: pa.Table, ks: Sequence[int], sampled_negatives: int | None) -> dict[str, float]:
-    """Compute the metrics of a table of ranks: of the full ranking, and those among sampled negatives if wanted."""
-    rank = table["rank"].to_numpy()
+def _metrics(
+    table: pa.Table,
+    ks: Sequence[int],
+    sampled_negatives: int | None,
+    chosen: npt.NDArray[np.bool_] | slice = slice(None),
+) -> dict[str, float]:
+    """Compute the metrics of some targets: of the full ranking, and those among sampled negatives if wanted."""
+    rank = to_numpy(table["rank"])[chosen]
     metrics = ranking_metrics(rank, ks)
     if sampled_negatives is not None:
-        metrics |= sampled_metrics(rank, table["candidates"].to_numpy(), sampled_negatives, ks)
+        metrics |= sampled_metrics(rank, to_numpy(table["candidates"])[chosen], sampled_negatives, ks)
     return metrics
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from tapestry.core.arrow import to_numpy
 from tapestry.core.atomic import write_csv, write_json
 from tapestry.core.checkout import read_json
 from tapestry.core.errors import TapestryError
@@ -79,8 +80,8 @@ def summary(results: Results) -> dict[str, float | None]:
     have HR@100 = 0.
     """
     ks = (10, 100)
-    test = ranking_metrics(results.ranks["rank"].to_numpy(), ks)
-    others = (ranking_metrics(ranked["rank"].to_numpy(), ks)["hr_100"] for ranked in results.baselines.values())
+    test = ranking_metrics(to_numpy(results.ranks["rank"]), ks)
+    others = (ranking_metrics(to_numpy(ranked["rank"]), ks)["hr_100"] for ranked in results.baselines.values())
     best = max(others, default=0.0)
     return {
         **{name: test[name] for name in _OF_TEST},

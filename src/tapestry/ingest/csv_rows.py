@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from tapestry.core.arrays import Integers
+from tapestry.core.arrow import integers
 from tapestry.core.errors import TapestryError
 from tapestry.ingest.csv_records import LONGEST_RECORD, Problem, Records, RecordSplitter, line_ends, split_record
 from tapestry.ingest.layouts import Layout, columns_without_header, header_names, layout_of
@@ -31,7 +32,6 @@ from tapestry.ingest.rows import (
     joined_text,
     no_rows_error,
     quoted,
-    row_column,
 )
 
 DELIMITERS = (b",", b"\t", b";", b"|")
@@ -137,13 +137,13 @@ class CsvRows:
         fields, wrong = self._parse_fields(_bytes_of(data, records, good), len(good), indices)
         records.problems[good[wrong]] = Problem.WRONG_WIDTH
         numbers = rows_before + 1 + np.arange(len(records.ends))
-        rows = row_column(numbers[np.delete(good, wrong)])
+        rows = integers(numbers[np.delete(good, wrong)])
         yield pa.RecordBatch.from_arrays([rows, *[pa.nulls(len(rows), pa.string())] * 2, *fields], schema=self.schema)
         for problem in set(records.problems[records.problems != Problem.NONE].tolist()):
             bad = np.flatnonzero(records.problems == problem)
             texts = pa.array([_shown(data[records.starts[row] : records.ends[row]]) for row in bad], pa.string())
             reasons = pa.array([Problem(problem).reason], pa.string()).take(pa.array(np.zeros(len(bad), np.int64)))
-            arrays = [row_column(numbers[bad]), reasons, texts, *[pa.nulls(len(bad), pa.string())] * len(KEYS)]
+            arrays = [integers(numbers[bad]), reasons, texts, *[pa.nulls(len(bad), pa.string())] * len(KEYS)]
             yield pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     def _parse_fields(self, data: bytes, rows: int, indices: dict[str, int]) -> tuple[list[pa.Array], list[int]]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tapestry.core.arrow import integers
 from tapestry.core.errors import TapestryError
 from tapestry.ingest.layouts import Layout
 from tapestry.ingest.raw import RawFile
@@ -24,7 +25,6 @@ from tapestry.ingest.rows import (
     Query,
     no_rows_error,
     quoted,
-    row_column,
     trimmed,
 )
 from tapestry.tables.database import quote
@@ -175,7 +175,7 @@ def _split_lines(
     """
     offsets = np.concatenate([[begin], ends + 1]).astype(np.int32)
     lines = pa.Array.from_buffers(pa.binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
-    rows = row_column(np.arange(rows_before + 1, rows_before + 1 + len(ends)))
+    rows = integers(np.arange(rows_before + 1, rows_before + 1 + len(ends)))
     literals = pa.nulls(len(ends), pa.binary())
     if has_literals:
         literals = pa.array([_literal_as_json(line) for line in lines.to_pylist()], pa.binary())

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tapestry.core.arrow import integers
 from tapestry.core.errors import TapestryError
 from tapestry.ingest.layouts import Layout
 from tapestry.ingest.raw import RawFile
@@ -21,7 +22,6 @@ from tapestry.ingest.rows import (
     column_indices,
     has_replacement,
     joined_text,
-    row_column,
 )
 
 _UNREADABLE = (pa.ArrowException, OSError)
@@ -74,7 +74,7 @@ class ParquetRows:
                     _as_text(batch.column(names[key]), key) if key in names else pa.nulls(len(batch), pa.string())
                     for key in KEYS
                 ]
-                numbers = row_column(np.arange(rows + 1, rows + 1 + len(batch)))
+                numbers = integers(np.arange(rows + 1, rows + 1 + len(batch)))
                 rows += len(batch)
                 yield pa.RecordBatch.from_arrays([numbers, *values], schema=self.schema)
         except _UNREADABLE as error:

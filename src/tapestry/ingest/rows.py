@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from tapestry.core.errors import TapestryError
@@ -88,14 +86,6 @@ class RowStream:
         except TapestryError as error:
             self.error = error
             raise
-
-
-def row_column(numbers: npt.NDArray[np.int64]) -> pa.Array:
-    """Return the column `row` of a batch, in the memory of `numbers`.
-
-    `pa.array` would load pandas, which takes longer than to ingest a small file.
-    """
-    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(np.ascontiguousarray(numbers))])
 
 
 def column_indices(path: Path, columns: Sequence[str], layout: Layout) -> dict[str, int]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from tapestry.core.arrays import Integers
+from tapestry.core.arrow import to_numpy
 from tapestry.core.errors import TapestryError, one_line, shown
 from tapestry.model.settings import ModelSettings
 from tapestry.sequences.reader import Domain, Sequences
@@ -100,7 +101,7 @@ def read_catalogue(items: Path, domains: tuple[Domain, ...], recent: RecentCount
     """
     try:
         table = pq.ParquetFile(items).read(columns=["item_id", "domain"])
-        item_id, domain = table["item_id"].to_numpy(), table["domain"].to_numpy()
+        item_id, domain = to_numpy(table["item_id"]), to_numpy(table["domain"])
     except FileNotFoundError as error:
         raise TapestryError(f"{items}: no items; run `dvc repro sessionize`") from error
     except (OSError, ValueError, KeyError) as error:

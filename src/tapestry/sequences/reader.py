@@ -120,12 +120,13 @@ def read_sequences(folder: Path) -> Sequences:
     """
     import pyarrow.parquet as pq  # not at the top: models also train in environments without pyarrow
 
+    from tapestry.core.arrow import to_numpy
+
     def column(name: str, key: str, kind: Any) -> Any:
-        whole = tables[name][key].combine_chunks()
-        if whole.null_count:
-            raise TypeError(f"{name}.parquet: {key} has nulls")
-        # to_numpy would load pandas, which takes longer than to read small files
-        values = np.array(whole.to_pylist(), dtype=object) if kind is object else np.from_dlpack(whole)
+        try:
+            values = to_numpy(tables[name][key])
+        except TypeError as error:
+            raise TypeError(f"{name}.parquet: {key}: {error}") from error
         if values.dtype != kind:
             raise TypeError(f"{name}.parquet: {key} is {values.dtype}, not {np.dtype(kind)}")
         return values
