@@ -45,6 +45,7 @@ def settings(parameters: Parameters) -> TrainSettings:
         batch_users=9,
         negatives=4,
         temperature=parameters.train.temperature,
+        average_share=0.8,
     )
 
 

@@ -32,7 +32,7 @@ SEQUENCES = sequences_with_a_lone_last_batch()
 
 @pytest.fixture
 def settings(parameters: Parameters) -> TrainSettings:
-    return quick_training(parameters, schedule="half_cosine", auxiliary="items", negatives=5)
+    return quick_training(parameters, schedule="half_cosine", auxiliary="items", negatives=5, average_share=1.0)
 
 
 PUBLISHED = {

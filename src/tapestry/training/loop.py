@@ -21,6 +21,7 @@ from tapestry.parallel.processes import ALONE, Processes
 from tapestry.parallel.shard import Shard
 from tapestry.sequences.batches import trained_users
 from tapestry.sequences.reader import Sequences
+from tapestry.training.average import EpochAverage
 from tapestry.training.checkpoints import Checkpoints
 from tapestry.training.schedule import plateau
 from tapestry.training.settings import TrainSettings
@@ -72,7 +73,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Training:
-    """The result of a training: the model with the best epoch's weights, on the CPU, and all epochs."""
+    """The result of a training: the model with the best epoch's weights, on the CPU, and all epochs.
+
+    With `average_share`, an epoch's weights are those of `EpochAverage`, also for its validation figures.
+    """
 
     model: Recommender
     best: Epoch
@@ -148,7 +152,7 @@ def train(
         """Write a checkpoint if one is due. The trainer has finished so many passes of this phase."""
         if checkpoints is not None and checkpoints.due():
             state = {"phase": phase, "passes": passes, "progress": progress.state(), "trainer": trainer.state()}
-            checkpoints.write(state)
+            checkpoints.write(state | {"average": average.state()})
 
     def rate_factor(number: int) -> float:
         """Return the factor of the learning rate in an epoch, beside that of the schedule of steps."""
@@ -161,14 +165,17 @@ def train(
     try:
         if not refitting:
             trainer = _start(training, model_settings, settings, checkpoint, processes)
+            average = _average(settings, checkpoint, trainer.model)
             while len(progress.epochs) < settings.epochs and progress.epochs_since_best() < settings.patience:
                 number = len(progress.epochs) + 1
                 name = f"epoch {number}"
                 trainer.set_rate_factor(rate_factor(number))
                 trained = trainer.run(f"{name}/{settings.epochs}", partial(save, trainer, "fit", number - 1))
-                epoch = Epoch(number, trained, validate(trainer.model), settings.stop_by)
+                average.add(number, trainer.model)
+                model = average.of(trainer.model)
+                epoch = Epoch(number, trained, validate(model), settings.stop_by)
                 on_epoch(epoch)
-                progress.add(epoch, trainer.model)
+                progress.add(epoch, model)
                 save(trainer, "fit", number)
             model = progress.restore_best(trainer.model)
             del trainer  # the moments, before the first process gathers all items
@@ -176,14 +183,17 @@ def train(
         assert best is not None
         if settings.refit == "validation":
             whole = sequences.with_validation_trained().training_part()
-            refit = _start(whole, model_settings, settings, checkpoint if refitting else None, processes)
-            done = checkpoint["passes"] if refitting and checkpoint is not None else 0
+            begun = checkpoint if refitting else None
+            refit = _start(whole, model_settings, settings, begun, processes)
+            average = _average(settings, begun, refit.model)
+            done = 0 if begun is None else begun["passes"]
             for number in range(done + 1, best.epoch + 1):
                 name = f"epoch {number} of the refit"
                 refit.set_rate_factor(rate_factor(number))
                 refit.run(f"refit {number}/{best.epoch}", partial(save, refit, "refit", number - 1))
+                average.add(number, refit.model)
                 save(refit, "refit", number)
-            model = refit.model.cpu().eval()
+            model = average.of(refit.model).cpu().eval()
             del refit
     except NotFiniteError as error:
         raise DivergedError(
@@ -217,6 +227,14 @@ def _start(
     if checkpoint is not None:
         trainer.load_state(checkpoint["trainer"])
     return trainer
+
+
+def _average(settings: TrainSettings, checkpoint: Mapping[str, Any] | None, model: Recommender) -> EpochAverage:
+    """Return the average of the settings, at its start, or as of the checkpoint."""
+    average = EpochAverage(settings.epochs, settings.average_share)
+    if checkpoint is not None:
+        average.load_state(checkpoint["average"], model)
+    return average
 
 
 def _new_model(sequences: Sequences, settings: ModelSettings, shard: Shard) -> Recommender:

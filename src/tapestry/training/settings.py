@@ -82,6 +82,10 @@ class TrainSettings:
     """`plateau`: the learning rate decreases once more than this number of epochs in a row brought no better figure
     `stop_by`. After a decrease the epochs are counted anew. To have an effect it must be below `patience`."""
 
+    average_share: Fraction = 0.0
+    """Share of `epochs`, the last ones, of whose weights the model has the mean (`tapestry.training.average`).
+    Validation figures, and so the best epoch, are of the mean so far. 0: weights are those after an epoch."""
+
     def __post_init__(self) -> None:
         require(
             self.negatives is None or self.negatives >= 1,
