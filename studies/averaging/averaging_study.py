@@ -1,0 +1,111 @@
+"""Stages of the study: averaging_study.py train SPLIT RECIPE SEED | results | show."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tapestry.core.atomic import write_csv
+from tapestry.core.yaml_file import read_yaml
+from tapestry.sequences.reader import read_sequences
+from tapestry.studies.command import run_command
+from tapestry.studies.pictures import draw
+from tapestry.studies.results import (
+    change_row,
+    group_rows,
+    metric_values,
+    print_table,
+    read_csv,
+    read_trials,
+    short_figure,
+    short_interval,
+    users_of,
+)
+from tapestry.studies.trials import run_recipe
+
+HERE = Path(__file__).resolve().parent
+PARAMS = HERE / "params.yaml"
+RUNS = HERE / "runs"
+QUALITY = HERE.parent / "quality"
+RUNS_WITHOUT = HERE.parent / "recent_counts/runs"
+AGAINST = "hstu_counts"
+PAIRS = (
+    ("hstu_average", "hstu_counts"),
+    ("hybrid_average", "hybrid_counts"),
+    ("hybrid_average", "hstu_average"),
+    ("hstu_average_refit", "hstu_counts_refit"),
+    ("hybrid_average_refit", "hybrid_counts_refit"),
+    ("hybrid_average_refit", "hstu_average_refit"),
+)
+NAMES = {  # in the order of the tables
+    "hybrid_average_refit": "default recipe, averaged, trained anew on validation too",
+    "hstu_average_refit": "HSTU + ALiBi, averaged, trained anew on validation too",
+    "hybrid_counts_refit": "default recipe, trained anew on validation too",
+    "hstu_counts_refit": "HSTU + ALiBi, trained anew on validation too",
+    "hybrid_average": "default recipe, averaged",
+    "hstu_average": "HSTU + ALiBi, averaged",
+    "hybrid_counts": "default recipe",
+    "hstu_counts": "HSTU + ALiBi",
+}
+SPLITS = {"leave_one_out": "Leave-one-out", "temporal": "Temporal split"}
+_SHOWN = {"hr_10": "HR@10", "hr_100": "HR@100", "ndcg_100": "NDCG@100", "mrr": "MRR"}
+
+
+def train(split: str, recipe: str, seed: str) -> None:
+    """Train a recipe, and rank the test targets."""
+    sequences = read_sequences(QUALITY / "data" / split / "sequences")
+    changes = read_yaml(PARAMS)["recipes"][recipe]
+    run_recipe(sequences, changes, int(seed), QUALITY / "params.yaml", RUNS / split / recipe / seed)
+
+
+def results() -> None:
+    """Write results.csv (means, and changes against HSTU), changes.csv (of `PAIRS`) and the picture."""
+    means: list[dict[str, Any]] = []
+    changes: list[dict[str, Any]] = []
+    for split in SPLITS:
+        folders = [runs / split / name for runs in (RUNS, RUNS_WITHOUT) for name in reversed(NAMES)]
+        tables = {folder.name: read_trials(folder) for folder in folders if folder.is_dir()}
+        values = {name: metric_values(of_seeds) for name, of_seeds in tables.items()}
+        user_N = users_of(tables[AGAINST][0])
+        ordered = {name: values[name] for name in reversed(NAMES) if name in values}
+        means += [{"data": split} | row for row in group_rows(ordered, "recipe", AGAINST, user_N)]
+        changes += [
+            {"data": split, "recipe": recipe, "against": other} | change_row(values[recipe], values[other], user_N)
+            for recipe, other in PAIRS
+            if {recipe, other} <= set(values)
+        ]
+    write_csv(HERE / "results.csv", means)
+    write_csv(HERE / "changes.csv", changes)
+    picture = read_yaml(PARAMS)["picture"]
+    drawn = [row for row in read_csv(HERE / "results.csv") if row["recipe"] in picture["names"]]
+    draw(picture, drawn, AGAINST, HERE / "picture.svg")
+
+
+def show() -> None:
+    """Print the page's tables from results.csv and changes.csv."""
+    means, changes = read_csv(HERE / "results.csv"), read_csv(HERE / "changes.csv")
+    for split, title in SPLITS.items():
+        rows = {row["recipe"]: row for row in means if row["data"] == split}
+        print_table(
+            [f"{title}, recent counts in all", "seeds", *_SHOWN.values()],
+            [
+                [name, rows[recipe]["seeds"], *(short_figure(rows[recipe][metric]) for metric in _SHOWN)]
+                for recipe, name in NAMES.items()
+                if recipe in rows
+            ],
+        )
+        print_table(
+            [f"{title}: change, %", "against", *_SHOWN.values()],
+            [
+                [f"`{row['recipe']}`", f"`{row['against']}`", *(short_interval(row, metric) for metric in _SHOWN)]
+                for row in changes
+                if row["data"] == split
+            ],
+        )
+
+
+if __name__ == "__main__":
+    commands: dict[str, Callable[..., None]] = {function.__name__: function for function in (train, results, show)}
+    run_command(sys.argv[1:], commands)
