@@ -150,6 +150,7 @@ def quick_training(parameters: Parameters, **changes: Any) -> TrainSettings:
         "patience": 5,
         "init": "random",
         "schedule": "constant",
+        "average_share": 0.0,
         "auxiliary": "none",
         "batch_users": 8,
         "negatives": None,

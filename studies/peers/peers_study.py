@@ -27,12 +27,13 @@ from tapestry.studies.command import run_command
 from tapestry.studies.results import (
     change_row,
     metric_values,
+    print_changes,
+    print_means,
     print_table,
     read_csv,
     read_trials,
     short,
     short_figure,
-    short_interval,
     summary_row,
     users_of,
 )
@@ -58,7 +59,6 @@ NAMES = {  # of recipes and methods, in the order of the tables
 }
 AGAINST = "hybrid_fewer"  # what the others are compared with
 _CHOSEN_BY = "ndcg_10"
-_SHOWN = {"hr_10": "HR@10", "hr_100": "HR@100", "ndcg_100": "NDCG@100", "mrr": "MRR"}
 
 
 def trial(method: str, number: str) -> None:
@@ -113,21 +113,9 @@ def results() -> None:
 def show() -> None:
     """Print the tables of the page from results.csv and trials.csv."""
     means = {row["method"]: row for row in read_csv(HERE / "results.csv")}
-    print_table(
-        ["Test", "seeds", *_SHOWN.values()],
-        [
-            [name, means[method]["seeds"], *(short_figure(means[method][metric]) for metric in _SHOWN)]
-            for method, name in NAMES.items()
-        ],
-    )
-    print_table(
-        [f"Change against the {NAMES[AGAINST]}, %", *_SHOWN.values()],
-        [
-            [name, *(short_interval(means[method], metric) for metric in _SHOWN)]
-            for method, name in NAMES.items()
-            if method != AGAINST
-        ],
-    )
+    print_means("Test", means, NAMES)
+    others = {method: row for method, row in means.items() if method != AGAINST}
+    print_changes(f"Change against the {NAMES[AGAINST]}, %", others, NAMES)
     print_table(
         ["Validation", "settings", "best epoch", "HR@100", "NDCG@10", "MRR"],
         [

@@ -26,12 +26,14 @@ from tapestry.studies.results import (
     METRICS,
     change_row,
     metric_values,
+    print_changes,
+    print_means,
+    print_pairs,
     print_table,
     read_csv,
     read_trials,
     short,
     short_figure,
-    short_interval,
     summary_row,
     users_of,
 )
@@ -68,6 +70,7 @@ NAMES = {  # of recipes and baselines, in the order of the tables
     "recent_popularity": "popularity of the last 90 days, within the domain",
     "popularity": "popularity within the domain",
 }
+BASELINES = ("item_knn", "recent_popularity", "popularity")
 SPLITS = {"leave_one_out": "Leave-one-out", "temporal": "Temporal split"}
 _SHOWN_GROUPS = (  # of breakdown.csv, in the README
     "same domain",
@@ -147,31 +150,15 @@ def _is_compared(recipe: str, other: str) -> bool:
 def show() -> None:
     """Print the README's tables from results.csv, changes.csv and breakdown.csv."""
     means, changes, groups = (read_csv(HERE / f"{name}.csv") for name in ("results", "changes", "breakdown"))
-    columns = {"hr_10": "HR@10", "hr_100": "HR@100", "ndcg_100": "NDCG@100", "mrr": "MRR"}
     for split, title in SPLITS.items():
         of_split = {row["recipe"]: row for row in means if row["split"] == split}
-        rows = [
-            [NAMES[name], _seeds(of_split[name]), *(short_figure(of_split[name][metric]) for metric in columns)]
-            for name in NAMES
-            if name in of_split
-        ]
-        print_table([title, "seeds", *columns.values()], rows)
+        print_means(title, of_split, NAMES, BASELINES)
         for other in VERSUS:
             compared = {row["recipe"]: row for row in changes if (row["split"], row["against"]) == (split, other)}
-            rows = [
-                [NAMES[name], *(short_interval(compared[name], metric) for metric in columns)]
-                for name in NAMES
-                if name in compared
-            ]
-            if rows:
-                print_table([f"{title}: change against {NAMES[other]}, %", *columns.values()], rows)
+            if compared:
+                print_changes(f"{title}: change against {NAMES[other]}, %", compared, NAMES)
         of_pair = {(row["recipe"], row["against"]): row for row in changes if row["split"] == split}
-        rows = [
-            [*(f"`{name}`" for name in pair), *(short_interval(of_pair[pair], metric) for metric in columns)]
-            for pair in PAIRS
-            if pair in of_pair
-        ]
-        print_table([f"{title}: change of a recipe, %", "against", *columns.values()], rows)
+        print_pairs(f"{title}: change of a recipe, %", [of_pair[pair] for pair in PAIRS if pair in of_pair])
         if split == "leave_one_out":
             _show_seconds()
             _show_groups([row for row in groups if row["split"] == split])
@@ -204,11 +191,6 @@ def _show_groups(rows: list[dict[str, str]]) -> None:
             for group in _SHOWN_GROUPS
         ],
     )
-
-
-def _seeds(row: dict[str, str]) -> str:
-    """Return the number of seeds; none for a baseline, which has no chance in it."""
-    return row["seeds"] if row["mrr_sd"] else ""
 
 
 if __name__ == "__main__":

@@ -26,11 +26,10 @@ from tapestry.studies.results import (
     change_row,
     group_rows,
     metric_values,
-    print_table,
+    print_means,
+    print_pairs,
     read_csv,
     read_trials,
-    short_figure,
-    short_interval,
     users_of,
 )
 from tapestry.studies.trials import run_recipe
@@ -68,7 +67,6 @@ NAMES = {  # in the order of the tables
     "counts_alone": "the counts alone",
 }
 SPLITS = {"leave_one_out": "Leave-one-out", "temporal": "Temporal split"}
-_SHOWN = {"hr_10": "HR@10", "hr_100": "HR@100", "ndcg_100": "NDCG@100", "mrr": "MRR"}
 
 
 def train(split: str, recipe: str, seed: str) -> None:
@@ -129,27 +127,9 @@ def show() -> None:
     means, changes = read_csv(HERE / "results.csv"), read_csv(HERE / "changes.csv")
     for split, title in SPLITS.items():
         rows = {row["recipe"]: row for row in means if row["data"] == split}
-        print_table(
-            [title, "seeds", *_SHOWN.values()],
-            [
-                [
-                    name,
-                    rows[recipe]["seeds"] if rows[recipe]["mrr_sd"] else "",
-                    *(short_figure(rows[recipe][metric]) for metric in _SHOWN),
-                ]
-                for recipe, name in NAMES.items()
-                if recipe in rows
-            ],
-        )
+        print_means(title, rows, NAMES, without_chance=["counts_alone"])
         against_hstu = [rows[recipe] | {"against": AGAINST} for recipe in ("hstu_counts", "hybrid")]
-        of_split = [row for row in changes if row["data"] == split]
-        print_table(
-            [f"{title}: change, %", "against", *_SHOWN.values()],
-            [
-                [f"`{row['recipe']}`", f"`{row['against']}`", *(short_interval(row, metric) for metric in _SHOWN)]
-                for row in [*against_hstu, *of_split]
-            ],
-        )
+        print_pairs(f"{title}: change, %", [*against_hstu, *(row for row in changes if row["data"] == split)])
 
 
 if __name__ == "__main__":

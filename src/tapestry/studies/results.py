@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tapestry.core.arrays import Floats, Integers
 from tapestry.evaluation.comparison import relative_changes
 from tapestry.evaluation.ranks import read_ranks
 
+SHOWN = {"hr_10": "HR@10", "hr_100": "HR@100", "ndcg_100": "NDCG@100", "mrr": "MRR"}  # columns of a page's tables
 METRICS = ("hr_1", "hr_10", "hr_100", "ndcg_100", "mrr")
 _DIGITS = 5
 _EVERY = slice(None)
@@ -108,6 +109,53 @@ def short_interval(row: Mapping[str, str], metric: str) -> str:
     """Format the change of a metric in a row of `change_row`, in percent, as +1.2 [-0.3, +2.7]."""
     change, low, high = (f"{100 * float(row[f'{metric}_{part}']):+.1f}" for part in ("change", "low", "high"))
     return f"{change} [{low}, {high}]"
+
+
+def print_means(
+    title: str, rows: Mapping[str, Mapping[str, str]], names: Mapping[str, str], without_chance: Collection[str] = ()
+) -> None:
+    """Print the means of models as Markdown.
+
+    Args:
+        rows: model → row of `summary_row`.
+        names: model → its name in the table, in order. Models without a row are left out.
+        without_chance: models whose ranks depend on no seed; the table has no number of seeds for them.
+    """
+    print_table(
+        [title, "seeds", *SHOWN.values()],
+        [
+            [name, "" if model in without_chance else rows[model]["seeds"], *_figures(rows[model])]
+            for model, name in names.items()
+            if model in rows
+        ],
+    )
+
+
+def _figures(row: Mapping[str, str]) -> list[str]:
+    return [short_figure(row[metric]) for metric in SHOWN]
+
+
+def print_changes(title: str, rows: Mapping[str, Mapping[str, str]], names: Mapping[str, str]) -> None:
+    """Print changes against one other model as Markdown; `rows` are of `change_row`, else as in `print_means`."""
+    print_table(
+        [title, *SHOWN.values()],
+        [
+            [name, *(short_interval(rows[model], metric) for metric in SHOWN)]
+            for model, name in names.items()
+            if model in rows
+        ],
+    )
+
+
+def print_pairs(title: str, rows: Iterable[Mapping[str, str]]) -> None:
+    """Print changes as Markdown; each row also has the two models, `recipe` and `against`."""
+    print_table(
+        [title, "against", *SHOWN.values()],
+        [
+            [f"`{row['recipe']}`", f"`{row['against']}`", *(short_interval(row, metric) for metric in SHOWN)]
+            for row in rows
+        ],
+    )
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
