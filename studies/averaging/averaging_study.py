@@ -34,7 +34,7 @@ PAIRS = (
     ("hstu_average", "hstu_counts"),
     ("hybrid_average", "hybrid_counts"),
     ("hybrid_average", "hstu_average"),
-    ("hybrid_average", "hstu"),
+    ("hybrid_average", "hstu_without_levers"),
     ("hstu_average_refit", "hstu_counts_refit"),
     ("hybrid_average_refit", "hybrid_counts_refit"),
     ("hybrid_average_refit", "hstu_average_refit"),
@@ -48,7 +48,7 @@ NAMES = {  # in the order of the tables
     "hstu_average": "HSTU + ALiBi, averaged",
     "hybrid_counts": "default recipe",
     "hstu_counts": "HSTU + ALiBi",
-    "hstu": "HSTU + ALiBi without levers and recent counts",
+    "hstu_without_levers": "HSTU + ALiBi without levers and recent counts",
 }
 SPLITS = {"leave_one_out": "Leave-one-out", "temporal": "Temporal split"}
 
