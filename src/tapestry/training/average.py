@@ -23,11 +23,12 @@ class EpochAverage:
 
     Args:
         epochs: how many there are at most.
-        share: of them, rounded, that count: the last ones. The last one counts in any case.
+        share: of them, rounded, that count: the last ones. If it is one epoch or none, there is nothing to average.
     """
 
     def __init__(self, epochs: int, share: float) -> None:
-        self._first = epochs - max(1, int(share * epochs + 0.5)) + 1
+        counted = int(share * epochs + 0.5)
+        self._first = epochs - counted + 1 if counted > 1 else epochs + 1
         self._epochs = 0
         self._mean: Recommender | None = None
 
