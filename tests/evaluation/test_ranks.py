@@ -61,6 +61,13 @@ def table() -> pa.Table:
     return ranks_table(sequences, targets, Ranks(np.ones(len(targets), np.int64), np.full(len(targets), 10)))
 
 
+@pytest.mark.parametrize("key", ["user_id", "rank", "tied"])
+def test_a_null_is_damage(tmp_path: Path, table: pa.Table, key: str) -> None:
+    write_ranks(changed(table, key, 1, None), tmp_path / "ranks.parquet")
+    with pytest.raises(TapestryError, match=rf"ranks\.parquet: damaged \(nulls in {key}\)"):
+        read_ranks(tmp_path / "ranks.parquet")
+
+
 def changed(table: pa.Table, key: str, row: int, value: object) -> pa.Table:
     values = table[key].to_pylist()
     values[row] = value

@@ -65,9 +65,12 @@ def read_ranks(path: Path, stage: str = "") -> pa.Table:
     if not path.is_file():
         raise TapestryError(f"{path}: no ranks; run `{f'dvc repro {stage}'.strip()}`")
     try:
-        return pq.ParquetFile(path).read()  # read_table would load pyarrow's data sets
+        table = pq.ParquetFile(path).read()  # read_table would load pyarrow's data sets
+        if nulls := [name for name in table.column_names if table[name].null_count]:
+            raise ValueError(f"nulls in {', '.join(nulls)}")
     except (OSError, ValueError) as error:
         raise TapestryError(f"{path}: damaged ({one_line(str(error))}); remove it and run `dvc repro`") from error
+    return table
 
 
 def read_baselines(folder: Path, names: Iterable[str], table: pa.Table) -> dict[str, pa.Table]:

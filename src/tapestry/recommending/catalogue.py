@@ -104,7 +104,7 @@ def read_catalogue(items: Path, domains: tuple[Domain, ...], recent: RecentCount
         item_id, domain = to_numpy(table["item_id"]), to_numpy(table["domain"])
     except FileNotFoundError as error:
         raise TapestryError(f"{items}: no items; run `dvc repro sessionize`") from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise TapestryError(f"{items}: damaged ({one_line(str(error))}); run `dvc repro sessionize`") from error
     if not np.array_equal(domain, np.repeat(np.arange(len(domains)), [d.end - d.start for d in domains])):
         raise TapestryError(
