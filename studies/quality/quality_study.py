@@ -41,7 +41,7 @@ from tapestry.studies.trials import changed_section, run_recipe
 
 HERE = Path(__file__).resolve().parent
 PARAMS = HERE / "params.yaml"
-DEFAULT = "hybrid_state"  # but for the number of negatives, the recipe of the checkout's params.yaml
+DEFAULT = "hybrid_state"  # but for negatives, schedule and averages, the recipe of the params.yaml of the checkout
 VERSUS = ("hstu", "hstu_items", "hstu_refit")  # what each recipe is compared with
 PAIRS = (  # … and further comparisons
     ("hybrid_state", "hstu_state"),
