@@ -5,23 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from tapestry.core.atomic import write_csv
 from tapestry.core.yaml_file import read_yaml
 from tapestry.sequences.reader import read_sequences
 from tapestry.studies.command import run_command
-from tapestry.studies.pictures import draw
-from tapestry.studies.results import (
-    change_row,
-    group_rows,
-    metric_values,
-    print_means,
-    print_pairs,
-    read_csv,
-    read_trials,
-    users_of,
-)
+from tapestry.studies.recipe_results import write_recipe_results
+from tapestry.studies.results import print_means, print_pairs, read_csv, read_trials
 from tapestry.studies.trials import run_recipe
 
 HERE = Path(__file__).resolve().parent
@@ -62,25 +51,12 @@ def train(split: str, recipe: str, seed: str) -> None:
 
 def results() -> None:
     """Write results.csv (means, and changes against HSTU), changes.csv (of `PAIRS`) and the picture."""
-    means: list[dict[str, Any]] = []
-    changes: list[dict[str, Any]] = []
-    for split in SPLITS:
-        folders = [runs / split / name for runs in (RUNS, RUNS_WITHOUT) for name in reversed(NAMES)]
-        tables = {folder.name: read_trials(folder) for folder in folders if folder.is_dir()}
-        values = {name: metric_values(of_seeds) for name, of_seeds in tables.items()}
-        user_N = users_of(tables[AGAINST][0])
-        ordered = {name: values[name] for name in reversed(NAMES) if name in values}
-        means += [{"data": split} | row for row in group_rows(ordered, "recipe", AGAINST, user_N)]
-        changes += [
-            {"data": split, "recipe": recipe, "against": other} | change_row(values[recipe], values[other], user_N)
-            for recipe, other in PAIRS
-            if {recipe, other} <= set(values)
-        ]
-    write_csv(HERE / "results.csv", means)
-    write_csv(HERE / "changes.csv", changes)
-    picture = read_yaml(PARAMS)["picture"]
-    drawn = [row for row in read_csv(HERE / "results.csv") if row["recipe"] in picture["names"]]
-    draw(picture, drawn, AGAINST, HERE / "picture.svg")
+    folders = {split: [runs / split / name for name in NAMES for runs in (RUNS, RUNS_WITHOUT)] for split in SPLITS}
+    tables = {
+        split: {folder.name: read_trials(folder) for folder in of_split if folder.is_dir()}
+        for split, of_split in folders.items()
+    }
+    write_recipe_results(HERE, tables, reversed(NAMES), AGAINST, PAIRS)
 
 
 def show() -> None:

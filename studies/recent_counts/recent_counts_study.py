@@ -6,12 +6,11 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tapestry.baselines.baselines import RecentCounted
 from tapestry.baselines.ranks import rank_baseline
 from tapestry.baselines.settings import PeerSettings, baseline_settings
-from tapestry.core.atomic import atomic_folder, write_csv
+from tapestry.core.atomic import atomic_folder
 from tapestry.core.settings import load_section
 from tapestry.core.splits import TEST
 from tapestry.core.yaml_file import read_yaml
@@ -21,17 +20,8 @@ from tapestry.evaluation.settings import EvaluateSettings
 from tapestry.model.network import Recommender
 from tapestry.sequences.reader import Sequences, read_sequences
 from tapestry.studies.command import run_command
-from tapestry.studies.pictures import draw
-from tapestry.studies.results import (
-    change_row,
-    group_rows,
-    metric_values,
-    print_means,
-    print_pairs,
-    read_csv,
-    read_trials,
-    users_of,
-)
+from tapestry.studies.recipe_results import write_recipe_results
+from tapestry.studies.results import print_means, print_pairs, read_csv, read_trials
 from tapestry.studies.trials import run_recipe
 
 HERE = Path(__file__).resolve().parent
@@ -97,29 +87,14 @@ def counts_alone(split: str) -> None:
 
 def results() -> None:
     """Write results.csv (means, and changes against HSTU), changes.csv (of `PAIRS`) and the picture."""
-    means: list[dict[str, Any]] = []
-    changes: list[dict[str, Any]] = []
+    tables = {}
     for split in SPLITS:
-        tables = {}
+        of_split = {folder.name: read_trials(folder) for folder in sorted((RUNS / split).iterdir())}
         for folder in sorted((RUNS / split).iterdir()):
-            tables[folder.name] = read_trials(folder)
-            stale = sorted(folder.glob(f"*/{OF_TRAINING}.parquet"))
-            if stale:
-                tables[f"{folder.name}_{OF_TRAINING}"] = [read_ranks(path) for path in stale]
-        values = {name: metric_values(of_seeds) for name, of_seeds in tables.items()}
-        user_N = users_of(tables[AGAINST][0])
-        ordered = {name: values[name] for name in reversed(NAMES) if name in values}
-        means += [{"data": split} | row for row in group_rows(ordered, "recipe", AGAINST, user_N)]
-        changes += [
-            {"data": split, "recipe": recipe, "against": other} | change_row(values[recipe], values[other], user_N)
-            for recipe, other in PAIRS
-            if {recipe, other} <= set(values)
-        ]
-    write_csv(HERE / "results.csv", means)
-    write_csv(HERE / "changes.csv", changes)
-    picture = read_yaml(PARAMS)["picture"]
-    drawn = [row for row in read_csv(HERE / "results.csv") if row["recipe"] in picture["names"]]
-    draw(picture, drawn, AGAINST, HERE / "picture.svg")
+            if stale := sorted(folder.glob(f"*/{OF_TRAINING}.parquet")):
+                of_split[f"{folder.name}_{OF_TRAINING}"] = [read_ranks(path) for path in stale]
+        tables[split] = of_split
+    write_recipe_results(HERE, tables, reversed(NAMES), AGAINST, PAIRS)
 
 
 def show() -> None:

@@ -17,16 +17,7 @@ from tapestry.core.arrow import integers
 from tapestry.core.errors import TapestryError
 from tapestry.ingest.layouts import Layout
 from tapestry.ingest.raw import RawFile
-from tapestry.ingest.rows import (
-    BATCH_ROWS,
-    BLANK_LINE,
-    INVALID_UTF8,
-    KEYS,
-    Query,
-    no_rows_error,
-    quoted,
-    trimmed,
-)
+from tapestry.ingest.rows import BATCH_ROWS, BLANK_LINE, INVALID_UTF8, KEYS, Query, no_rows_error, quoted, trimmed
 from tapestry.tables.database import quote
 
 LONGEST_LINE = 1 << 24  # bytes; a longer line is cut, but stays longer than this

@@ -14,15 +14,7 @@ from tapestry.core.arrow import integers
 from tapestry.core.errors import TapestryError
 from tapestry.ingest.layouts import Layout
 from tapestry.ingest.raw import RawFile
-from tapestry.ingest.rows import (
-    BATCH_ROWS,
-    INVALID_UTF8,
-    KEYS,
-    Query,
-    column_indices,
-    has_replacement,
-    joined_text,
-)
+from tapestry.ingest.rows import BATCH_ROWS, INVALID_UTF8, KEYS, Query, column_indices, has_replacement, joined_text
 
 _UNREADABLE = (pa.ArrowException, OSError)
 

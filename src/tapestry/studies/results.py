@@ -131,19 +131,11 @@ def print_means(
     )
 
 
-def _figures(row: Mapping[str, str]) -> list[str]:
-    return [short_figure(row[metric]) for metric in SHOWN]
-
-
 def print_changes(title: str, rows: Mapping[str, Mapping[str, str]], names: Mapping[str, str]) -> None:
     """Print changes against one other model as Markdown; `rows` are of `change_row`, else as in `print_means`."""
     print_table(
         [title, *SHOWN.values()],
-        [
-            [name, *(short_interval(rows[model], metric) for metric in SHOWN)]
-            for model, name in names.items()
-            if model in rows
-        ],
+        [[name, *_intervals(rows[model])] for model, name in names.items() if model in rows],
     )
 
 
@@ -151,11 +143,16 @@ def print_pairs(title: str, rows: Iterable[Mapping[str, str]]) -> None:
     """Print changes as Markdown; each row also has the two models, `recipe` and `against`."""
     print_table(
         [title, "against", *SHOWN.values()],
-        [
-            [f"`{row['recipe']}`", f"`{row['against']}`", *(short_interval(row, metric) for metric in SHOWN)]
-            for row in rows
-        ],
+        [[f"`{row['recipe']}`", f"`{row['against']}`", *_intervals(row)] for row in rows],
     )
+
+
+def _figures(row: Mapping[str, str]) -> list[str]:
+    return [short_figure(row[metric]) for metric in SHOWN]
+
+
+def _intervals(row: Mapping[str, str]) -> list[str]:
+    return [short_interval(row, metric) for metric in SHOWN]
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from tapestry.model.network import ITEM_WEIGHT, Recommender
-from tapestry.parallel.item_rows import Rows
+from tapestry.model.network import Recommender
+from tapestry.training.checkpoints import weights_state
 
 
 class EpochAverage:
@@ -54,10 +54,7 @@ class EpochAverage:
     def state(self) -> dict[str, Any]:
         """Return what `load_state` takes, in the form of a checkpoint's tree."""
         weights = {} if self._mean is None else self._mean.state_dict()
-        return {
-            "epochs": self._epochs,
-            "weights": {name: Rows(x) if name == ITEM_WEIGHT else x for name, x in weights.items()},
-        }
+        return {"epochs": self._epochs, "weights": weights_state(weights)}
 
     def load_state(self, state: Mapping[str, Any], model: Recommender) -> None:
         """Set the state that `state` has returned; `model` is any with the same settings."""

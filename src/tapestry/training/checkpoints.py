@@ -34,6 +34,7 @@ from torch import Tensor
 
 from tapestry.core.atomic import atomic_folder, write_json
 from tapestry.core.errors import TapestryError
+from tapestry.model.network import ITEM_WEIGHT
 from tapestry.parallel.item_rows import Rows
 from tapestry.parallel.processes import ALONE, Processes
 from tapestry.parallel.shard import Shard
@@ -207,6 +208,11 @@ class Checkpoints:
                     changed[other] = other.stat().st_mtime
         for old in sorted(changed, key=changed.__getitem__)[: -(_TRAININGS - 1)]:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def weights_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor | Rows]:
+    """Return a model's weights as a part of a checkpoint's state: each process has rows of the item embedding."""
+    return {name: Rows(x) if name == ITEM_WEIGHT else x for name, x in weights.items()}
 
 
 def _parts(names: Sequence[str] | Mapping[str, Any]) -> int:

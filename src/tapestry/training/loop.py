@@ -14,15 +14,14 @@ from torch import Tensor
 
 from tapestry.core.errors import TapestryError
 from tapestry.model.device import choose_device, make_deterministic
-from tapestry.model.network import EMBEDDING_STD, ITEM_WEIGHT, Recommender
+from tapestry.model.network import EMBEDDING_STD, Recommender
 from tapestry.model.settings import ModelSettings
-from tapestry.parallel.item_rows import Rows
 from tapestry.parallel.processes import ALONE, Processes
 from tapestry.parallel.shard import Shard
 from tapestry.sequences.batches import trained_users
 from tapestry.sequences.reader import Sequences
 from tapestry.training.average import EpochAverage
-from tapestry.training.checkpoints import Checkpoints
+from tapestry.training.checkpoints import Checkpoints, weights_state
 from tapestry.training.schedule import plateau
 from tapestry.training.settings import TrainSettings
 from tapestry.training.trainer import NotFiniteError, Pass, Trainer
@@ -268,7 +267,7 @@ class Progress:
         return {
             "epochs": [dataclasses.asdict(epoch) for epoch in self.epochs],
             "best": None if self.best is None else self.best.epoch,
-            "best_weights": {name: Rows(x) if name == ITEM_WEIGHT else x for name, x in self.best_weights.items()},
+            "best_weights": weights_state(self.best_weights),
         }
 
     @classmethod

@@ -81,7 +81,6 @@ class TrainSettings:
     plateau_patience: Annotated[int, between(0, 10**6)] = 5
     """`plateau`: the learning rate decreases once more than this number of epochs in a row brought no better figure
     `stop_by`. After a decrease the epochs are counted anew. To have an effect it must be below `patience`."""
-
     average_share: Fraction = 0.0
     """Share of `epochs`, the last ones, of whose weights the model has the mean (`tapestry.training.average`).
     Validation figures, and so the best epoch, are of the mean so far. 0: weights are those after an epoch."""

@@ -19,11 +19,11 @@ from tapestry.model.loss import domain_softmax_loss
 from tapestry.model.network import ITEM_WEIGHT, Recommender
 from tapestry.model.request_time import PERIODS, period_of
 from tapestry.model.tensors import not_finite, pinned, to_device
-from tapestry.parallel.item_rows import Rows
 from tapestry.parallel.processes import ALONE, Processes
 from tapestry.sequences.batches import balanced, trained_users, training_batches
 from tapestry.sequences.reader import Sequences
 from tapestry.training.auxiliary import AuxiliaryTargets
+from tapestry.training.checkpoints import weights_state
 from tapestry.training.optimizer import Optimizer
 from tapestry.training.schedule import schedule_of
 from tapestry.training.settings import TrainSettings
@@ -162,9 +162,8 @@ class Trainer:
         and auxiliary targets, as of after the last step, since a thread may have prepared the step after it. `Rows` are
         of this process's shard. Other processes have the same in all else, and must call this at the same time.
         """
-        weights = self.model.state_dict()
         return {
-            "model": {name: Rows(x) if name == ITEM_WEIGHT else x for name, x in weights.items()},
+            "model": weights_state(self.model.state_dict()),
             "optimizer": self._optimizer.state(),
             "trained_periods": self._trained_periods(),
             "part": asdict(self._part),
