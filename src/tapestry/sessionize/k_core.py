@@ -7,9 +7,11 @@ first users of too few domains, then items, then users, without counting again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 from tapestry.sessionize.engine import Engine
+from tapestry.sessionize.periods import PeriodStarts
 from tapestry.sessionize.settings import SessionizeSettings
 
 _ROUNDS_THAT_REWRITE = 3
@@ -61,6 +63,21 @@ def _domains_condition(settings: SessionizeSettings, interactions: int, domains:
     )
 
 
+def users_with_enough(settings: SessionizeSettings, domains: int, starts: PeriodStarts) -> str:
+    """SQL for the `user_id` of each user whom the first conditions don't remove, by the interactions in `loaded`.
+
+    No rule adds an interaction, so a user who has too few here has too few later. Most users of the raw reviews are
+    such: to leave them out before anything else saves most of the time and memory. Where another rule comes first, all
+    users are taken: their interactions count for that rule, or can break it.
+    """
+    if settings.truncate == "before" or settings.order == "given":
+        return "SELECT DISTINCT user_id FROM loaded"
+    first = takewhile(lambda condition: condition.key == "user", conditions(settings, domains))
+    counted = f" WHERE timestamp < {starts[0]}" if starts else ""
+    too_few = " OR ".join(condition.too_few for condition in first)
+    return f"SELECT user_id FROM loaded{counted} GROUP BY user_id HAVING NOT ({too_few})"
+
+
 def remove_once(engine: Engine, table: str, condition: Condition) -> None:
     """Remove from `table` the interactions of the users or items that meet the condition now."""
     key = condition.key
@@ -75,8 +92,9 @@ def remove_once(engine: Engine, table: str, condition: Condition) -> None:
 def cut_to_k_core(engine: Engine, table: str, some: Sequence[Condition]) -> None:
     """Replace `table` by its iterated k-core: what is left when no user and no item meets a condition of `some`.
 
-    Rounds alternate between users and items. The first round counts all users, the second all items. A later round
-    counts only users (or items) that lost an interaction in the round before, since no other count has changed.
+    Rounds alternate between items and users. The first round counts all items, since `users_with_enough` has already
+    left out most users, and the second all users. A later round counts only items (or users) that lost an interaction
+    in the round before, since no other count has changed.
 
     Most rows go in the first rounds, so these write the table again. Later rounds remove few rows. They only record
     the removed users and items, and the table is written once at the end.
@@ -87,7 +105,7 @@ def cut_to_k_core(engine: Engine, table: str, some: Sequence[Condition]) -> None
     for key in too_few:
         engine.table(f"removed_{key}", f"SELECT {key} FROM {table} WHERE 1 = 0")
     not_removed = "ANTI JOIN removed_user USING (user) ANTI JOIN removed_item USING (item)"
-    key, other, counted = "user", "item", table
+    key, other, counted = "item", "user", table
     rounds = 0
     while True:
         engine.table("to_remove", f"SELECT {key} FROM {counted} GROUP BY {key} HAVING {too_few[key]}")

@@ -16,7 +16,7 @@ RowsByDomain = dict[str, int]
 
 
 def keep_owned_items(engine: Engine, settings: SessionizeSettings, starts: PeriodStarts) -> None:
-    """Filter the interactions of an item in domains that don't own it.
+    """Filter the interactions of an item in domains that don't own it, and create the table `owners`.
 
     The owner is the domain with the most interactions of the item. If several have equally many, it is the first of
     them. With `contested_items: drop` an item with interactions in several domains has no owner. The temporal split
@@ -29,20 +29,36 @@ def keep_owned_items(engine: Engine, settings: SessionizeSettings, starts: Perio
     engine.table(
         "owners",
         f"""SELECT item, domain, row_number() OVER (PARTITION BY item ORDER BY interactions DESC, domain) AS preference,
-            sum(CASE WHEN interactions > 0 THEN 1 ELSE 0 END) OVER (PARTITION BY item) AS claimants
+            sum(CASE WHEN interactions > 0 THEN 1 ELSE 0 END) OVER (PARTITION BY item) AS claimants, loaded
         FROM (
-            SELECT item, domain, {counted} AS interactions
-            FROM rows SEMI JOIN (SELECT item FROM item_ids WHERE contested) AS contested USING (item)
+            SELECT item, domain, {counted} AS interactions, count(*) AS loaded
+            FROM loaded JOIN (SELECT item_id, item FROM item_ids WHERE contested) AS contested USING (item_id)
             GROUP BY item, domain
         ) AS counts""",
     )
-    without_owner = " OR claimants > 1" if settings.contested_items == "drop" else ""
     engine.table(
         "rows",
         f"""SELECT * FROM rows ANTI JOIN (
-            SELECT item, domain FROM owners WHERE preference > 1{without_owner}
+            SELECT item, domain FROM owners WHERE {_not_owned(settings)}
         ) AS others USING (item, domain)""",
     )
+
+
+def contested_rows(engine: Engine, domains: list[str], settings: SessionizeSettings) -> RowsByDomain:
+    """Count the loaded interactions that `keep_owned_items` filters, those of users without a place in `rows` too."""
+    if settings.item_identity == "domain":
+        return dict.fromkeys(domains, 0)
+    counted = dict(
+        engine.fetch(
+            f"SELECT domain, CAST(sum(loaded) AS BIGINT) FROM owners WHERE {_not_owned(settings)} GROUP BY domain"
+        )
+    )
+    return {domain: counted.get(index, 0) for index, domain in enumerate(domains)}
+
+
+def _not_owned(settings: SessionizeSettings) -> str:
+    """SQL: whether the interactions of a row of `owners` are filtered."""
+    return "preference > 1" + (" OR claimants > 1" if settings.contested_items == "drop" else "")
 
 
 def require_few_contested(loaded: RowsByDomain, filtered: RowsByDomain, settings: SessionizeSettings) -> None:

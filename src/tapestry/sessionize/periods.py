@@ -23,7 +23,7 @@ def period_starts(engine: Engine, settings: SessionizeSettings) -> PeriodStarts:
         return None
     validation, test = (Fraction(str(share)) for share in (settings.validation_share, settings.test_share))
     days = engine.fetch(
-        f"""SELECT day, count(*) AS interactions FROM (SELECT timestamp - timestamp % {_DAY} AS day FROM rows) AS days
+        f"""SELECT day, count(*) AS interactions FROM (SELECT timestamp - timestamp % {_DAY} AS day FROM loaded) AS days
         GROUP BY day ORDER BY day"""
     )
     return _quantile(engine, days, 1 - validation - test), _quantile(engine, days, 1 - test)
@@ -39,7 +39,7 @@ def _quantile(engine: Engine, days: list[tuple[int, int]], share: Fraction) -> i
     day, number_in_day = _day_of(days, number)
     ((timestamp,),) = engine.fetch(
         f"""SELECT timestamp FROM (
-            SELECT timestamp, row_number() OVER (ORDER BY timestamp) AS number FROM rows
+            SELECT timestamp, row_number() OVER (ORDER BY timestamp) AS number FROM loaded
             WHERE timestamp >= {day} AND timestamp < {day + _DAY}
         ) AS ordered WHERE number = {number_in_day}"""
     )

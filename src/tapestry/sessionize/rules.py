@@ -16,8 +16,9 @@ from tapestry.core.errors import TapestryError
 from tapestry.core.splits import NAMES, TEST, VALIDATION
 from tapestry.sessionize.diagnosis import UnfilteredRows, empty_domains_error, missing_target_error
 from tapestry.sessionize.engine import Engine
+from tapestry.sessionize.k_core import users_with_enough
 from tapestry.sessionize.order import extra_columns, require_given_order, require_given_split
-from tapestry.sessionize.owners import CONTESTED, RowsByDomain, require_few_contested
+from tapestry.sessionize.owners import CONTESTED, RowsByDomain, contested_rows, require_few_contested
 from tapestry.sessionize.periods import PeriodStarts, period_starts
 from tapestry.sessionize.rule_order import TOO_FEW, TOO_OLD, rules_in_order
 from tapestry.sessionize.settings import SessionizeSettings
@@ -47,19 +48,23 @@ def apply_rules(
             Or a given order or split is missing, ambiguous or contradicts itself.
     """
     domains = list(interactions)
-    _load(engine, interactions, settings)
-    require_given_order(engine, settings)
+    _view_interactions(engine, interactions, settings)
     starts = period_starts(engine, settings)
+    _number_users_and_items(engine, domains, settings, starts)
+    _create_rows(engine, settings)
+    require_given_order(engine, settings)
     filtered = {reason: dict.fromkeys(domains, 0) for reason in (CONTESTED, TOO_FEW, TOO_OLD)}
-    rows = _rows_by_domain(engine, domains)
+    rows = _rows_by_domain(engine, domains, "loaded")
     for rule in rules_in_order(engine, domains, settings, starts):
-        before = rows
         rule.apply()
-        rows = _rows_by_domain(engine, domains)
+        if rule.reason == CONTESTED:  # counted by itself: the interactions of other users aren't in `rows`
+            filtered[CONTESTED] = contested_rows(engine, domains, settings)
+            require_few_contested(rows, filtered[CONTESTED], settings)
+            rows = {domain: rows[domain] - filtered[CONTESTED][domain] for domain in domains}
+            continue
+        before, rows = rows, _rows_by_domain(engine, domains)
         for domain in domains:
             filtered[rule.reason][domain] += before[domain] - rows[domain]
-        if rule.reason == CONTESTED:
-            require_few_contested(before, filtered[CONTESTED], settings)
     _require_every_domain(engine, rows, settings, starts)
     if settings.split == "given":
         require_given_split(engine)
@@ -67,11 +72,8 @@ def apply_rules(
     return filtered
 
 
-def _load(engine: Engine, interactions: Mapping[str, Path], settings: SessionizeSettings) -> None:
-    """Create the view `loaded` of all files, and the tables `user_ids`, `item_ids` and `rows`.
-
-    Every user_id gets its integer here. `rows` and all tables after it have the integer only.
-    """
+def _view_interactions(engine: Engine, interactions: Mapping[str, Path], settings: SessionizeSettings) -> None:
+    """Create the view `loaded` of all files."""
     extra = extra_columns(settings)
     parts = []
     for index, path in enumerate(interactions.values()):
@@ -80,20 +82,26 @@ def _load(engine: Engine, interactions: Mapping[str, Path], settings: Sessionize
         columns = ["user_id", "item_id", "timestamp", *(_renamed(column) for column in extra)]
         parts.append(f"SELECT {', '.join(columns)}, CAST({index} AS SMALLINT) AS domain FROM interactions_{index}")
     engine.view("loaded", " UNION ALL ".join(parts))
-    engine.table(
-        "user_ids",
-        f"SELECT user_id, {engine.unique_integer} AS user FROM (SELECT DISTINCT user_id FROM loaded) AS users",
-    )
+
+
+def _number_users_and_items(
+    engine: Engine, domains: list[str], settings: SessionizeSettings, starts: PeriodStarts
+) -> None:
+    """Create the tables `user_ids` and `item_ids`, which give each user_id and each item an integer.
+
+    `rows` and all tables after it have the integers only. `user_ids` leaves out users whom the k-core removes anyway.
+    """
+    users = users_with_enough(settings, len(domains), starts)
+    engine.table("user_ids", f"SELECT user_id, {engine.unique_integer} AS user FROM ({users}) AS users")
     if settings.item_identity == "domain":
         items = "SELECT DISTINCT item_id, domain FROM loaded"
     else:
         items = "SELECT item_id, min(domain) <> max(domain) AS contested FROM loaded GROUP BY item_id"
     engine.table("item_ids", f"SELECT *, {engine.unique_integer} AS item FROM ({items}) AS items")
-    _create_rows(engine, settings)
 
 
 def _create_rows(engine: Engine, settings: SessionizeSettings) -> None:
-    """Create the table `rows` of all loaded interactions, with integers for users and items."""
+    """Create the table `rows` of the interactions of the users in `user_ids`, with integers for users and items."""
     identity = "item_id, domain" if settings.item_identity == "domain" else "item_id"
     columns = ", ".join(["user", "item", "domain", "timestamp", *extra_columns(settings)])
     engine.table("rows", f"SELECT {columns} FROM loaded JOIN user_ids USING (user_id) JOIN item_ids USING ({identity})")
@@ -141,11 +149,20 @@ def _require_targets(engine: Engine, domains: list[str], settings: SessionizeSet
 def _load_again(
     engine: Engine, domains: list[str], settings: SessionizeSettings, starts: PeriodStarts
 ) -> UnfilteredRows:
-    """Restore the table `rows` to all loaded interactions, to find out what each rule filters."""
+    """Restore the table `rows` to the interactions of all users, to find out what each rule filters.
+
+    Users who already have an integer keep it.
+    """
+    engine.table(
+        "user_ids",
+        f"""SELECT user_id, user FROM user_ids UNION ALL
+        SELECT user_id, -1 - {engine.unique_integer} AS user
+        FROM (SELECT DISTINCT user_id FROM loaded ANTI JOIN user_ids USING (user_id)) AS others""",
+    )
     _create_rows(engine, settings)
     return UnfilteredRows(engine, domains, settings, starts)
 
 
-def _rows_by_domain(engine: Engine, domains: list[str]) -> RowsByDomain:
-    counted = dict(engine.fetch("SELECT domain, count(*) FROM rows GROUP BY domain"))
+def _rows_by_domain(engine: Engine, domains: list[str], table: str = "rows") -> RowsByDomain:
+    counted = dict(engine.fetch(f"SELECT domain, count(*) FROM {table} GROUP BY domain"))
     return {domain: counted.get(index, 0) for index, domain in enumerate(domains)}
