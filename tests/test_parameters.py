@@ -101,7 +101,11 @@ def test_a_missing_parameter_is_named(params_yaml: Path, tmp_path: Path, name: s
         ("train.negatives", 1.5, "train.negatives: expected a whole number, got 1.5"),
         ("train.device", "tpu", "train.device: 'tpu' is not one of auto, cpu, cuda"),
         ("sessionize.item_identity", "item", "sessionize.item_identity: 'item' is not one of global, domain"),
-        ("model.attention", ["intra"], "model.attention: ['intra'] is not one of intra, full, intra_full"),
+        (
+            "model.attention",
+            ["intra"],
+            "model.attention: ['intra'] is not one of intra, full, intra_full, intra_and_full",
+        ),
         ("sessionize.memory_limit", 2, "sessionize.memory_limit: expected text, got 2"),
         ("source.path", 3, "source.path: expected text, got 3"),
         (

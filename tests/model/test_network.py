@@ -24,18 +24,24 @@ from tapestry.sequences.batches import Batch, pack
 from tapestry.sequences.reader import Sequences
 
 Array = npt.NDArray[np.float64]
+ATTENTIONS = get_args(get_type_hints(ModelSettings)["attention"])
 CONFIGS = st.builds(
-    dataclasses.replace,
-    st.just(WHOLE_MODEL),
+    lambda query, **others: dataclasses.replace(WHOLE_MODEL, **query, **others),
+    st.sampled_from(
+        [
+            {"attention": attention, "target_state": state}
+            for attention in ATTENTIONS
+            for state in (True, False)
+            if state or attention != "intra_and_full"
+        ]
+    ),
     heads=st.sampled_from([1, 2]),
     layers=st.integers(1, 3),
-    attention=st.sampled_from(["intra", "full", "intra_full"]),
     tape=st.booleans(),
     tape_tied=st.booleans(),
     ddsr=st.booleans(),
     fusion=st.sampled_from(sorted(FUSIONS)),
     request_time=st.booleans(),
-    target_state=st.booleans(),
 )
 
 
@@ -84,45 +90,61 @@ def naive_network(
     next_times: list[int],
 ) -> Array:
     """The equations of `tapestry.model.network`, one position, head and domain at a time."""
-    width, heads = settings.width, settings.heads
     hidden = []
     for item, domain, following in zip(items, domains, next_domains, strict=True):
-        h = weights["item.weight"][item] * math.sqrt(width) + weights["domain.weight"][domain]
+        h = weights["item.weight"][item] * math.sqrt(settings.width) + weights["domain.weight"][domain]
         if settings.tape and domain != following:
             table = weights["domain.weight" if settings.tape_tied else "tape_domain.weight"]
             h = h + table[following] * linear(weights, "tape.project", table[domain])
         hidden.append(h)
-    for number in range(settings.layers):
-        layer = f"layers.{number}"
-        full = settings.attention == "full" or (settings.attention == "intra_full" and number == settings.layers - 1)
-        normed = [layer_norm(weights, f"{layer}.norm_in", h) for h in hidden]
-        q, k, v, u = zip(*(np.split(linear(weights, f"{layer}.project", x), 4) for x in normed), strict=True)
-        mixed = []
-        for i in range(len(items)):
-            out = np.zeros(width)
-            size = width // heads
-            for head in range(heads):
-                part = slice(head * size, (head + 1) * size)
-                slope = 2 ** (-8 * (head + 1) / heads)
-                js = [j for j in range(i + 1) if full or domains[j] == domains[i]]
-                scores = [float(q[i][part] @ k[j][part]) / math.sqrt(size) - slope * (i - j) for j in js]
-                for share, j in zip(softmax(scores), js, strict=True):
-                    out[part] += share * v[j][part]
-            if settings.ddsr and not (full and settings.attention == "intra_full"):
-                cross = naive_ddsr(weights, layer, settings, normed, domains, i)
-                out = NAIVE_FUSIONS[settings.fusion](weights, layer, out, cross, normed[i])
-            mixed.append(out)
-        for i, out in enumerate(mixed):
-            gated = layer_norm(weights, f"{layer}.norm_out", out) * (u[i] / (1 + np.exp(-u[i])))
-            hidden[i] = hidden[i] + linear(weights, f"{layer}.output", gated)
+
+    def through(h: list[Array], name: str, full: bool) -> list[Array]:
+        return naive_layer(weights, name, settings, h, domains, full)
+
+    attention, numbers = settings.attention, range(settings.layers)
+    own = hidden
+    for number in numbers if attention == "intra_and_full" else []:
+        own = through(own, f"intra_layers.{number}", False)
+    for number in numbers:
+        last = number == settings.layers - 1
+        full = attention in ("full", "intra_and_full") or (last and attention == "intra_full")
+        hidden = through(hidden, f"layers.{number}", full)
+    if attention != "intra_and_full":
+        own = hidden
     if settings.target_state:
         states = [[j for j in range(i + 1) if domains[j] == following] for i, following in enumerate(next_domains)]
         gate = weights["target_state.gate_K"]
-        hidden = [h + gate * hidden[js[-1]] if js else h for h, js in zip(hidden, states, strict=True)]
+        hidden = [h + gate * own[js[-1]] if js else h for h, js in zip(hidden, states, strict=True)]
     if settings.request_time:
         days = [time // 86_400_000 for time in next_times]
         hidden = [h + weights["request_time.period.weight"][day // 30] for h, day in zip(hidden, days, strict=True)]
     return np.array([h / np.linalg.norm(h) for h in hidden])
+
+
+def naive_layer(
+    weights: dict[str, Array], layer: str, settings: ModelSettings, hidden: list[Array], domains: list[int], full: bool
+) -> list[Array]:
+    """One layer, which attends to all earlier positions (`full`) or to those of the position's own domain."""
+    width, heads = settings.width, settings.heads
+    normed = [layer_norm(weights, f"{layer}.norm_in", h) for h in hidden]
+    q, k, v, u = zip(*(np.split(linear(weights, f"{layer}.project", x), 4) for x in normed), strict=True)
+    updated = []
+    for i in range(len(hidden)):
+        out = np.zeros(width)
+        size = width // heads
+        for head in range(heads):
+            part = slice(head * size, (head + 1) * size)
+            slope = 2 ** (-8 * (head + 1) / heads)
+            js = [j for j in range(i + 1) if full or domains[j] == domains[i]]
+            scores = [float(q[i][part] @ k[j][part]) / math.sqrt(size) - slope * (i - j) for j in js]
+            for share, j in zip(softmax(scores), js, strict=True):
+                out[part] += share * v[j][part]
+        if settings.ddsr and (not full or settings.attention == "full"):
+            cross = naive_ddsr(weights, layer, settings, normed, domains, i)
+            out = NAIVE_FUSIONS[settings.fusion](weights, layer, out, cross, normed[i])
+        gated = layer_norm(weights, f"{layer}.norm_out", out) * (u[i] / (1 + np.exp(-u[i])))
+        updated.append(hidden[i] + linear(weights, f"{layer}.output", gated))
+    return updated
 
 
 def naive_ddsr(
@@ -237,6 +259,27 @@ def test_tape_is_zero_where_the_domain_stays() -> None:
     assert stays.any()
     assert encoding[stays].eq(0).all()
     assert encoding[~stays].ne(0).all()
+
+
+def test_with_intra_and_full_an_item_of_another_domain_reaches_the_layers_over_all_domains_alone() -> None:
+    domain_of_item = [0, 0, 1, 1, 0]  # the last query is of item 1 for item 4, both of domain 0
+    sequences = [sequences_of([[0, between, 1, 4]], domain_of_item) for between in (2, 3)]
+    settings = dataclasses.replace(WHOLE_MODEL, attention="intra_and_full", ddsr=False, request_time=False)
+    model = Recommender(settings, sequences[0].items, 2).double().eval()
+    assert model.target_state is not None
+    assert model.target_state.gate_K.eq(1).all()
+
+    def last_queries() -> tuple[torch.Tensor, torch.Tensor]:
+        first, second = (queries(model, whole_histories(each))[2] for each in sequences)
+        return first, second
+
+    first, second = last_queries()
+    assert not torch.allclose(first, second)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("layers.") and ".output." in name:
+                parameter.zero_()  # these layers then leave the last item's input as it is
+    torch.testing.assert_close(*last_queries())
 
 
 def test_every_fusion_of_the_settings_has_a_module() -> None:

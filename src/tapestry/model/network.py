@@ -8,6 +8,9 @@
     H'           = H + W_o( LN(A ⊕ C) ⊙ SiLU(U) ) + b_o     (⊕: the fusion, ddsr.py)
     query_i(d,t) = normalize(h_i + g ⊙ h_l(i,d) + A[period(t)])  (target_state.py, request_time.py; else h_i / |h_i|)
 
+With `attention: intra_and_full` two stacks of layers read H⁰: h_i is of the one that attends to all domains, and
+h_l(i,d) of the one that attends within domains.
+
 With `attention: full`, `tape: false`, `ddsr: false` and `target_state: false` it is HSTU's gated layer with ALiBi
 (arXiv 2402.17152). All layers compute packed tokens, without padding, in the order of `Segments`.
 
@@ -16,6 +19,7 @@ Suffixes: N tokens, K width, H heads, E width of a head, D domains, U rows of a 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -91,13 +95,16 @@ class Recommender(nn.Module):
         self.tape_domain = nn.Embedding(domains, settings.width) if settings.tape and not settings.tape_tied else None
         self.dropout = Dropout(settings.dropout)
         self.request_time = RequestTime(settings.width) if settings.request_time else None
-        self.target_state = TargetState(settings.width) if settings.target_state else None
+        beside = settings.attention == "intra_and_full"
+        self.target_state = TargetState(settings.width, gate=float(beside)) if settings.target_state else None
         # The day of the last training interaction, in days since 1970; before training, a day after all others.
         self.trained_until: Tensor | None
         self.register_buffer("trained_until", torch.tensor(2**31) if settings.recent_weight else None)
-        # With `intra_full`, the last layer attends to all domains itself.
-        last = replace(settings, ddsr=settings.ddsr and settings.attention != "intra_full")
-        self.layers = nn.ModuleList(Layer(part) for part in [*[settings] * (settings.layers - 1), last])
+        # What attends to all domains itself, beside or above what doesn't, has no DDSR.
+        full = replace(settings, ddsr=settings.ddsr and settings.attention not in ("intra_full", "intra_and_full"))
+        below = full if beside else settings
+        self.layers = nn.ModuleList(Layer(part) for part in [*[below] * (settings.layers - 1), full])
+        self.intra_layers = nn.ModuleList(Layer(settings) for _ in range(settings.layers if beside else 0))
         _draw_rows(self.item.weight, items, shard)
         for embedding in (self.domain, self.tape_domain):
             if embedding is not None:
@@ -117,10 +124,11 @@ class Recommender(nn.Module):
         """The order in which this network computes `batch`, which must be on the CPU."""
         settings = self.settings
         heads, domains, ddsr, state = settings.heads, self.domains, settings.ddsr, settings.target_state
-        if settings.attention != "intra_full":
+        if settings.attention in ("intra", "full"):
             return arrange(batch, kernel, heads, domains, settings.attention == "intra", ddsr, state)
-        below = arrange(batch, kernel, heads, domains, True, ddsr, False) if settings.layers > 1 else None
-        return replace(arrange(batch, kernel, heads, domains, False, False, state), below=below)
+        has_intra = settings.layers > 1 or settings.attention == "intra_and_full"
+        intra = arrange(batch, kernel, heads, domains, True, ddsr, False) if has_intra else None
+        return replace(arrange(batch, kernel, heads, domains, False, False, state), intra=intra)
 
     def forward(
         self, batch: Batch, segments: Segments, table_UK: Tensor | None = None, requests: Requests | None = None
@@ -136,23 +144,32 @@ class Recommender(nn.Module):
         Returns:
             (R, K), in the order of `requests`; by default (N, K), in the order of `segments`.
         """
-        below = segments if segments.below is None else segments.below
-        hidden_NK = self.dropout(self.embed(batch, below.order_N, table_UK))
-        *layers, last = self.layers
-        for layer in layers:
-            hidden_NK = layer(hidden_NK, below)
-        if segments.below is not None:
-            hidden_NK = F.embedding(below.inverse_N[segments.order_N], hidden_NK)
-        hidden_NK = last(hidden_NK, segments)
+        hidden_NK, state_NK = self._hidden(batch, segments, table_UK)
         if requests is None:
             order_N, every_N = segments.order_N, torch.arange(len(hidden_NK), device=hidden_NK.device)
             requests = Requests(every_N, batch.target_domain_N[order_N], batch.target_time_N[order_N])
         query_RK = F.embedding(requests.token_R, hidden_NK)
         if self.target_state is not None and segments.last_ND is not None:
-            query_RK = query_RK + self.target_state(hidden_NK, segments.last_ND[requests.token_R, requests.domain_R])
+            query_RK = query_RK + self.target_state(state_NK, segments.last_ND[requests.token_R, requests.domain_R])
         if self.request_time is not None:
             query_RK = query_RK + self.request_time(requests.time_R)
         return F.normalize(query_RK, dim=-1)
+
+    def _hidden(self, batch: Batch, segments: Segments, table_UK: Tensor | None) -> tuple[Tensor, Tensor]:
+        """h of each token, and h as `target_state` reads it, (N, K) both, in the order of `segments`."""
+        intra = segments if segments.intra is None else segments.intra
+        embedded_NK = self.embed(batch, intra.order_N, table_UK)
+        if self.intra_layers:
+            state_NK = _through(self.intra_layers, self.dropout(embedded_NK), intra)
+            moved_N = intra.inverse_N[segments.order_N]
+            hidden_NK = self.dropout(F.embedding(moved_N, embedded_NK))
+            return _through(self.layers, hidden_NK, segments), F.embedding(moved_N, state_NK)
+        *below, last = self.layers
+        hidden_NK = _through(below, self.dropout(embedded_NK), intra)
+        if segments.intra is not None:
+            hidden_NK = F.embedding(intra.inverse_N[segments.order_N], hidden_NK)
+        hidden_NK = last(hidden_NK, segments)
+        return hidden_NK, hidden_NK
 
     def embed(self, batch: Batch, order_N: Tensor, table_UK: Tensor | None = None) -> Tensor:
         """h⁰_i = E[x_i]·√K + M[d_i] + r_i for the tokens at `order_N`, (N, K)."""
@@ -188,6 +205,12 @@ class Recommender(nn.Module):
     def item_vectors(self, items: Tensor | slice) -> Tensor:
         """Vectors of the items in these rows of the item embedding, of length 1. (…, K)"""
         return F.normalize(self.item.weight[items], dim=-1)
+
+
+def _through(layers: Iterable[nn.Module], hidden_NK: Tensor, segments: Segments) -> Tensor:
+    for layer in layers:
+        hidden_NK = layer(hidden_NK, segments)
+    return hidden_NK
 
 
 def _item_embedding(items: int, width: int, shard: Shard) -> nn.Embedding:

@@ -8,7 +8,7 @@ and kernels don't compute what a mask would hide. Example, one history with doma
     order here              0 2 1 3   of domains A A B B: two segments of 2 tokens
 
 The whole network computes in this order; `inverse_N` brings its output back to the order of the batch. With
-`attention: intra_full` the last layer has segments, and so an order, of its own.
+`attention: intra_full` or `intra_and_full` the layers within domains have segments, and so an order, of their own.
 
 Suffixes: N tokens of a batch, B histories, G segments.
 """
@@ -46,7 +46,8 @@ class Segments:
     last_ND: the last token of each domain at or before each token of the same history; -1 where there is none. None
         for a network without `target_state`.
     tiles: the tiles of the kernel `tiled`; empty for the other kernels.
-    below: the segments of all layers but the last, if they are others than those of the last layer.
+    intra: the segments of the layers within domains, in a network whose other layers attend to whole histories; else
+        None.
     """
 
     kernel: Kernel
@@ -60,7 +61,7 @@ class Segments:
     states: States | Reads | None
     last_ND: Tensor | None
     tiles: tuple[Tile, ...]
-    below: Segments | None = None
+    intra: Segments | None = None
 
     @property
     def computed(self) -> int:

@@ -19,14 +19,15 @@ class ModelSettings:
     width: Annotated[int, between(1, 65_536)]
     """K, the width of embeddings and hidden states; divisible by `heads`."""
     layers: Annotated[int, between(1, 1_000)]
-    """Layers, each of gated self-attention and, with `ddsr`, cross-domain attention."""
+    """Layers of a stack, each of gated self-attention and, with `ddsr`, cross-domain attention."""
     heads: Annotated[int, between(1, 1_024)]
     """H, heads of self-attention and of cross-domain attention."""
     window: Annotated[int, between(1, 10**6)]
     """Positions: the model reads the most recent `window` interactions of a history."""
-    attention: Literal["intra", "full", "intra_full"]
+    attention: Literal["intra", "full", "intra_full", "intra_and_full"]
     """`intra`: a position attends to earlier ones of its own domain. `full`: to all earlier ones. `intra_full`: full in
-    the last layer, which then has no DDSR, and intra in the layers below."""
+    the last layer, which then has no DDSR, and intra in the layers below. `intra_and_full`: two stacks of `layers`
+    layers side by side, one full and without DDSR, one intra, whose state of the target's domain the query adds."""
     kernel: Literal["auto", "reference", "tiled", "triton"]
     """The kernel of self-attention in training (`tapestry.model.attention.choose_kernel`). Results are equal."""
     tape: bool
@@ -52,6 +53,11 @@ class ModelSettings:
     doubles with every 30 days since the training data end (`tapestry.sequences.recent`). 0: nothing is counted."""
 
     def __post_init__(self) -> None:
+        require(
+            self.target_state or self.attention != "intra_and_full",
+            "model.attention: intra_and_full: the layers within domains reach the query only by model.target_state: "
+            "set it to true",
+        )
         require(0 <= self.dropout < 1, f"model.dropout: {self.dropout} is not in [0, 1)")
         for name in ("width", "state_dim"):
             require(

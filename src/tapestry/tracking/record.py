@@ -143,6 +143,7 @@ def describe(parameters: Parameters, summary: Mapping[str, Any], test: Mapping[s
         "intra": "attention within domains",
         "full": "attention over all domains",
         "intra_full": "attention within domains, over all domains in the last layer",
+        "intra_and_full": "attention within domains beside attention over all domains",
     }[model.attention]
     parts = [attention, *(["TAPE"] if model.tape else [])]
     parts += [f"DDSR of {model.state_dim} by {model.fusion}"] if model.ddsr else []
