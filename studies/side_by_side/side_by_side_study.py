@@ -1,0 +1,34 @@
+"""Stages of the study: side_by_side_study.py train SPLIT RECIPE SEED | results | show."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tapestry.studies.recipe_study import RecipeStudy
+
+HERE = Path(__file__).resolve().parent
+PAIRS = (
+    ("beside", "hstu_one"),
+    ("beside", "hstu_average"),
+    ("beside", "hybrid_average"),
+    ("beside", "without_intra"),
+    ("beside_refit", "hstu_one_refit"),
+    ("beside_refit", "hstu_average_refit"),
+    ("beside_refit", "hybrid_average_refit"),
+)
+NAMES = {  # in the order of the tables
+    "beside_refit": "side by side, trained anew on validation too",
+    "hybrid_average_refit": "default recipe, trained anew on validation too",
+    "hstu_average_refit": "HSTU + ALiBi, two layers, trained anew on validation too",
+    "hstu_one_refit": "HSTU + ALiBi, one layer, trained anew on validation too",
+    "beside": "side by side: a layer within domains, a layer over all",
+    "without_intra": "… without the layer within domains",
+    "hybrid_average": "default recipe",
+    "hstu_average": "HSTU + ALiBi, two layers",
+    "hstu_one": "HSTU + ALiBi, one layer",
+}
+STUDY = RecipeStudy(HERE, HERE.parent / "averaging/runs", NAMES, against="hstu_one", pairs=PAIRS)
+
+if __name__ == "__main__":
+    STUDY.run(sys.argv[1:])
