@@ -13,6 +13,7 @@ PAIRS = (
     ("beside", "hstu_average"),
     ("beside", "hybrid_average"),
     ("beside", "without_intra"),
+    ("hybrid_average", "hstu_one"),
     ("beside_refit", "hstu_one_refit"),
     ("beside_refit", "hstu_average_refit"),
     ("beside_refit", "hybrid_average_refit"),
