@@ -65,10 +65,11 @@ SEED ?= 0
 fuzz: install  ## Try ingest on generated raw files, against a plain-Python reader (minutes; INPUTS=2000 SEED=0)
 	PYTHONPATH=tests $(BIN)/python tests/fuzz.py --inputs $(INPUTS) --seed $(SEED)
 
-results: install  ## Print the tables of quality from the tracked results of the studies quality, recent_counts, averaging and peers
+results: install  ## Print the tables of quality from the tracked results of the studies quality, recent_counts, averaging, side_by_side and peers
 	$(RUN) python studies/quality/quality_study.py show
 	$(RUN) python studies/recent_counts/recent_counts_study.py show
 	$(RUN) python studies/averaging/averaging_study.py show
+	$(RUN) python studies/side_by_side/side_by_side_study.py show
 	$(RUN) python studies/peers/peers_study.py show
 
 ui: install  ## Browse the MLflow store on http://127.0.0.1:5000
