@@ -33,7 +33,9 @@ def test_a_stage_knows_its_checkout_and_bytecode_is_no_change(tmp_path: Path, pr
     checkout = make_checkout(tmp_path / "checkout")
     before = run_in(checkout, "dvc", "status")
     folder = checkout / project / "question"
-    shutil.copytree(ROOT / project / ".dvc", folder.parent / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    shutil.copytree(
+        ROOT / project / ".dvc", folder.parent / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "*.local")
+    )
     for name in ("src", ".dvcignore"):
         shutil.copy(ROOT / project / name, folder.parent, follow_symlinks=False)
     folder.mkdir()

@@ -110,7 +110,15 @@ def test_tuning_draws_valid_settings_in_which_the_values_of_a_key_are_equally_fr
 
 @pytest.mark.parametrize(
     ("study", "count"),
-    [("quality", 11), ("ceiling", 3), ("tuning", 3), ("recent_counts", 4), ("averaging", 4), ("side_by_side", 4), ("peers", 3)],
+    [
+        ("quality", 11),
+        ("ceiling", 3),
+        ("tuning", 3),
+        ("recent_counts", 4),
+        ("averaging", 4),
+        ("side_by_side", 4),
+        ("peers", 3),
+    ],
 )
 def test_the_readme_has_the_tables_of_the_tracked_results(
     study: str, count: int, capsys: pytest.CaptureFixture[str]
