@@ -143,18 +143,19 @@ def describe(parameters: Parameters, summary: Mapping[str, Any], test: Mapping[s
         "intra": "attention within domains",
         "full": "attention over all domains",
         "intra_full": "attention within domains, over all domains in the last layer",
-        "intra_and_full": "attention within domains beside attention over all domains",
+        "intra_and_full": "attention within domains beside attention over all domains, a stack of layers each",
     }[model.attention]
     parts = [attention, *(["TAPE"] if model.tape else [])]
     parts += [f"DDSR of {model.state_dim} by {model.fusion}"] if model.ddsr else []
     parts += ["state of the target's domain"] if model.target_state else []
     parts += ["month of the request"] if model.request_time else []
     parts += [f"recent counts by {model.recent_weight:g}"] if model.recent_weight else []
+    layers = f"{model.layers} layer{'' if model.layers == 1 else 's'}"
     baselines = {name: figures["hr_100"] for name, figures in test["baselines"].items() if "hr_100" in figures}
     gain = summary["gain_hr_100"]
     best = f", {gain:+.1%} to {max(baselines, key=lambda name: baselines[name])}" if baselines and gain else ""
     return (
-        f"{', '.join(parts)}; {model.layers} layers of {model.width}, window {model.window}. "
+        f"{', '.join(parts)}; {layers} of {model.width}, window {model.window}. "
         f"{summary['users']:,} users, {summary['items']:,} items, {domains} domain{'' if domains == 1 else 's'} "
         f"({parameters.source.release}). Test: HR@10 {summary['hr_10']:.4f}, HR@100 {summary['hr_100']:.4f}{best}."
     )
