@@ -31,7 +31,7 @@ HOSTILE = {
     "billion laughs": (bomb("[{}]"), "a4: more than 5,000 values, each use of an alias counted"),
     "billion merges": (bomb("{{<<: [{}]}}"), "a4.<<: more than 5,000 values"),
     "a list of itself": ("model: &a [1, *a]", r"model: \*a is part of itself"),
-    "an unknown alias": ("model: *a", "line 1: found undefined alias 'a'"),
+    "an unknown alias": ("model: *a", "line 1: found undefined alias"),
     "many keys": ("".join(f"k{i}:\n" for i in range(5_000)), "k2499: more than 5,000 values"),
     "many entries": ("evaluate: {ks: [" + "1," * 20_000 + "]}", r"evaluate\.ks: more than 5,000 values"),
     "many digits": ("train:\n  seed: " + "9" * 50_000, r"train\.seed: a text of 50,000 characters; at most 1,000"),
@@ -115,7 +115,7 @@ def test_any_text_is_read_as_the_library_reads_it_or_refused(
     except TapestryError as error:
         message = str(error)
     else:
-        message = f"{path}: {YAML(typ='safe', pure=True).load(content.decode())!r}"
+        message = f"{path}: {YAML(typ='safe').load(content.decode())!r}"
         assert message == f"{path}: {value!r}"
     assert message.startswith(str(path))
     assert len(content) < MAX_BYTES

@@ -37,7 +37,7 @@ def read_yaml(path: Path) -> Any:
     text = _text(path)
     try:
         _check(text)
-        yaml = YAML(typ="safe", pure=True)
+        yaml = YAML(typ="safe")  # by libyaml, as DVC reads the same files
         yaml.Constructor = _Constructor
         return yaml.load(text)
     except MarkedYAMLError as error:
@@ -110,7 +110,7 @@ def _check(text: str) -> None:
             if open_collections[-1].nodes > MAX_NODES:
                 raise _LimitError(f"{name()}: more than {MAX_NODES:,} values, each use of an alias counted")
 
-    for event in YAML(typ="safe", pure=True).parse(text):
+    for event in YAML(typ="safe").parse(text):
         if isinstance(event, NodeEvent) and open_collections and open_collections[-1].mapping:
             parent = open_collections[-1]
             if parent.key_next:
