@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from workloads import PARAMETERS
+from workloads import LAYERS, PARAMETERS
 
 from tapestry.baselines.rectools_models import ALLOCATOR, SCRIPT, rectools_python
 from tapestry.core.arrays import Integers
@@ -37,7 +37,7 @@ def start_training(name: str, data: Path, report: Path, **more: object) -> subpr
         "data": data,
         "model": name,
         "width": model.width,
-        "layers": model.layers,
+        "layers": LAYERS,
         "heads": model.heads,
         "window": model.window,
         "batch-users": train.batch_users,

@@ -1,7 +1,8 @@
 """The time of a training step, and DDSR's share of it, against HSTU + ALiBi and against DDSR by a plain gather.
 
-Each contender trains two batches of 16,384 tokens, on a GPU of 131,072 tokens in bf16, including their preparation. All
-parameters are the defaults except the window, the width, `state_dim`, the users a batch and the negatives.
+"Ours" is the paper's model. "Side by side" is that of the default recipe: a layer of it beside a layer of HSTU + ALiBi.
+Each contender trains two batches of 16,384 tokens, on a GPU of 131,072 tokens in bf16, including their preparation.
+All parameters are the defaults except the window, the width, `state_dim`, the users a batch and the negatives.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tapestry.model import ddsr
 from tapestry.model.kernels.domain_states import attend_states_reference
 
 LENGTHS = (64, 1024, 4096)
+BESIDE = {"attention": "intra_and_full", "layers": 1, "target_state": True}
 DOMAINS, ITEMS, WIDTH = 5, 50_000, 128
 BATCHES, ROUNDS = 2, 5
 
@@ -48,6 +50,8 @@ def main() -> None:
         contenders = {
             "ours": run,
             "HSTU + ALiBi": contender(length, whole=False),
+            "side by side": contender(length, whole=True, **BESIDE),
+            "side by side without DDSR": contender(length, whole=True, **BESIDE, ddsr=False),
             "ours without DDSR": contender(length, whole=True, ddsr=False),
             "ours, DDSR by a plain gather": with_gather,
         }
@@ -58,6 +62,10 @@ def main() -> None:
         rate = TOKENS / ours
         rows += [
             against(case, "HSTU + ALiBi", ours, seconds["HSTU + ALiBi"], tokens_per_second=rate),
+            *(
+                against(f"{case}, {name}", "HSTU + ALiBi", seconds[name], seconds["HSTU + ALiBi"])
+                for name in ("side by side", "side by side without DDSR")
+            ),
             against(
                 case,
                 "DDSR by a plain gather",

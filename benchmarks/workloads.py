@@ -22,6 +22,7 @@ from tapestry.training.trainer import Trainer
 
 TOKENS = 131_072 if torch.cuda.is_available() else 16_384  # a GPU needs more work at a time
 PRECISION: Literal["fp32", "bf16"] = "bf16" if torch.cuda.is_available() else "fp32"
+LAYERS = 2  # of the paper's model, and of what is compared with it
 PARAMETERS = load_parameters(Path(__file__).parents[1] / "params.yaml")
 
 
@@ -65,6 +66,7 @@ def model_settings(whole: bool, **changes: object) -> ModelSettings:
     """Return the settings of the paper's model, or with the same width and layers those of HSTU + ALiBi."""
     attention = "intra" if whole else "full"
     kind: dict[str, object] = {
+        "layers": LAYERS,
         "attention": attention,
         "tape": whole,
         "ddsr": whole,

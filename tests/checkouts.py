@@ -28,7 +28,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 def load(name):
-    return YAML(typ="safe", pure=True).load(Path(name).read_text())
+    return YAML(typ="safe").load(Path(name).read_text())
 
 def files(path):
     return sorted(p for p in [path, *path.rglob("*")] if p.is_file() and p.suffix != ".pyc")

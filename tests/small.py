@@ -38,6 +38,7 @@ WHOLE_MODEL = ModelSettings(
     target_state=True,
     dropout=0.3,
     recent_weight=0.1,
+    target_gate=0.5,
 )
 
 

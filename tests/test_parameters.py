@@ -383,10 +383,8 @@ def test_plausible_timestamps_span_whole_years_in_utc(parameters: Parameters) ->
 
 
 def test_layers_side_by_side_need_the_state_of_the_targets_domain(params_yaml: Path, tmp_path: Path) -> None:
-    text = params_yaml.read_text().replace("attention: intra_full ", "attention: intra_and_full ")
+    assert load_parameters(params_yaml).model.attention == "intra_and_full"
     changed = tmp_path / "params.yaml"
-    changed.write_text(text)
-    assert load_parameters(changed).model.attention == "intra_and_full"
-    changed.write_text(text.replace("target_state: true", "target_state: false"))
+    changed.write_text(params_yaml.read_text().replace("target_state: true", "target_state: false"))
     with pytest.raises(TapestryError, match=r"intra_and_full: .* only by model\.target_state: set it to true"):
         load_parameters(changed)

@@ -29,7 +29,7 @@ NARROW = (
 
 
 def read_yaml(path: Path) -> Any:
-    return YAML(typ="safe", pure=True).load(path.read_text())
+    return YAML(typ="safe").load(path.read_text())
 
 
 def stage_names(of: str, domains: Sequence[str] = DOMAINS) -> set[str]:

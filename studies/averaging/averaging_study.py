@@ -18,13 +18,13 @@ PAIRS = (
     ("hybrid_average_refit", "hstu_average_refit"),
 )
 NAMES = {  # in the order of the tables
-    "hybrid_average_refit": "default recipe, averaged, trained anew on validation too",
+    "hybrid_average_refit": "mixed recipe, averaged, trained anew on validation too",
     "hstu_average_refit": "HSTU + ALiBi, averaged, trained anew on validation too",
-    "hybrid_counts_refit": "default recipe, trained anew on validation too",
+    "hybrid_counts_refit": "mixed recipe, trained anew on validation too",
     "hstu_counts_refit": "HSTU + ALiBi, trained anew on validation too",
-    "hybrid_average": "default recipe, averaged",
+    "hybrid_average": "mixed recipe, averaged",
     "hstu_average": "HSTU + ALiBi, averaged",
-    "hybrid_counts": "default recipe",
+    "hybrid_counts": "mixed recipe",
     "hstu_counts": "HSTU + ALiBi",
     "hstu_without_levers": "HSTU + ALiBi without levers and recent counts",
 }

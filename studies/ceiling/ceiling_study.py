@@ -55,7 +55,7 @@ NAMES = {  # of the simulated trials, in the order of the table
     "paper_no_tape-all": "… without TAPE",
     "paper_no_ddsr-all": "… without DDSR",
     "hybrid_items-all": "within domains below, full in the last layer, TAPE and DDSR, `all`",
-    "hybrid_state-all": "… with the target's state (the default recipe)",
+    "hybrid_state-all": "… with the target's state (the mixed recipe)",
     "hstu_state-all": "HSTU + ALiBi with the target's state, `all`",
 }
 # Groups by interactions in the target's domain before the target: name, fewest and most.

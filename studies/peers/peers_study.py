@@ -50,7 +50,7 @@ METHODS: dict[str, Callable[[], Baseline]] = {
     "item_knn": ItemKnn,
 }
 NAMES = {  # of recipes and methods, in the order of the tables
-    "hybrid_fewer": "default recipe",
+    "hybrid_fewer": "mixed recipe",
     "hstu": "HSTU + ALiBi, without the levers",
     "sasrec": "RecTools' SASRec",
     "hstu_rectools": "RecTools' HSTU, with its bias by relative time",

@@ -43,16 +43,16 @@ PAIRS = (
     ("hybrid_counts_refit", "counts_alone"),
 )
 NAMES = {  # in the order of the tables
-    "hybrid_counts_refit": "default recipe, recent counts, trained anew on validation too",
+    "hybrid_counts_refit": "mixed recipe, recent counts, trained anew on validation too",
     "hstu_state_counts_refit": "HSTU + ALiBi, target's state, recent counts, trained anew on validation too",
     "hstu_counts_refit": "HSTU + ALiBi, recent counts, trained anew on validation too",
     "hstu_refit": "HSTU + ALiBi, trained anew on validation too",
-    "hybrid_counts": "default recipe, recent counts",
+    "hybrid_counts": "mixed recipe, recent counts",
     f"hybrid_counts_{OF_TRAINING}": "… ranked with counts of training interactions alone",
     "hstu_state_counts": "HSTU + ALiBi, target's state, recent counts",
     "hstu_counts": "HSTU + ALiBi, recent counts",
     f"hstu_counts_{OF_TRAINING}": "… ranked with counts of training interactions alone",
-    "hybrid": "default recipe",
+    "hybrid": "mixed recipe",
     "hstu": "HSTU + ALiBi",
     "counts_alone": "the counts alone",
 }

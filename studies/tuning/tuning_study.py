@@ -36,7 +36,7 @@ PARAMS = HERE / "params.yaml"
 QUALITY = HERE.parent / "quality"
 SHARED = QUALITY / "params.yaml"
 RUNS = HERE / "runs"
-NAMES = {"hybrid_state": "default recipe", "hstu_items": "HSTU + ALiBi with the same levers"}
+NAMES = {"hybrid_state": "mixed recipe", "hstu_items": "HSTU + ALiBi with the same levers"}
 AGAINST = "hstu_items"  # what the tuned recipe is compared with
 _SETTINGS = {  # columns of the table of trials
     "width": "width",

@@ -266,8 +266,6 @@ def test_with_intra_and_full_an_item_of_another_domain_reaches_the_layers_over_a
     sequences = [sequences_of([[0, between, 1, 4]], domain_of_item) for between in (2, 3)]
     settings = dataclasses.replace(WHOLE_MODEL, attention="intra_and_full", ddsr=False, request_time=False)
     model = Recommender(settings, sequences[0].items, 2).double().eval()
-    assert model.target_state is not None
-    assert model.target_state.gate_K.eq(1).all()
 
     def last_queries() -> tuple[torch.Tensor, torch.Tensor]:
         first, second = (queries(model, whole_histories(each))[2] for each in sequences)
@@ -280,6 +278,12 @@ def test_with_intra_and_full_an_item_of_another_domain_reaches_the_layers_over_a
             if name.startswith("layers.") and ".output." in name:
                 parameter.zero_()  # these layers then leave the last item's input as it is
     torch.testing.assert_close(*last_queries())
+
+
+def test_the_gate_of_the_targets_state_starts_as_the_settings_say() -> None:
+    model = Recommender(dataclasses.replace(WHOLE_MODEL, target_gate=0.25), 4, 2)
+    assert model.target_state is not None
+    assert model.target_state.gate_K.tolist() == [0.25] * WHOLE_MODEL.width
 
 
 def test_every_fusion_of_the_settings_has_a_module() -> None:

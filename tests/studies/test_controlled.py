@@ -76,7 +76,7 @@ def test_a_study_has_valid_settings_and_a_stage_for_each_data_set_and_recipe(stu
             assert params["data"].keys() <= other["data"].keys()
             assert {f"{recipe['study']}/params.yaml", f"{recipe['study']}/runs"} <= set(inputs)
     assert {data["folder"] for data in params["data"].values() if "folder" in data} <= set(inputs)
-    assert params["against"] in params["recipes"]
+    assert {params["against"]}.union(*params.get("pairs", ())) <= params["recipes"].keys()
 
 
 @pytest.mark.parametrize("study", [name for name in STUDIES if (ROOT / "studies" / name / "results.csv").is_file()])
@@ -90,7 +90,7 @@ def test_the_readme_has_the_tables_of_the_tracked_results(
     readme = (folder / "README.md").read_text(encoding="utf-8")
     tables = shown.strip().split("\n\n")
     params = read_yaml(folder / "params.yaml")
-    assert len(tables) == 2 + len(params["data"]) * ("groups" in params)
+    assert len(tables) == 2 + ("pairs" in params) + len(params["data"]) * ("groups" in params)
     assert all(table in readme for table in tables)
     assert "](picture.svg)" in readme
 

@@ -96,7 +96,7 @@ class Recommender(nn.Module):
         self.dropout = Dropout(settings.dropout)
         self.request_time = RequestTime(settings.width) if settings.request_time else None
         beside = settings.attention == "intra_and_full"
-        self.target_state = TargetState(settings.width, gate=float(beside)) if settings.target_state else None
+        self.target_state = TargetState(settings.width, settings.target_gate) if settings.target_state else None
         # The day of the last training interaction, in days since 1970; before training, a day after all others.
         self.trained_until: Tensor | None
         self.register_buffer("trained_until", torch.tensor(2**31) if settings.recent_weight else None)

@@ -7,8 +7,8 @@ at or before i; without one the term is 0. g ∈ R^K is a learned gate. Where th
 switches, the query keeps what the last interaction *in the target's domain* led to, some positions back. DDSR can read
 this state too, but by attention over the states of all domains, without knowing which one is asked for.
 
-g is 0 at first. With `attention: intra_and_full` h_l is of the layers within domains, which only this term reads, and
-g is 1 at first.
+With `attention: intra_and_full` h_l is of the layers within domains, which only this term reads. Each entry of g is
+`model.target_gate` at first.
 
 This is ours, not the paper's. Suffixes: N tokens, R requests, K width.
 """

@@ -1,7 +1,8 @@
 """The tables and the picture of a controlled study, see `tapestry.studies.controlled`. Commands: results | show.
 
 A study whose params.yaml has `groups`, a list of beginnings of names of `tapestry.studies.groups`, has figures of these
-groups of targets, too. `line` of a recipe is the line of the picture that it belongs to, if the picture's `lines` is
+groups of targets, too. `pairs`, a list of two recipes each: changes.csv has the changes of the first against the
+second. `line` of a recipe is the line of the picture that it belongs to, if the picture's `lines` is
 `line`. If the study has a seconds.csv, results.csv has its column `epoch_s`: the seconds of an epoch of each recipe.
 """
 
@@ -26,6 +27,8 @@ from tapestry.studies.results import (
     change_row,
     group_rows,
     metric_values,
+    pair_rows,
+    print_pairs,
     print_table,
     read_csv,
     read_trials,
@@ -41,13 +44,14 @@ _COLUMNS = {"hr_1": "HR@1", "hr_100": "HR@100", "ndcg_100": "NDCG@100", "mrr": "
 
 
 def results() -> None:
-    """Write results.csv, a row for each data set and recipe, picture.svg, and groups.csv, if the study has groups."""
+    """Write results.csv, a row for each data set and recipe, picture.svg, and groups.csv and changes.csv, if wanted."""
     params = read_yaml(PARAMS)
     recipes = _recipes()
     changed = dict.fromkeys(key for recipe in recipes.values() for key in recipe["model"])
     seconds = {row["recipe"]: row["epoch_s"] for row in read_csv(_SECONDS)} if _SECONDS.exists() else {}
     rows: list[dict[str, Any]] = []
     groups: list[dict[str, Any]] = []
+    changes: list[dict[str, Any]] = []
     for data in params["data"]:
         runs = {name: Path(recipe.get("study", "."), "runs", data, name) for name, recipe in params["recipes"].items()}
         tables = {recipe: read_trials(folder) for recipe, folder in runs.items()}
@@ -60,6 +64,7 @@ def results() -> None:
             row |= change_row(found, values[params["against"]], users_of(tables[recipe][0]))
             rows.append(row | _mean_figures(runs[recipe]))
         first = next(iter(tables.values()))[0]
+        changes += [{"data": data} | row for row in pair_rows(values, params.get("pairs", ()), users_of(first))]
         for group, inside in target_groups(first):
             if group.startswith(tuple(params.get("groups", ()))):
                 rows_of_group = group_rows(values, "recipe", params["against"], users_of(first), inside)
@@ -67,6 +72,8 @@ def results() -> None:
     write_csv(Path("results.csv"), rows)
     if groups:
         write_csv(Path("groups.csv"), groups)
+    if changes:
+        write_csv(Path("changes.csv"), changes)
     draw(params["picture"], read_csv(Path("results.csv")), params["against"], Path("picture.svg"))
 
 
@@ -122,6 +129,8 @@ def show() -> None:
             if row["recipe"] != params["against"]
         ],
     )
+    if "pairs" in params:
+        print_pairs("change, %", read_csv(Path("changes.csv")))
     if "groups" in params:
         _show_groups(params, names)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from tapestry.core.atomic import write_csv
 from tapestry.core.yaml_file import read_yaml
 from tapestry.studies.pictures import draw
-from tapestry.studies.results import change_row, group_rows, metric_values, read_csv, users_of
+from tapestry.studies.results import group_rows, metric_values, pair_rows, read_csv, users_of
 
 
 def write_recipe_results(
@@ -38,11 +38,7 @@ def write_recipe_results(
         values = {name: metric_values(of_split[name]) for name in ordered if name in of_split}
         user_N = users_of(of_split[against][0])
         means += [{"data": split} | row for row in group_rows(values, "recipe", against, user_N)]
-        changes += [
-            {"data": split, "recipe": recipe, "against": other} | change_row(values[recipe], values[other], user_N)
-            for recipe, other in pairs
-            if {recipe, other} <= values.keys()
-        ]
+        changes += [{"data": split} | row for row in pair_rows(values, pairs, user_N)]
     write_csv(folder / "results.csv", means)
     write_csv(folder / "changes.csv", changes)
     picture = read_yaml(folder / "params.yaml")["picture"]

@@ -67,6 +67,23 @@ def change_row(ours: Mapping[str, Floats], theirs: Mapping[str, Floats], user_N:
     return row
 
 
+def pair_rows(
+    values: Mapping[str, Mapping[str, Floats]], pairs: Iterable[Sequence[str]], user_N: Integers
+) -> list[dict[str, Any]]:
+    """Return a row of `change_row` for each pair of models whose values are there, with both names.
+
+    Args:
+        values: model → those of `metric_values`.
+        pairs: a model, and the one that it is compared with (`recipe` and `against` in the row).
+        user_N: see `change_row`.
+    """
+    return [
+        {"recipe": recipe, "against": other} | change_row(values[recipe], values[other], user_N)
+        for recipe, other in pairs
+        if {recipe, other} <= values.keys()
+    ]
+
+
 def group_rows(
     values: Mapping[str, Mapping[str, Floats]],
     column: str,
