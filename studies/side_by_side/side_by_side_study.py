@@ -32,12 +32,13 @@ NAMES = {  # in the order of the tables
     "hybrid_average_refit": "mixed recipe, trained anew on validation too",
     "hstu_average_refit": "HSTU + ALiBi, two layers, trained anew on validation too",
     "hstu_one_refit": "HSTU + ALiBi, one layer, trained anew on validation too",
-    "beside_ddsr": "side by side with DDSR in the layer within domains: the default recipe",
+    "beside_ddsr": "side by side with DDSR in the layer within domains",
     "beside": "side by side: a layer within domains, a layer over all",
     "without_intra": "… without the layer within domains",
     "hybrid_average": "mixed recipe",
     "hstu_average": "HSTU + ALiBi, two layers",
     "hstu_one": "HSTU + ALiBi, one layer",
+    "default": "params.yaml as it is: side by side with DDSR, without counts",
 }
 STUDY = RecipeStudy(HERE, HERE.parent / "averaging/runs", NAMES, against="hstu_one", pairs=PAIRS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -22,6 +23,7 @@ from tapestry.evaluation.ranks import read_ranks
 from tapestry.evaluation.settings import EvaluateSettings
 from tapestry.ingest.settings import IngestSettings
 from tapestry.model.settings import ModelSettings
+from tapestry.parameters import Parameters
 from tapestry.sessionize.settings import SessionizeSettings
 from tapestry.source.settings import SyntheticSettings
 from tapestry.studies.groups import target_groups
@@ -43,6 +45,15 @@ def test_a_recipe_has_valid_settings(recipes: dict[str, Any], recipe: str) -> No
     assert changes.keys() == {"model", "train"}
     changed_section(ModelSettings, "model", changes["model"], QUALITY / "params.yaml")
     changed_section(TrainSettings, "train", changes["train"], QUALITY / "params.yaml")
+
+
+def test_the_default_recipe_is_that_of_the_checkout(parameters: Parameters) -> None:
+    recipe = read_yaml(ROOT / "studies/side_by_side/params.yaml")["recipes"]["default"]
+    model = changed_section(ModelSettings, "model", recipe["model"], QUALITY / "params.yaml")
+    train = changed_section(TrainSettings, "train", recipe["train"], QUALITY / "params.yaml")
+    assert model == parameters.model
+    of_machine = {name: getattr(train, name) for name in ("device", "threads")}
+    assert train == dataclasses.replace(parameters.train, **of_machine)
 
 
 def test_the_other_sections_are_valid() -> None:

@@ -24,6 +24,7 @@ from tapestry.evaluation.scoring import rank_by_model
 from tapestry.model.device import choose_device
 from tapestry.model.loss import domain_softmax_loss
 from tapestry.model.network import Recommender
+from tapestry.model.request_time import Requests
 from tapestry.model.segments import Kernel
 from tapestry.parameters import Parameters
 from tapestry.sequences.reader import Sequences
@@ -142,11 +143,9 @@ def test_a_steps_loss_has_the_auxiliary_targets_at_their_weight(
         start, length = sequences.offsets[user_of[token]], sequences.train_length[user_of[token]]
         left_out = set() if own_items_as_negatives else set(sequences.item[start : start + length].tolist())
         left_out -= {int(sequences.item[target])}
-        now = dataclasses.replace(
-            batch, target_time_N=torch.full_like(batch.target_time_N, sequences.timestamp[target])
-        )
+        asked = (step.segments.inverse_N[token].item(), sequences.domain[target], sequences.timestamp[target])
         with torch.no_grad():
-            query = model(now, step.segments)[step.segments.inverse_N[token]].double()
+            query = model(batch, step.segments, requests=Requests(*(torch.tensor([int(x)]) for x in asked)))[0].double()
         domain = sequences.domains[sequences.domain[target]]
         time = int(sequences.timestamp[target])
         recent = {
