@@ -3,8 +3,7 @@
 FOLDER holds the sequences, `data/sequences` by default. The second data set is random: a million items in 5 domains,
 and histories of 20 tokens. An epoch is one pass over the training tokens, with the preparation of its batches. The
 default recipe has auxiliary targets, the two others have none, and two layers; all have the default width, batch and
-negatives.
-On CUDA the matrix products are in bf16, and one more contender is the default recipe in fp32.
+negatives. On CUDA the matrix products are in bf16, and one more contender is the default recipe in fp32.
 """
 
 from __future__ import annotations

@@ -48,7 +48,12 @@ def test_a_recipe_has_valid_settings(recipes: dict[str, Any], recipe: str) -> No
 
 
 def test_the_default_recipe_is_that_of_the_checkout(parameters: Parameters) -> None:
-    recipe = read_yaml(ROOT / "studies/side_by_side/params.yaml")["recipes"]["default"]
+    recipes = read_yaml(ROOT / "studies/side_by_side/params.yaml")["recipes"]
+    recipe = recipes["default"]
+    assert recipes["beside"] == {  # as the README recommends for real reviews
+        "model": recipe["model"] | {"ddsr": False, "recent_weight": 0.07},
+        "train": recipe["train"] | {"average_share": 0.75},
+    }
     model = changed_section(ModelSettings, "model", recipe["model"], QUALITY / "params.yaml")
     train = changed_section(TrainSettings, "train", recipe["train"], QUALITY / "params.yaml")
     assert model == parameters.model

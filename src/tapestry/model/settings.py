@@ -52,8 +52,7 @@ class ModelSettings:
     """What an item's score adds for each unit of log(1 + n), n its interactions in the 30 days before the request. It
     doubles with every 30 days since the training data end (`tapestry.sequences.recent`). 0: nothing is counted."""
     target_gate: Annotated[float, fraction] = 0.0
-    """Each entry of the gate of `target_state` before training. From 0 the state matters little in the first epochs
-    (studies/long_histories)."""
+    """Each entry of the gate of `target_state` before training. From 0 models rank less well (studies/state_start)."""
 
     def __post_init__(self) -> None:
         require(
