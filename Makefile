@@ -14,13 +14,15 @@ help:  ## Show this list
 
 install: $(INSTALLED)  ## Make .venv and install the locked packages
 
-# The locks are complete, so nothing is resolved. torch's build for the CPU is taken where pip finds one.
+# The locks are complete, so nothing is resolved. torch's build for the CPU is taken where pip finds one. pip compiles on one
+# core, compileall on all; it fails at a file that needs a newer Python, which nothing here imports.
 $(INSTALLED): requirements.lock requirements-cuda.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tapestry needs Python 3.11 or newer; run: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip index versions torch 2>/dev/null | tr ', ' '\n\n' | sed -n 's/^$(TORCH)+cpu$$/torch==&/p' > .venv/torch.txt
-	$(PIP_LOCKED) --constraint .venv/torch.txt --requirement requirements.lock
-	test -s .venv/torch.txt || $(PIP_LOCKED) --requirement requirements-cuda.lock
+	$(PIP_LOCKED) --no-compile --constraint .venv/torch.txt --requirement requirements.lock
+	test -s .venv/torch.txt || $(PIP_LOCKED) --no-compile --requirement requirements-cuda.lock
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib || true
 	$(PIP) --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m pip check --disable-pip-version-check
 	touch $@
