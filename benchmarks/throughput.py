@@ -1,13 +1,16 @@
 """Training throughput beside RecTools' SASRec and HSTU on one split: python throughput.py [FOLDER]
 
-FOLDER holds the sequences, `data/sequences` by default. All models train with the same width, layers, heads, window,
-users a batch and a full softmax: the peers' over the whole catalogue, ours over the target's domain, as each model
-ranks. A figure is tokens a second, of a pass of ours and of a few batches of theirs, measured in turn. A token is a
-position with a target. `quality.py` measures the ranking quality of the same trainings.
+FOLDER holds the sequences, `data/sequences` by default. All models train with the same width, layers, heads, window
+and users a batch. The paper's model and HSTU + ALiBi have a full softmax as the peers have, theirs over the whole
+catalogue, ours over the target's domain, as each model ranks; `quality.py` measures the ranking quality of these
+trainings. The default recipe trains as `params.yaml` says, with fewer negatives and auxiliary targets; beside it are
+the same without DDSR, and HSTU + ALiBi trained in the same way. A figure is tokens a second, of a pass of ours and of
+a few batches of theirs, measured in turn. A token is a position with a target.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import statistics
 import sys
@@ -16,7 +19,7 @@ from pathlib import Path
 
 from harness import against, report
 from peer import NAMES, case_of, finish_training, start_training
-from workloads import model_settings, train_settings, trainer_of
+from workloads import PARAMETERS, model_settings, train_settings, trainer_of
 
 from tapestry.baselines.rectools_models import export
 from tapestry.core.splits import TEST
@@ -28,10 +31,16 @@ PEER_BATCHES = 6
 
 def main(folder: Path) -> None:
     sequences = read_sequences(folder)
-    trainers = {
-        name: trainer_of(sequences, model_settings(whole), train_settings(negatives=None))
-        for name, whole in (("ours", True), ("ours: HSTU + ALiBi", False))
+    default, full_softmax = PARAMETERS.train, train_settings(negatives=None)
+    hstu = model_settings(False)
+    models = {
+        "ours": (model_settings(True), full_softmax),
+        "ours: HSTU + ALiBi": (hstu, full_softmax),
+        "ours: default recipe": (PARAMETERS.model, default),
+        "ours: default recipe without DDSR": (dataclasses.replace(PARAMETERS.model, ddsr=False), default),
+        "ours: HSTU + ALiBi, trained as the default recipe": (dataclasses.replace(hstu, request_time=True), default),
     }
+    trainers = {name: trainer_of(sequences, *settings) for name, settings in models.items()}
     rates: dict[str, list[float]] = {name: [] for name in (*trainers, *NAMES)}
     with tempfile.TemporaryDirectory() as temporary:
         data, path = Path(temporary, "data.npz"), Path(temporary, "report.json")
