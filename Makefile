@@ -67,7 +67,8 @@ SEED ?= 0
 fuzz: install  ## Try ingest on generated raw files, against a plain-Python reader (minutes; INPUTS=2000 SEED=0)
 	PYTHONPATH=tests $(BIN)/python tests/fuzz.py --inputs $(INPUTS) --seed $(SEED)
 
-results: install  ## Print the tables of quality from the tracked results of the studies quality, recent_counts, averaging, side_by_side and peers
+results: install  ## Print the README's tables from tracked results, and those of the studies from which they come
+	$(RUN) python studies/readme_tables.py
 	$(RUN) python studies/quality/quality_study.py show
 	$(RUN) python studies/recent_counts/recent_counts_study.py show
 	$(RUN) python studies/averaging/averaging_study.py show
