@@ -73,6 +73,7 @@ results: install  ## Print the README's tables from tracked results, and those o
 	$(RUN) python studies/recent_counts/recent_counts_study.py show
 	$(RUN) python studies/averaging/averaging_study.py show
 	$(RUN) python studies/side_by_side/side_by_side_study.py show
+	$(RUN) python studies/neighbours/neighbours_study.py show
 	$(RUN) python studies/peers/peers_study.py show
 
 ui: install  ## Browse the MLflow store on http://127.0.0.1:5000

@@ -7,14 +7,16 @@ from pathlib import Path
 from tapestry.studies.results import print_changes, print_means, read_csv
 
 HERE = Path(__file__).resolve().parent
-ALL = "with levers, recent counts and averages"
+ALL = "with levers, recent counts, averages and neighbours"
+FEWER = "with levers, recent counts and averages"
 FRESH = "trained anew"
 # Rows of means: study/recipe, of the study's results.csv, and the name in the table.
 MEANS = {
     "leave_one_out": {
-        "side_by_side/beside": f"layers side by side, {ALL}",
-        "side_by_side/hybrid_average": f"mixed recipe, {ALL}",
-        "side_by_side/hstu_average": f"HSTU + ALiBi, {ALL}",
+        "neighbours/hybrid": f"mixed recipe, {ALL}",
+        "neighbours/beside": f"layers side by side, {ALL}",
+        "neighbours/hstu": f"HSTU + ALiBi, {ALL}",
+        "side_by_side/hstu_average": f"HSTU + ALiBi, {FEWER}",
         "quality/hstu_items": "HSTU + ALiBi with the levers",
         "quality/paper_items": "the paper's model with the levers",
         "quality/hstu": "HSTU + ALiBi",
@@ -26,10 +28,11 @@ MEANS = {
         "quality/popularity": "popularity",
     },
     "temporal": {
-        "side_by_side/beside_refit": f"layers side by side, {ALL}, {FRESH}",
-        "side_by_side/hybrid_average_refit": f"mixed recipe, {ALL}, {FRESH}",
-        "side_by_side/hstu_average_refit": f"HSTU + ALiBi, {ALL}, {FRESH}",
-        "side_by_side/hstu_average": f"HSTU + ALiBi, {ALL}",
+        "neighbours/hybrid": f"mixed recipe, {ALL}, {FRESH}",
+        "neighbours/beside": f"layers side by side, {ALL}, {FRESH}",
+        "neighbours/hstu": f"HSTU + ALiBi, {ALL}, {FRESH}",
+        "side_by_side/hstu_average_refit": f"HSTU + ALiBi, {FEWER}, {FRESH}",
+        "side_by_side/hstu_average": f"HSTU + ALiBi, {FEWER}",
         "quality/hstu_items": "HSTU + ALiBi with the levers",
         "quality/hstu": "HSTU + ALiBi",
         "recent_counts/counts_alone": "recent counts alone",
@@ -41,10 +44,10 @@ WITHOUT_CHANCE = ("recent_counts/counts_alone", "quality/item_knn", "quality/pop
 TITLES = {"leave_one_out": "Leave-one-out", "temporal": "Temporal split"}
 # Rows of changes: the name in the table, the study whose changes.csv has it, the split, and both recipes.
 CHANGES = {
-    "layers side by side, leave-one-out": ("side_by_side", "leave_one_out", "beside", "hstu_average"),
-    f"layers side by side, temporal split, {FRESH}": ("side_by_side", "temporal", "beside_refit", "hstu_average_refit"),
-    "mixed recipe, leave-one-out": ("averaging", "leave_one_out", "hybrid_average", "hstu_average"),
-    f"mixed recipe, temporal split, {FRESH}": ("averaging", "temporal", "hybrid_average_refit", "hstu_average_refit"),
+    "mixed recipe, leave-one-out": ("neighbours", "leave_one_out", "hybrid", "hstu"),
+    f"mixed recipe, temporal split, {FRESH}": ("neighbours", "temporal", "hybrid", "hstu"),
+    "layers side by side, leave-one-out": ("neighbours", "leave_one_out", "beside", "hstu"),
+    f"layers side by side, temporal split, {FRESH}": ("neighbours", "temporal", "beside", "hstu"),
 }
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import shutil
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tapestry.model.network import Recommender
 from tapestry.model.settings import ModelSettings
 from tapestry.model.storage import save_model
 from tapestry.parameters import Parameters, load_parameters
+from tapestry.sequences.cooccurrence import neighbours_of
 from tapestry.sequences.reader import Domain, Sequences
 from tapestry.training.settings import TrainSettings
 
@@ -39,6 +41,7 @@ WHOLE_MODEL = ModelSettings(
     dropout=0.3,
     recent_weight=0.1,
     target_gate=0.5,
+    neighbour_weight=0.4,
 )
 
 
@@ -59,6 +62,36 @@ def recent_addition(sequences: Sequences, item: int, time: int, weight: float, t
     asked = min(time // 86_400_000, int(sequences.timestamp.max()) // 86_400_000 + 1)
     of_age: float = min(weight * 2.0 ** (max(asked - trained_until, 0) / 30), 1.0)
     return of_age * math.log(1 + recent_count(sequences, item, time))
+
+
+def naive_similarity(sequences: Sequences) -> dict[tuple[int, int], float]:
+    """(item, other) → how much they have in common, of items of one domain with users in common."""
+    training = sequences.split == TRAIN
+    of_user = [
+        set(sequences.item[training & (sequences.user == user)].tolist()) for user in range(len(sequences.user_id))
+    ]
+    common: dict[tuple[int, int], float] = {}
+    for items in of_user:
+        for pair in permutations(items, 2):
+            common[pair] = common.get(pair, 0.0) + 1 / math.log2(2 + len(items))
+    total = [sum(value for (one, _), value in common.items() if one == item) for item in range(sequences.items)]
+    domain = [next(d.name for d in sequences.domains if item < d.end) for item in range(sequences.items)]
+    mean = sum(total) / len(total)
+    return {
+        (item, other): mean * value / math.sqrt(total[item] * total[other])
+        for (item, other), value in common.items()
+        if domain[item] == domain[other]
+    }
+
+
+def neighbour_addition(
+    similarity: dict[tuple[int, int], float], sequences: Sequences, history: list[int], item: int, weight: float
+) -> float:
+    """What the neighbours of a history's items add to an item's score."""
+    domain = next(d for d in sequences.domains if item < d.end)
+    latest = [before for before in reversed(history) if domain.start <= before < domain.end][:32]
+    total = sum(0.9**k * similarity.get((before, item), 0.0) for k, before in enumerate(latest))
+    return weight * total / (1 + total)
 
 
 def sequences_of(
@@ -139,6 +172,7 @@ def write_checkout(sequences: Sequences, folder: Path, params_yaml: Path, seed: 
     model = Recommender(WHOLE_MODEL, sequences.items, len(sequences.domains)).eval()
     assert model.request_time is not None
     torch.nn.init.normal_(model.request_time.period.weight)
+    model.neighbours = neighbours_of(sequences)
     train = dataclasses.asdict(load_parameters(params_yaml).train)
     save_model(folder / "models", model, sequences.domains, train, recent=sequences.known_counts)
     return model

@@ -28,7 +28,7 @@ NAMES = {  # in the order of the tables
     "hstu_counts": "HSTU + ALiBi",
     "hstu_without_levers": "HSTU + ALiBi without levers and recent counts",
 }
-STUDY = RecipeStudy(HERE, HERE.parent / "recent_counts/runs", NAMES, against="hstu_counts", pairs=PAIRS)
+STUDY = RecipeStudy(HERE, NAMES, "hstu_counts", PAIRS, other_runs=HERE.parent / "recent_counts/runs")
 
 if __name__ == "__main__":
     STUDY.run(sys.argv[1:])

@@ -40,7 +40,7 @@ NAMES = {  # in the order of the tables
     "hstu_one": "HSTU + ALiBi, one layer",
     "default": "params.yaml as it is: side by side with DDSR, without counts",
 }
-STUDY = RecipeStudy(HERE, HERE.parent / "averaging/runs", NAMES, against="hstu_one", pairs=PAIRS)
+STUDY = RecipeStudy(HERE, NAMES, "hstu_one", PAIRS, other_runs=HERE.parent / "averaging/runs")
 
 if __name__ == "__main__":
     STUDY.run(sys.argv[1:])

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from oracles.ranking import naive_rank
 from several_processes import in_processes, ranks_of_processes
 from sklearn.metrics import ndcg_score
-from small import WHOLE_MODEL, random_sequences, recent_addition, sequences_of
+from small import (
+    WHOLE_MODEL,
+    naive_similarity,
+    neighbour_addition,
+    random_sequences,
+    recent_addition,
+    sequences_of,
+)
 
 from tapestry.core.arrays import Integers
 from tapestry.core.splits import TEST, VALIDATION
@@ -26,6 +33,7 @@ from tapestry.evaluation.scoring import rank_by_model
 from tapestry.model.network import Recommender
 from tapestry.parallel.processes import ALONE
 from tapestry.sequences.batches import pack
+from tapestry.sequences.cooccurrence import neighbours_of
 
 
 @settings(max_examples=25, deadline=None)
@@ -75,6 +83,7 @@ def test_the_model_ranks_by_its_scores_for_any_batch_size(split: int, trained_un
     model = Recommender(WHOLE_MODEL, sequences.items, 3).double().eval()
     assert model.trained_until is not None
     model.trained_until.fill_(trained_until)
+    model.neighbours, similarity = neighbours_of(sequences), naive_similarity(sequences)
     targets = sequences.targets(split)
     by_batch = [rank_by_model(model, sequences, targets, True, size) for size in (1, 6, 100)]
     for ranks in by_batch:
@@ -90,6 +99,8 @@ def test_the_model_ranks_by_its_scores_for_any_batch_size(split: int, trained_un
             time = int(sequences.timestamp[target])
             added = recent_addition(sequences, item, time, WHOLE_MODEL.recent_weight, trained_until)
             scores[index] += float(np.float32(added))
+            history = sequences.item[start:target].tolist()
+            scores[index] += neighbour_addition(similarity, sequences, history, item, WHOLE_MODEL.neighbour_weight)
         assert by_batch[0].rank[number] == naive_rank(sequences, int(target), scores, True)[0]
 
 

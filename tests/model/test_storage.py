@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,14 +22,22 @@ from tapestry.model.network import Recommender
 from tapestry.model.storage import load_model, read_latest_counts, save_model
 from tapestry.parallel.shard import Shard
 from tapestry.sequences.batches import pack
-from tapestry.sequences.reader import Domain
+from tapestry.sequences.cooccurrence import neighbours_of
+from tapestry.sequences.reader import Domain, Sequences
 
 TRAIN = {"epochs": 3, "learning_rate": 0.004}
 
 
+def whole_model(sequences: Sequences) -> Recommender:
+    """A model with every part on."""
+    model = Recommender(WHOLE_MODEL, sequences.items, len(sequences.domains)).eval()
+    model.neighbours = neighbours_of(sequences)
+    return model
+
+
 def test_a_saved_model_gives_the_same_queries_when_loaded(tmp_path: Path) -> None:
     sequences = random_sequences(0)
-    model = Recommender(WHOLE_MODEL, sequences.items, 3).eval()
+    model = whole_model(sequences)
     save_model(tmp_path / "models", model, sequences.domains, TRAIN)
     loaded, domains = load_model(tmp_path / "models")
     batch = pack(sequences, sequences.offsets[:-1], sequences.offsets[1:] - 1)
@@ -44,12 +53,16 @@ def test_processes_read_their_shards_of_a_saved_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     sequences = random_sequences(0)
-    model = Recommender(WHOLE_MODEL, sequences.items, 3).eval()
+    model = whole_model(sequences)
     save_model(tmp_path, model, sequences.domains, TRAIN)
     monkeypatch.setattr(storage, "_BLOCK", block)
     for index in range(3):
         part, _ = load_model(tmp_path, sequences.domains, Shard(index, 3))
         assert part.shard == Shard(index, 3)
+        assert model.neighbours is not None
+        assert part.neighbours is not None
+        np.testing.assert_array_equal(part.neighbours.item_IK, model.neighbours.item_IK)
+        np.testing.assert_array_equal(part.neighbours.similarity_IK, model.neighbours.similarity_IK)
         for name, weight in model.state_dict().items():
             expected = weight[index::3] if name == "item.weight" else weight
             assert torch.equal(part.state_dict()[name], expected)
@@ -57,7 +70,7 @@ def test_processes_read_their_shards_of_a_saved_model(
 
 def test_a_model_is_saved_with_or_without_the_record_of_its_training(tmp_path: Path) -> None:
     sequences = random_sequences(0)
-    model, record = Recommender(WHOLE_MODEL, sequences.items, 3), {"curve": [{"epoch": 1, "loss": 1 / 3}]}
+    model, record = whole_model(sequences), {"curve": [{"epoch": 1, "loss": 1 / 3}]}
     for training in (record, None):
         save_model(tmp_path / "models", model, sequences.domains, TRAIN, training)
         assert load_model(tmp_path / "models", sequences.domains)[1] == sequences.domains
@@ -69,15 +82,15 @@ def test_the_same_model_is_saved_as_the_same_bytes(tmp_path: Path) -> None:
     sequences = random_sequences(0)
     for name in ("a", "b"):
         torch.manual_seed(1)
-        save_model(tmp_path / name, Recommender(WHOLE_MODEL, 30, 3), sequences.domains, TRAIN)
-    for file in ("model.safetensors", "config.json"):
+        save_model(tmp_path / name, whole_model(sequences), sequences.domains, TRAIN)
+    for file in ("model.safetensors", "config.json", "neighbours.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "other width", "unknown key"])
 def test_a_damaged_model_is_refused(damage: str, tmp_path: Path) -> None:
     sequences = random_sequences(0)
-    save_model(tmp_path, Recommender(WHOLE_MODEL, sequences.items, 3), sequences.domains, TRAIN)
+    save_model(tmp_path, whole_model(sequences), sequences.domains, TRAIN)
     weights, settings = tmp_path / "model.safetensors", tmp_path / "config.json"
     values = json.loads(settings.read_text())
     if damage == "truncated":
@@ -95,7 +108,7 @@ def test_a_damaged_model_is_refused(damage: str, tmp_path: Path) -> None:
 
 def test_a_model_with_recent_counts_keeps_the_latest(tmp_path: Path) -> None:
     sequences = random_sequences(0)
-    model = Recommender(WHOLE_MODEL, sequences.items, 3)
+    model = whole_model(sequences)
     save_model(tmp_path, model, sequences.domains, TRAIN, recent=sequences.known_counts)
     counts = read_latest_counts(tmp_path, model)
     assert counts is not None
@@ -144,22 +157,63 @@ COUNT, DAY = torch.zeros(30, dtype=torch.int64), torch.tensor(16_000)
 )
 def test_damaged_recent_counts_are_refused(tmp_path: Path, damage: Callable[[Path], object], complaint: str) -> None:
     sequences = random_sequences(0)
-    model = Recommender(WHOLE_MODEL, 30, 3)
+    model = whole_model(sequences)
     save_model(tmp_path, model, sequences.domains, TRAIN, recent=sequences.known_counts)
     damage(tmp_path / "recent.safetensors")
     with pytest.raises(TapestryError, match=f"recent.safetensors: {complaint}.*run `dvc repro train`"):
         read_latest_counts(tmp_path, model)
 
 
+def test_a_model_without_neighbours_has_no_file_of_them(tmp_path: Path) -> None:
+    sequences = random_sequences(0)
+    model = Recommender(dataclasses.replace(WHOLE_MODEL, neighbour_weight=0.0), sequences.items, 3)
+    save_model(tmp_path, model, sequences.domains, TRAIN)
+    assert not (tmp_path / "neighbours.safetensors").exists()
+    assert load_model(tmp_path)[0].neighbours is None
+
+
+OTHER = torch.full((30, 50), -1, dtype=torch.int32)
+OF_FIRST = OTHER.index_fill(0, torch.tensor(0), 1)  # item 1 is a neighbour of item 0
+SIMILAR = torch.zeros(30, 50).index_fill(0, torch.tensor(0), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "complaint"),
+    [
+        (None, "no trained model"),
+        ({"item": OTHER}, "damaged"),
+        ({"item": OF_FIRST[1:], "similarity": SIMILAR[1:]}, "not 50 neighbours of each of the model's 30 items"),
+        ({"item": OF_FIRST, "similarity": SIMILAR[:, 1:].contiguous()}, "not 50 neighbours of each"),
+        ({"item": OF_FIRST.long(), "similarity": SIMILAR}, "not 50 neighbours of each"),
+        ({"item": OF_FIRST, "similarity": SIMILAR.double()}, "not 50 neighbours of each"),
+        ({"item": OF_FIRST * 10, "similarity": SIMILAR}, "neighbours of other domains"),
+        ({"item": OF_FIRST * 30, "similarity": SIMILAR}, "neighbours of other domains"),
+        ({"item": OTHER, "similarity": SIMILAR}, "neighbours of other domains, or without a similarity"),
+        ({"item": OF_FIRST, "similarity": -SIMILAR}, "neighbours of other domains, or without a similarity"),
+        ({"item": OF_FIRST, "similarity": SIMILAR / 0}, "neighbours of other domains, or without a similarity"),
+    ],
+    ids=["missing", "one", "few", "narrow", "int64", "double", "other domain", "no item", "none", "negative", "NaN"],
+)
+def test_damaged_neighbours_are_refused(saved: Path, tensors: dict[str, torch.Tensor] | None, complaint: str) -> None:
+    file = saved / "neighbours.safetensors"
+    save_file({"item": OF_FIRST, "similarity": SIMILAR}, file)
+    assert load_model(saved)[0].neighbours is not None
+    file.unlink()
+    if tensors is not None:
+        save_file(tensors, file)
+    with pytest.raises(TapestryError, match=f"neighbours.safetensors: {complaint}.*run `dvc repro train`"):
+        load_model(saved)
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """A saved model of 30 items: 10 in each of the domains D0, D1 and D2."""
     sequences = random_sequences(0)
-    save_model(tmp_path / "models", Recommender(WHOLE_MODEL, 30, 3), sequences.domains, TRAIN)
+    save_model(tmp_path / "models", whole_model(sequences), sequences.domains, TRAIN)
     return tmp_path / "models"
 
 
-def test_both_files_have_the_permissions_of_new_files(saved: Path, tmp_path: Path) -> None:
+def test_the_files_have_the_permissions_of_new_files(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "new").touch()
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (*saved.iterdir(), tmp_path / "new")}
     assert len(modes) == 1

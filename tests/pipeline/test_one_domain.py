@@ -29,6 +29,7 @@ def test_raw_file_to_report_audit_and_recommendations(tmp_path: Path, parameters
         "model.attention": "intra_full",
         "model.layers": 2,
         "model.recent_weight": 0.07,
+        "model.neighbour_weight": 0.25,
         "train.auxiliary": "domains",
         "train.stop_by": "domain_mrr_of_9",
         "evaluate.sampled_negatives": 9,
@@ -44,8 +45,9 @@ def test_raw_file_to_report_audit_and_recommendations(tmp_path: Path, parameters
     assert "How often an interaction in one domain is followed by" not in page  # a map of one cell
     (row,) = runs_of(tmp_path, "train")
     assert ", 1 domain (files). Test:" in row.data.tags["mlflow.note.content"]
-    assert "recent counts by 0.07;" in row.data.tags["mlflow.note.content"]
+    assert "recent counts by 0.07, neighbours by 0.25;" in row.data.tags["mlflow.note.content"]
     assert (tmp_path / "models/recent.safetensors").is_file()
+    assert (tmp_path / "models/neighbours.safetensors").is_file()
 
     commit(tmp_path)
     assert run_for_output(["tapestry", "audit"], tmp_path).splitlines()[-1] == "11 PASS, 0 UNKNOWN, 0 FAIL"

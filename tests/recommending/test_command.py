@@ -104,7 +104,7 @@ def test_a_date_for_a_model_without_request_time_is_an_error(
     sequences: Sequences, tmp_path: Path, params_yaml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_checkout(sequences, tmp_path, params_yaml)
-    settings = dataclasses.replace(WHOLE_MODEL, request_time=False, recent_weight=0.0)
+    settings = dataclasses.replace(WHOLE_MODEL, request_time=False, recent_weight=0.0, neighbour_weight=0.0)
     save_model(
         tmp_path / "models", Recommender(settings, sequences.items, len(sequences.domains)), sequences.domains, {}
     )

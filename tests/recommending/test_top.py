@@ -11,7 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import WHOLE_MODEL, random_sequences, recent_addition, sequences_of
+from small import (
+    WHOLE_MODEL,
+    naive_similarity,
+    neighbour_addition,
+    random_sequences,
+    recent_addition,
+    sequences_of,
+)
 
 from tapestry.core.splits import TEST
 from tapestry.evaluation.scoring import rank_by_model
@@ -22,6 +29,7 @@ from tapestry.recommending import top
 from tapestry.recommending.catalogue import Catalogue
 from tapestry.recommending.top import Request, Top, top_items
 from tapestry.sequences.batches import Batch
+from tapestry.sequences.cooccurrence import neighbours_of
 from tapestry.sequences.reader import Sequences
 
 
@@ -30,6 +38,7 @@ def small_model(sequences: Sequences, settings: ModelSettings = WHOLE_MODEL) -> 
     model = Recommender(settings, sequences.items, len(sequences.domains)).double().eval()
     assert model.request_time is not None
     torch.nn.init.normal_(model.request_time.period.weight, std=0.1)
+    model.neighbours = neighbours_of(sequences)
     return model
 
 
@@ -40,7 +49,8 @@ def catalogue_of(sequences: Sequences) -> Catalogue:
 @torch.no_grad()
 def naive_scores(model: Recommender, sequences: Sequences, history: list[int], domain: int, time: int) -> list[float]:
     """Scores of a domain's items, in order, for a batch of one history, by the reference kernel."""
-    history = history[-model.settings.window :]
+    whole, history = history, history[-model.settings.window :]
+    similarity = {} if model.neighbours is None else naive_similarity(sequences)
     domains = [next(i for i, d in enumerate(sequences.domains) if d.start <= item < d.end) for item in history]
     batch = Batch(
         item_N=torch.tensor(history),
@@ -57,6 +67,7 @@ def naive_scores(model: Recommender, sequences: Sequences, history: list[int], d
     scores = []
     for item in range(requested.start, requested.end):
         added = recent_addition(sequences, item, time, model.settings.recent_weight, int(model.trained_until or 0))
+        added += neighbour_addition(similarity, sequences, whole, item, model.settings.neighbour_weight)
         scores.append(float(model.item_vectors(slice(item, item + 1))[0] @ query) + added)
     return scores
 

@@ -118,9 +118,8 @@ def test_recommended_items_are_the_best_ones_that_the_user_has_not_seen() -> Non
         start = max(first, target - settings.window)
         with torch.inference_mode():
             query = last_queries(model, pack(sequences, np.array([start]), np.array([target])))
-            score = item_scores(model, query, slice(domain.start, domain.end), np.zeros(1, dtype=np.int64), None)[
-                0
-            ].tolist()
+            items, time = slice(domain.start, domain.end), np.zeros(1, dtype=np.int64)
+            score = item_scores(model, query, items, time, None, None)[0].tolist()
         seen = set(sequences.item[first:target].tolist())
         unseen = [item for item in range(domain.start, domain.end) if item not in seen]
         best = sorted(unseen, key=lambda item: (-score[item - domain.start], item))[:FIRST]

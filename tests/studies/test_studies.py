@@ -50,10 +50,14 @@ def test_a_recipe_has_valid_settings(recipes: dict[str, Any], recipe: str) -> No
 def test_the_default_recipe_is_that_of_the_checkout(parameters: Parameters) -> None:
     recipes = read_yaml(ROOT / "studies/side_by_side/params.yaml")["recipes"]
     recipe = recipes["default"]
-    assert recipes["beside"] == {  # as the README recommends for real reviews
-        "model": recipe["model"] | {"ddsr": False, "recent_weight": 0.07},
+    recommended = {"ddsr": False, "recent_weight": 0.07, "neighbour_weight": 0.25}
+    with_neighbours = read_yaml(ROOT / "studies/neighbours/params.yaml")["recipes"]["beside"]
+    assert with_neighbours == {  # as the README recommends for real reviews
+        "model": recipe["model"] | recommended,
         "train": recipe["train"] | {"average_share": 0.75},
     }
+    without = {key: value for key, value in with_neighbours["model"].items() if key != "neighbour_weight"}
+    assert recipes["beside"] == {"model": without, "train": with_neighbours["train"]}
     model = changed_section(ModelSettings, "model", recipe["model"], QUALITY / "params.yaml")
     train = changed_section(TrainSettings, "train", recipe["train"], QUALITY / "params.yaml")
     assert model == parameters.model
@@ -133,6 +137,7 @@ def test_tuning_draws_valid_settings_in_which_the_values_of_a_key_are_equally_fr
         ("recent_counts", 4),
         ("averaging", 4),
         ("side_by_side", 4),
+        ("neighbours", 4),
         ("peers", 3),
     ],
 )

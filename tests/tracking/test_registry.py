@@ -139,7 +139,8 @@ def test_a_model_has_no_pickle_and_no_users(client: MlflowClient) -> None:
     assert "python_model" not in flavor
     assert flavor["loader_module"] == "mlflow.pyfunc.loaders.code_model"
     data = {path.relative_to(folder / "artifacts").as_posix() for path in files if folder / "artifacts" in path.parents}
-    assert data == {"models/model.safetensors", "models/config.json", "models/recent.safetensors", "items.parquet"}
+    weights = {f"models/{name}.safetensors" for name in ("model", "neighbours", "recent")}
+    assert data == {*weights, "models/config.json", "items.parquet"}
     assert pq.read_schema(folder / "artifacts/items.parquet").names == ["item_id", "domain", "train_count"]
     (folder / "planted").write_bytes(pickle.dumps(data))
     assert is_pickle(folder / "planted")

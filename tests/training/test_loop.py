@@ -27,6 +27,7 @@ from tapestry.model.network import Recommender
 from tapestry.model.request_time import Requests
 from tapestry.model.segments import Kernel
 from tapestry.parameters import Parameters
+from tapestry.sequences.cooccurrence import neighbours_of
 from tapestry.sequences.reader import Sequences
 from tapestry.training import trainer
 from tapestry.training.loop import DivergedError, Epoch, Training, train
@@ -236,6 +237,19 @@ def test_a_model_with_recent_counts_knows_when_its_training_data_end(
     model = train(sequences, WHOLE_MODEL, settings, lambda _: {"ndcg_10": 1.0}, lambda _: None).model
     assert model.trained_until is not None
     assert int(model.trained_until) == of_training
+
+
+@pytest.mark.parametrize("refit", ["none", "validation"])
+def test_a_model_has_the_neighbours_of_what_it_was_trained_on(settings: TrainSettings, refit: Any) -> None:
+    sequences = random_sequences(5, users=30)
+    settings = dataclasses.replace(settings, epochs=1, refit=refit)
+    model = train(sequences, WHOLE_MODEL, settings, lambda _: {"ndcg_10": 1.0}, lambda _: None).model
+    assert model.neighbours is not None
+    trained = sequences if refit == "none" else sequences.with_validation_trained()
+    np.testing.assert_array_equal(model.neighbours.item_IK, neighbours_of(trained).item_IK)
+    np.testing.assert_array_equal(model.neighbours.similarity_IK, neighbours_of(trained).similarity_IK)
+    without = dataclasses.replace(WHOLE_MODEL, neighbour_weight=0.0)
+    assert train(sequences, without, settings, lambda _: {"ndcg_10": 1.0}, lambda _: None).model.neighbours is None
 
 
 def test_a_nan_in_the_refit_is_an_error_that_says_so(settings: TrainSettings) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tapestry.core.arrays import Integers
-from tapestry.evaluation.ranking import Ranks, ScoreFunction, rank_targets
+from tapestry.evaluation.ranking import Ranks, ScoreFunction, rank_targets, seen_items
 from tapestry.model.network import Recommender
 from tapestry.model.request_time import Requests
 from tapestry.model.tensors import to_device
@@ -39,26 +39,39 @@ def last_queries(model: Recommender, batch: Batch, table_UK: Tensor | None = Non
 
 
 def item_scores(
-    model: Recommender, query_BK: Tensor, items: slice, time_B: Integers, recent: RecentCounts | None
+    model: Recommender,
+    query_BK: Tensor,
+    items: slice,
+    time_B: Integers,
+    recent: RecentCounts | None,
+    history: tuple[Integers, Integers] | None,
 ) -> Tensor:
     """Compute the scores of `items` for queries: (B, items).
 
     A score is the cosine of query and item. With `model.recent_weight`, it also has what recent counts add
-    (`tapestry.sequences.recent`).
+    (`tapestry.sequences.recent`), and with `model.neighbour_weight` what the neighbours of the history's items add
+    (`tapestry.sequences.neighbours`).
 
     Args:
-        items: rows of the model's item embedding.
+        items: rows of the model's item embedding, of one domain.
         time_B: the times of the requests, in ms.
         recent: counts of all interactions known; not read without `model.recent_weight`.
+        history: the items of the histories that are of that domain, in time order: (row of the query, item's number).
+            Not read without `model.neighbour_weight`.
     """
     score_BI = query_BK @ model.item_vectors(items).T
-    if model.trained_until is None:
-        return score_BI
-    assert recent is not None, "a model with recent_weight is asked for scores without counts"
-    day_P, count_PI, row_B = recent.at(time_B, model.shard.numbers(items))
-    added_PI = log_of_aged_counts(count_PI, model.settings.recent_weight, day_P - int(model.trained_until))
     device = score_BI.device
-    return score_BI.add_(torch.from_numpy(added_PI).to(device)[torch.from_numpy(row_B).to(device)])
+    if model.trained_until is not None:
+        assert recent is not None, "a model with recent_weight is asked for scores without counts"
+        day_P, count_PI, row_B = recent.at(time_B, model.shard.numbers(items))
+        added_PI = log_of_aged_counts(count_PI, model.settings.recent_weight, day_P - int(model.trained_until))
+        score_BI.add_(torch.from_numpy(added_PI).to(device)[torch.from_numpy(row_B).to(device)])
+    if model.neighbours is not None:
+        assert history is not None, "a model with neighbour_weight is asked for scores without histories"
+        row, column, value = model.neighbours.added(model.settings.neighbour_weight, history, items, model.shard)
+        place = torch.from_numpy(row * score_BI.shape[1] + column).to(device)  # each once: no sum, no order of it
+        score_BI.view(-1)[place] += torch.from_numpy(value).to(device, score_BI.dtype)
+    return score_BI
 
 
 @torch.inference_mode()
@@ -98,7 +111,12 @@ def rank_by_model(
     def scores_of(query_BK: Tensor, query_row: Integers, index: Integers, items: slice) -> Tensor:
         """Compute scores for targets `index`; the query of target t is row query_row[t] of `query_BK`."""
         rows = torch.from_numpy(query_row[index]).to(query_BK.device)
-        return item_scores(model, query_BK[rows], items, sequences.timestamp[targets[index]], recent)
+        history = None
+        if model.neighbours is not None:
+            domain = sequences.domains[sequences.domain[targets[index[0]]]]
+            row, item = seen_items(sequences, targets[index], domain)
+            history = row, item + domain.start
+        return item_scores(model, query_BK[rows], items, sequences.timestamp[targets[index]], recent, history)
 
     if model.settings.recent_weight and recent is None:
         recent = sequences.known_counts

@@ -36,6 +36,7 @@ from tapestry.model.tape import TransitionEncoding
 from tapestry.model.target_state import TargetState
 from tapestry.parallel.shard import WHOLE, Shard
 from tapestry.sequences.batches import Batch
+from tapestry.sequences.neighbours import Neighbours
 
 EMBEDDING_STD = 0.02
 ITEM_WEIGHT = "item.weight"  # the item embedding in a model's state
@@ -100,6 +101,8 @@ class Recommender(nn.Module):
         # The day of the last training interaction, in days since 1970; before training, a day after all others.
         self.trained_until: Tensor | None
         self.register_buffer("trained_until", torch.tensor(2**31) if settings.recent_weight else None)
+        # With `neighbour_weight`, whoever trains or reads the model sets it.
+        self.neighbours: Neighbours | None = None
         # What attends to all domains itself, beside or above what doesn't, has no DDSR.
         full = replace(settings, ddsr=settings.ddsr and settings.attention not in ("intra_full", "intra_and_full"))
         below = full if beside else settings

@@ -18,6 +18,7 @@ from tapestry.sequences.reader import Domain
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 RECENT = "recent.safetensors"  # of a model with recent_weight: how often each item was chosen lately
+NEIGHBOURS = "neighbours.safetensors"  # of a model with neighbour_weight: the items most like each item
 RERUN = "run `dvc repro train`"
 
 
@@ -79,6 +80,7 @@ def check_weights(folder: Path, model: ModelSettings) -> None:
     Raises:
         TapestryError: one isn't.
     """
-    for name in (WEIGHTS, RECENT) if model.recent_weight else (WEIGHTS,):
+    wanted = {WEIGHTS: 1.0, RECENT: model.recent_weight, NEIGHBOURS: model.neighbour_weight}
+    for name in (name for name, weight in wanted.items() if weight):
         with reading_weights(folder, name) as path, safe_open(path, "numpy"):
             pass

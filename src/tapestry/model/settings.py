@@ -54,6 +54,10 @@ class ModelSettings:
     target_gate: Annotated[float, fraction] = 0.0
     """Each entry of the gate of `target_state` before training. From 0 models rank less well (studies/state_start)."""
 
+    neighbour_weight: Annotated[float, fraction] = 0.0
+    """The most that the neighbours of a history's items add to a score (`tapestry.sequences.neighbours`): item-kNN
+    beside the network. Training doesn't read it. 0: nothing is added."""
+
     def __post_init__(self) -> None:
         require(
             self.target_state or self.attention != "intra_and_full",

@@ -18,14 +18,16 @@ from torch.overrides import TorchFunctionMode
 from tapestry.core.atomic import atomic_folder, write_json
 from tapestry.core.errors import TapestryError, one_line
 from tapestry.model.network import ITEM_WEIGHT, Recommender
-from tapestry.model.saved_files import CONFIG, RECENT, RERUN, WEIGHTS, read_config, reading_weights
+from tapestry.model.saved_files import CONFIG, NEIGHBOURS, RECENT, RERUN, WEIGHTS, read_config, reading_weights
 from tapestry.model.tensors import not_finite
 from tapestry.parallel.shard import WHOLE, Shard
+from tapestry.sequences.neighbours import NEIGHBOURS_AN_ITEM, Neighbours
 from tapestry.sequences.reader import Domain
 from tapestry.sequences.recent import RecentCounts
 
 TRAINING = "training.json"
 _COUNT, _LAST_DAY = "count", "last_day"
+_ITEM, _SIMILARITY = "item", "similarity"
 _MOST_SHOWN = 3  # differences that a message lists
 _BLOCK = 1 << 16  # rows of the item embedding that are read at a time
 
@@ -70,6 +72,9 @@ def save_model(
         if model.settings.recent_weight and recent is not None:
             latest = {_COUNT: torch.from_numpy(recent.latest()), _LAST_DAY: torch.tensor(recent.last_day)}
             save_file(latest, temporary / RECENT)
+        if model.neighbours is not None:
+            table = {_ITEM: model.neighbours.item_IK, _SIMILARITY: model.neighbours.similarity_IK}
+            save_file({name: torch.from_numpy(values) for name, values in table.items()}, temporary / NEIGHBOURS)
         for made in temporary.glob("*.safetensors"):  # safetensors makes files that only their owner can read
             shutil.copymode(temporary / CONFIG, made)
 
@@ -113,6 +118,7 @@ def load_model(
         raise TapestryError(f"{folder / WEIGHTS}: weights are NaN or infinite: {not_finite_weights}; {RERUN}")
     model = Recommender(saved.model, domains[-1].end, len(domains), shard)
     model.load_state_dict(weights)
+    model.neighbours = _read_neighbours(folder, domains) if saved.model.neighbour_weight else None
     return model.eval(), domains
 
 
@@ -132,6 +138,27 @@ def read_latest_counts(folder: Path, model: Recommender) -> RecentCounts | None:
     if last_day.shape != () or last_day.dtype != np.int64 or last_day < 0:
         raise TapestryError(f"{path}: {_LAST_DAY} is not a number of days since 1970; {RERUN}")
     return RecentCounts.as_of_one_day(count_I, int(last_day))
+
+
+def _read_neighbours(folder: Path, domains: Sequence[Domain]) -> Neighbours:
+    """Read the neighbours of each item, of whatever shard.
+
+    Raises:
+        TapestryError: the file is missing or damaged, or its neighbours are no items of the same domain.
+    """
+    with reading_weights(folder, NEIGHBOURS) as path:
+        tensors = load_file(path)
+        item_IK, similarity_IK = tensors[_ITEM].numpy(), tensors[_SIMILARITY].numpy()
+    items = domains[-1].end
+    shape = (items, NEIGHBOURS_AN_ITEM)
+    if any(x.shape != shape or x.dtype != kind for x, kind in ((item_IK, np.int32), (similarity_IK, np.float32))):
+        raise TapestryError(f"{path}: not {shape[1]} neighbours of each of the model's {items} items; {RERUN}")
+    domain_I = np.repeat(np.arange(len(domains)), [domain.end - domain.start for domain in domains])
+    own_IK = (item_IK >= 0) & (item_IK < items) & (domain_I[item_IK.clip(0, items - 1)] == domain_I[:, None])
+    none_IK = (item_IK == -1) & (similarity_IK == 0)
+    if not (own_IK | none_IK).all() or not ((similarity_IK >= 0) & np.isfinite(similarity_IK)).all():
+        raise TapestryError(f"{path}: neighbours of other domains, or without a similarity; {RERUN}")
+    return Neighbours(item_IK, similarity_IK)
 
 
 def _read_shard(path: Path, shard: Shard) -> dict[str, Tensor]:

@@ -88,8 +88,9 @@ def _tops(
     for number in np.unique(domain_of):
         rows = np.flatnonzero(domain_of == number).tolist()
         chosen, time_B = query_BK[rows], np.array([requests[row].time for row in rows])
-        seen = _seen([requests[row].history for row in rows], catalogue.domains[number]) if exclude_seen else None
-        score = partial(item_scores, model, chosen, time_B=time_B, recent=catalogue.recent)
+        history = _of_domain([requests[row].history for row in rows], catalogue.domains[number])
+        seen = history if exclude_seen else None
+        score = partial(item_scores, model, chosen, time_B=time_B, recent=catalogue.recent, history=history)
         for row, top in zip(rows, _best(score, len(rows), catalogue.domains[number], seen, k), strict=True):
             tops[row] = top
     return tops
@@ -115,8 +116,8 @@ def _pack(catalogue: Catalogue, requests: Sequence[Request], window: int) -> Bat
     )
 
 
-def _seen(histories: Sequence[Integers], domain: Domain) -> tuple[Integers, Integers]:
-    """Return the items of `domain` in each history, as (row of `histories`, item)."""
+def _of_domain(histories: Sequence[Integers], domain: Domain) -> tuple[Integers, Integers]:
+    """Return the items of `domain` in each history, in its order, as (row of `histories`, item)."""
     row = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
     item = np.concatenate(histories)
     inside = (item >= domain.start) & (item < domain.end)

@@ -150,6 +150,7 @@ def describe(parameters: Parameters, summary: Mapping[str, Any], test: Mapping[s
     parts += ["state of the target's domain"] if model.target_state else []
     parts += ["month of the request"] if model.request_time else []
     parts += [f"recent counts by {model.recent_weight:g}"] if model.recent_weight else []
+    parts += [f"neighbours by {model.neighbour_weight:g}"] if model.neighbour_weight else []
     layers = f"{model.layers} layer{'' if model.layers == 1 else 's'}"
     baselines = {name: figures["hr_100"] for name, figures in test["baselines"].items() if "hr_100" in figures}
     gain = summary["gain_hr_100"]

@@ -28,7 +28,7 @@ from scipy import sparse, special
 from torch import Tensor
 
 from tapestry.core.top_k import best_of_each_row
-from tapestry.sequences.cooccurrence import item_pairs, training_matrix
+from tapestry.sequences.cooccurrence import weighted_pairs
 from tapestry.sequences.reader import Sequences
 
 _NEIGHBOURS = 1000  # entries of P that a row keeps, the largest ones: bounds memory, whatever the users
@@ -60,15 +60,10 @@ def ppmi(sequences: Sequences) -> Any:
 
     A row keeps its `_NEIGHBOURS` largest entries, of equal ones those of the least item numbers.
     """
-    by_user = training_matrix(sequences)
-    count = np.diff(by_user.indptr)
-    weight = np.array([1 / math.log2(2 + n) for n in range(int(count.max(initial=0)) + 1)])[count]
-    by_item = by_user.T.tocsr().astype(np.float64)
-    by_item.data = weight[by_item.indices]  # an entry is the user's weight
-    total_I = by_item @ (count - 1.0)  # s: a user of n items gives each of them n − 1 common users
+    total_I, pairs = weighted_pairs(sequences)  # s and C
     total = math.fsum(total_I)
     parts = []
-    for item, other, common in item_pairs(by_item, by_user):
+    for item, other, common in pairs:
         ratio = common * total / (total_I[item] * total_I[other])
         above = ratio > 1
         # xlogy is libm's logarithm: NumPy's own depends on the width of the CPU's vectors.
