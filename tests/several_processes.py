@@ -31,6 +31,7 @@ from tapestry.parallel import processes as module
 from tapestry.parallel.launch import require_same
 from tapestry.parallel.processes import ALONE, Processes
 from tapestry.parallel.shard import WHOLE
+from tapestry.sequences.cooccurrence import neighbours_of
 from tapestry.sequences.reader import Sequences
 from tapestry.training.checkpoints import Checkpoints
 from tapestry.training.loop import Training, train
@@ -147,6 +148,7 @@ def ranks_of_processes(processes: Processes, sequences: Sequences, sharded: bool
     torch.manual_seed(0)
     shard = processes.shard if sharded else WHOLE
     model = Recommender(MODEL, sequences.items, len(sequences.domains), shard).double().eval()
+    model.neighbours = neighbours_of(sequences)
     found = rank_by_model(model, sequences, sequences.targets(TEST), True, 5, processes)
     return [found.rank, found.candidates]
 

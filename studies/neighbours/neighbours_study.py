@@ -13,8 +13,11 @@ PAIRS = (
     ("hybrid", "hybrid_alone"),
     ("beside", "beside_alone"),
     ("hstu", "hstu_alone"),
+    ("hstu_one", "hstu_one_alone"),
     ("hybrid", "hstu"),
+    ("hybrid", "hstu_one"),
     ("beside", "hstu"),
+    ("beside", "hstu_one"),
     ("hybrid", "beside"),
     ("hybrid_alone", "hstu_alone"),
     ("beside_alone", "hstu_alone"),
@@ -26,6 +29,8 @@ NAMES = {  # in the order of the tables
     "beside_alone": "… without neighbours",
     "hstu": "HSTU + ALiBi, two layers",
     "hstu_alone": "… without neighbours",
+    "hstu_one": "HSTU + ALiBi, one layer",
+    "hstu_one_alone": "… without neighbours",
 }
 
 

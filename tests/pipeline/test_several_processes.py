@@ -53,6 +53,7 @@ def process_of_rank(rank: int, checkout: Path) -> int:
 
 
 def test_two_processes_train_one_model_and_evaluate_it_exactly_as_one_does(checkout: Path) -> None:
+    set_parameters(checkout, {"model.recent_weight": 0.07, "model.neighbour_weight": 0.25})
     before = len(runs_of(checkout, "train"))
     output = run(TRAIN, checkout)
     assert [line.partition(":")[0] for line in output.splitlines()] == ["epoch 1", "epoch 2"]

@@ -37,9 +37,14 @@ class Shard:
         first, last = (-((self.index - bound) // self.count) for bound in (start, end))
         return slice(first, last)
 
-    def numbers(self, local: slice) -> Integers:
+    def rows(self, local: slice) -> range:
         """Return the rows of the table that these local rows are."""
-        return np.arange(local.start, local.stop) * self.count + self.index
+        return range(local.start * self.count + self.index, local.stop * self.count + self.index, self.count)
+
+    def numbers(self, local: slice) -> Integers:
+        """Return the same as an array."""
+        rows = self.rows(local)
+        return np.arange(rows.start, rows.stop, rows.step)
 
     def holds(self, rows: T) -> T:
         """Return whether it holds each of these rows of the table."""

@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tapestry.core.arrays import Floats, Integers
-from tapestry.parallel.shard import Shard
 
 NEIGHBOURS_AN_ITEM = 50
 _HISTORY = 32
@@ -39,7 +38,7 @@ class Neighbours:
     similarity_IK: npt.NDArray[np.float32]
 
     def added(
-        self, weight: float, history: tuple[Integers, Integers], items: slice, shard: Shard
+        self, weight: float, history: tuple[Integers, Integers], items: range
     ) -> tuple[Integers, Integers, Floats]:
         """Return what a history's neighbours add to the scores of items: (row, column, value) where that isn't 0.
 
@@ -47,7 +46,7 @@ class Neighbours:
             weight: of the equations.
             history: the items of all requests' histories that are of the domain of `items`, in time order: the row of
                 the request, ascending, and the item's number.
-            items: local rows of `shard`, of one domain; column 0 is the first of them.
+            items: the numbers of the items to score, of one domain; column 0 is the first of them.
 
         Returns:
             Each pair of a row and a column comes once, in ascending order.
@@ -58,10 +57,10 @@ class Neighbours:
         row, item, place = row[used], item[used], place[used]
         neighbour = self.item_IK[item].astype(np.int64)
         value = _DECAY[place][:, None] * self.similarity_IK[item]
-        column = shard.local(neighbour) - items.start
-        width = items.stop - items.start
-        inside = (neighbour >= 0) & shard.holds(neighbour) & (column >= 0) & (column < width)
-        pair = (row[:, None] * width + column)[inside]
+        column, between = np.divmod(neighbour - items.start, items.step)
+        inside = (neighbour >= 0) & (between == 0) & (column >= 0) & (column < len(items))
+        pair = (row[:, None] * len(items) + column)[inside]
         found, place = np.unique(pair, return_inverse=True)
         total = np.bincount(place, weights=value[inside], minlength=len(found))
-        return found // width, found % width, weight * (total / (1 + total))
+        row, column = np.divmod(found, max(len(items), 1))
+        return row, column, weight * (total / (1 + total))
