@@ -21,6 +21,7 @@ from tapestry.core.errors import TapestryError
 from tapestry.model.network import Recommender
 from tapestry.model.storage import load_model
 from tapestry.parameters import Parameters
+from tapestry.sequences.cooccurrence import neighbours_of
 from tapestry.training.loop import DivergedError
 
 ROOT = Path(__file__).parents[2]
@@ -235,6 +236,7 @@ def test_the_best_epoch_of_a_diverged_training_survives_its_temporary_checkout(
     monkeypatch.setattr(training, "read_sequences", lambda _: sequences)
     for value in (1.0, 2.0):
         model = Recommender(WHOLE_MODEL, sequences.items, 3)
+        model.neighbours = neighbours_of(sequences)
         torch.nn.init.constant_(model.item.weight, value)
 
         def diverge(*_: object, model: Recommender = model) -> None:

@@ -370,6 +370,7 @@ def test_a_nan_loss_in_a_later_epoch_leaves_the_best_epochs_weights(settings: Tr
     ):
         train(sequences, MODEL, settings, validate, lambda epoch: spoiled.append(True) if epoch.epoch == 2 else None)
     assert failure.value.model is not None
+    assert failure.value.model.neighbours is not None  # else the saved model couldn't be read
     for name, tensor in failure.value.model.state_dict().items():
         assert torch.equal(tensor, best.state_dict()[name])
 

@@ -37,6 +37,10 @@ class Neighbours:
     item_IK: npt.NDArray[np.int32]
     similarity_IK: npt.NDArray[np.float32]
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Neighbours:
+        """Return itself: copies of a model share the table, which is large and never changed."""
+        return self
+
     def added(
         self, weight: float, history: tuple[Integers, Integers], items: range
     ) -> tuple[Integers, Integers, Floats]:

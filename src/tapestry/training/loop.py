@@ -237,7 +237,13 @@ def _average(settings: TrainSettings, checkpoint: Mapping[str, Any] | None, mode
 
 
 def _new_model(sequences: Sequences, settings: ModelSettings, shard: Shard) -> Recommender:
-    return Recommender(settings, sequences.items, len(sequences.domains), shard)
+    """Return an untrained model with the neighbours of the training interactions, if it has a weight for them."""
+    model = Recommender(settings, sequences.items, len(sequences.domains), shard)
+    if settings.neighbour_weight:
+        from tapestry.sequences.cooccurrence import neighbours_of  # SciPy, which not every machine has
+
+        model.neighbours = neighbours_of(sequences)
+    return model
 
 
 def _whole(model: Recommender, processes: Processes) -> Recommender:

@@ -90,10 +90,6 @@ class Trainer:
         self._trained_P = torch.zeros(PERIODS, dtype=torch.bool)  # periods of a target
         if model.trained_until is not None:
             model.trained_until.fill_(sequences.training_counts.last_day)
-        if model.settings.neighbour_weight:
-            from tapestry.sequences.cooccurrence import neighbours_of  # SciPy, which not every machine has
-
-            model.neighbours = neighbours_of(sequences)
         self._part = _Part()
         self._shuffled: Mapping[str, Any] = {}
         self._drawn: Mapping[str, Any] = {}
