@@ -68,10 +68,9 @@ def item_scores(
         score_BI.add_(torch.from_numpy(added_PI).to(device)[torch.from_numpy(row_B).to(device)])
     if model.neighbours is not None:
         assert history is not None, "a model with neighbour_weight is asked for scores without histories"
-        weight, rows = model.settings.neighbour_weight, model.shard.rows(items)
-        row, column, value = model.neighbours.added(weight, history, rows)
-        place = torch.from_numpy(row * score_BI.shape[1] + column).to(device)  # each once: no sum, no order of it
-        score_BI.view(-1)[place] += torch.from_numpy(value).to(device, score_BI.dtype)
+        place, value = model.neighbours.added(model.settings.neighbour_weight, history, model.shard.rows(items))
+        # Each place comes once, so there is no sum whose order could matter.
+        score_BI.view(-1)[torch.from_numpy(place).to(device)] += torch.from_numpy(value).to(device, score_BI.dtype)
     return score_BI
 
 

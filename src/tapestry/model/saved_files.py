@@ -80,7 +80,7 @@ def check_weights(folder: Path, model: ModelSettings) -> None:
     Raises:
         TapestryError: one isn't.
     """
-    wanted = {WEIGHTS: 1.0, RECENT: model.recent_weight, NEIGHBOURS: model.neighbour_weight}
-    for name in (name for name, weight in wanted.items() if weight):
+    optional = {RECENT: model.recent_weight, NEIGHBOURS: model.neighbour_weight}
+    for name in [WEIGHTS, *(name for name, weight in optional.items() if weight)]:
         with reading_weights(folder, name) as path, safe_open(path, "numpy"):
             pass

@@ -22,7 +22,7 @@ from tapestry.model.saved_files import CONFIG, NEIGHBOURS, RECENT, RERUN, WEIGHT
 from tapestry.model.tensors import not_finite
 from tapestry.parallel.shard import WHOLE, Shard
 from tapestry.sequences.neighbours import NEIGHBOURS_AN_ITEM, Neighbours
-from tapestry.sequences.reader import Domain
+from tapestry.sequences.reader import Domain, domain_of_each_item
 from tapestry.sequences.recent import RecentCounts
 
 TRAINING = "training.json"
@@ -153,7 +153,7 @@ def _read_neighbours(folder: Path, domains: Sequence[Domain]) -> Neighbours:
     shape = (items, NEIGHBOURS_AN_ITEM)
     if any(x.shape != shape or x.dtype != kind for x, kind in ((item_IK, np.int32), (similarity_IK, np.float32))):
         raise TapestryError(f"{path}: not {shape[1]} neighbours of each of the model's {items} items; {RERUN}")
-    domain_I = np.repeat(np.arange(len(domains)), [domain.end - domain.start for domain in domains])
+    domain_I = domain_of_each_item(domains)
     own_IK = (item_IK >= 0) & (item_IK < items) & (domain_I[item_IK.clip(0, items - 1)] == domain_I[:, None])
     none_IK = (item_IK == -1) & (similarity_IK == 0)
     if not (own_IK | none_IK).all() or not ((similarity_IK >= 0) & np.isfinite(similarity_IK)).all():

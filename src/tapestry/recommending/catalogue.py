@@ -15,7 +15,7 @@ from tapestry.core.arrays import Integers
 from tapestry.core.arrow import to_numpy
 from tapestry.core.errors import TapestryError, one_line, shown
 from tapestry.model.settings import ModelSettings
-from tapestry.sequences.reader import Domain, Sequences
+from tapestry.sequences.reader import Domain, Sequences, domain_of_each_item
 from tapestry.sequences.recent import RecentCounts
 
 
@@ -106,7 +106,7 @@ def read_catalogue(items: Path, domains: tuple[Domain, ...], recent: RecentCount
         raise TapestryError(f"{items}: no items; run `dvc repro sessionize`") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TapestryError(f"{items}: damaged ({one_line(str(error))}); run `dvc repro sessionize`") from error
-    if not np.array_equal(domain, np.repeat(np.arange(len(domains)), [d.end - d.start for d in domains])):
+    if not np.array_equal(domain, domain_of_each_item(domains)):
         raise TapestryError(
             f"{items}: {len(item_id)} items in {len(np.unique(domain))} domains, but the model was trained on "
             f"{domains[-1].end} items in {len(domains)} domains; run `dvc repro train`, or restore the model's data"

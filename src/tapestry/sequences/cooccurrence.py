@@ -14,7 +14,7 @@ from tapestry.core.arrays import Floats, Integers
 from tapestry.core.splits import TRAIN
 from tapestry.core.top_k import best_of_each_row
 from tapestry.sequences.neighbours import NEIGHBOURS_AN_ITEM, Neighbours
-from tapestry.sequences.reader import Sequences
+from tapestry.sequences.reader import Sequences, domain_of_each_item
 
 _ITEMS = 1024  # items whose common users with all other items are in memory at a time
 
@@ -67,7 +67,7 @@ def neighbours_of(sequences: Sequences) -> Neighbours:
     """Find the neighbours of each item in its own domain; of equally similar items the lower number comes first."""
     total_I, pairs = weighted_pairs(sequences)
     mean = math.fsum(total_I) / sequences.items
-    domain_I = np.repeat(np.arange(len(sequences.domains)), [d.end - d.start for d in sequences.domains])
+    domain_I = domain_of_each_item(sequences.domains)
     item_IK = np.full((sequences.items, NEIGHBOURS_AN_ITEM), -1, dtype=np.int32)
     similarity_IK = np.zeros((sequences.items, NEIGHBOURS_AN_ITEM), dtype=np.float32)
     for item, other, common in pairs:

@@ -41,19 +41,17 @@ class Neighbours:
         """Return itself: copies of a model share the table, which is large and never changed."""
         return self
 
-    def added(
-        self, weight: float, history: tuple[Integers, Integers], items: range
-    ) -> tuple[Integers, Integers, Floats]:
-        """Return what a history's neighbours add to the scores of items: (row, column, value) where that isn't 0.
+    def added(self, weight: float, history: tuple[Integers, Integers], items: range) -> tuple[Integers, Floats]:
+        """Return what a history's neighbours add to the scores (B, items), where that isn't 0: (place, value).
 
         Args:
             weight: of the equations.
             history: the items of all requests' histories that are of the domain of `items`, in time order: the row of
                 the request, ascending, and the item's number.
-            items: the numbers of the items to score, of one domain; column 0 is the first of them.
+            items: the numbers of the items to score, of one domain.
 
         Returns:
-            Each pair of a row and a column comes once, in ascending order.
+            A place is row · len(items) + column. Each comes once, in ascending order.
         """
         row, item = history
         place = np.searchsorted(row, row, side="right") - 1 - np.arange(len(row))  # k: 0 for the latest
@@ -63,8 +61,6 @@ class Neighbours:
         value = _DECAY[place][:, None] * self.similarity_IK[item]
         column, between = np.divmod(neighbour - items.start, items.step)
         inside = (neighbour >= 0) & (between == 0) & (column >= 0) & (column < len(items))
-        pair = (row[:, None] * len(items) + column)[inside]
-        found, place = np.unique(pair, return_inverse=True)
-        total = np.bincount(place, weights=value[inside], minlength=len(found))
-        row, column = np.divmod(found, max(len(items), 1))
-        return row, column, weight * (total / (1 + total))
+        found, index = np.unique((row[:, None] * len(items) + column)[inside], return_inverse=True)
+        total = np.bincount(index, weights=value[inside], minlength=len(found))
+        return found, weight * (total / (1 + total))

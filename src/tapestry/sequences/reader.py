@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,11 @@ class Domain:
     name: str
     start: int
     end: int
+
+
+def domain_of_each_item(domains: Sequence[Domain]) -> npt.NDArray[np.int64]:
+    """Return the number of the domain of each item, (I,)."""
+    return np.repeat(np.arange(len(domains)), [domain.end - domain.start for domain in domains])
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,7 @@ def _contradiction(sequences: Sequences, user: npt.NDArray[np.int32], item_domai
         return "the item ranges in domains.json have gaps or overlap"
     if ends[-1] != sequences.items:
         return f"domains.json has {ends[-1]} items, items.parquet {sequences.items}"
-    if not np.array_equal(item_domain, np.repeat(np.arange(len(names)), np.diff(ends))):
+    if not np.array_equal(item_domain, domain_of_each_item(sequences.domains)):
         return "domains.json and items.parquet have an item in different domains"
     lengths = np.diff(sequences.offsets)
     if sequences.offsets[0] != 0 or (lengths < 1).any() or not np.array_equal(user, sequences.user):
